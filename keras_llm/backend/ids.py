@@ -1,0 +1,48 @@
+"""Ids that are not in the vocabulary: found before they index anything."""
+
+import keras
+import numpy as np
+
+from keras_llm.backend import host_values
+
+
+def values_visible(tensor) -> bool:
+    """Whether the values can be read here without waiting for a GPU or breaking a trace."""
+    return host_values(tensor) is not None
+
+
+def check_integers(ids, what: str) -> None:
+    """Raises `TypeError` unless `ids` has an integer dtype: a float may already have been rounded."""
+    dtype = keras.backend.standardize_dtype(ids.dtype)
+    if "int" not in dtype:
+        raise TypeError(
+            f"{what} must be integers: a float dtype rounds large ids. "
+            f"Received: dtype={dtype}. Cast them where they are made."
+        )
+
+
+def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = "") -> None:
+    """Raises `ValueError` for an id outside `[0, vocab_size)`, wherever values are visible.
+
+    Args:
+        ids: Integer tensor of any shape.
+        vocab_size: The number of ids there are.
+        what: What the ids are, for the message.
+        counts: Boolean tensor of the same shape, or None: where it is false, any id is allowed.
+        hint: A sentence to end the message with.
+    """
+    values = host_values(ids)
+    if values is None:
+        return
+    outside = (values < 0) | (values >= vocab_size)
+    if counts is not None:
+        visible = host_values(counts)
+        if visible is None:
+            return
+        outside &= visible
+    if outside.any():
+        position = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(
+            f"{what} must be in [0, {vocab_size}), the vocabulary. "
+            f"Received: {int(values[position])} at position {position}.{hint and ' ' + hint}"
+        )

@@ -1,0 +1,77 @@
+"""What every loss of this library shares: which tokens count, and how their sum is divided."""
+
+from abc import abstractmethod
+
+import keras
+from keras import ops
+
+from keras_llm.token_statistics import divide, weighted
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class MaskedLoss(keras.losses.Loss):
+    """A loss of one number per token, reduced over the tokens that count.
+
+    With weights w (0 for a token that does not count):
+
+        mean = sum(w * l) / sum(w)      sum = sum(w * l)      none = w * l
+
+    `"mean"` is 0, with gradient 0, where nothing counts. Stock Keras divides by all positions,
+    padding too; this divides by the tokens.
+
+    Subclasses write `per_token`.
+
+    Args:
+        ignore_index: Labels of this value do not count.
+        from_logits: Whether predictions are logits; probabilities otherwise.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        name: The loss's name.
+    """
+
+    def __init__(self, ignore_index=-100, from_logits=True, reduction="mean", name=None):
+        reduction = "none" if reduction is None else reduction
+        if reduction not in REDUCTIONS:
+            raise ValueError(
+                f"reduction must be one of {REDUCTIONS}; 'mean' divides by the tokens that count. "
+                f"Received: reduction={reduction!r}"
+            )
+        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
+            raise TypeError(
+                "ignore_index must be an integer, the label of padding (-100 where there is none). "
+                f"Received: ignore_index={ignore_index!r}"
+            )
+        super().__init__(name=name, reduction=reduction)
+        self.ignore_index = int(ignore_index)
+        self.from_logits = bool(from_logits)
+
+    @abstractmethod
+    def per_token(self, y_true, y_pred, sample_weight=None):
+        """The loss of each token and its weight, two tensors of the labels' shape.
+
+        A weight of 0 marks a token that does not count.
+        """
+
+    def sums(self, y_true, y_pred, sample_weight=None):
+        """The sum of the loss over the tokens that count, and the sum of their weights."""
+        losses, weights = self.per_token(y_true, y_pred, sample_weight)
+        return ops.sum(weighted(losses, weights)), ops.sum(weights)
+
+    def labels(self, y_true):
+        """The labels in what `fit` was given as `y`."""
+        return y_true
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """The reduced loss. Labels keep their integer dtype, which Keras's own `__call__` would not."""
+        if self.reduction == "none":
+            return weighted(*self.per_token(y_true, y_pred, sample_weight))
+        total, tokens = self.sums(y_true, y_pred, sample_weight)
+        return total if self.reduction == "sum" else divide(total, tokens)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "ignore_index": self.ignore_index,
+            "from_logits": self.from_logits,
+        }

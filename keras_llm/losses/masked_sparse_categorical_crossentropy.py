@@ -1,0 +1,93 @@
+"""Token-level cross entropy: the loss of language models."""
+
+from keras import ops
+
+from keras_llm.losses.token_loss import TokenLoss
+from keras_llm.registration import register
+
+
+@register("losses")
+class MaskedSparseCategoricalCrossentropy(TokenLoss):
+    """Cross entropy of the next token, over the tokens that count.
+
+    With logits z, label t, vocabulary size V, smoothing e and p = softmax(z):
+
+        l = (1 - e) * -log p_t + e * mean_j(-log p_j) + z_loss * logsumexp(z)^2
+
+    The defaults are those of `torch.nn.CrossEntropyLoss`, which also spreads `label_smoothing`
+    over all V classes (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7).
+
+    Args:
+        ignore_index: Labels of this value do not count. Usually the padding id.
+        label_smoothing: e, in [0, 1). 0.1 is usual for translation (Vaswani et al. 2017).
+        z_loss: Keeps the logits' scale from drifting; 1e-4 in PaLM (Chowdhery et al. 2022,
+            https://arxiv.org/abs/2204.02311, section 5).
+        from_logits: Whether predictions are logits; probabilities otherwise.
+        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`.
+        name: The loss's name.
+
+    Call arguments:
+        y_true: Integer labels, `[...]`.
+        y_pred: Logits, `[..., vocab]`; reduced in float32 whatever their dtype.
+        sample_weight: Weights that broadcast to the labels from the left, or None.
+
+    Returns:
+        Nats per token: a float32 scalar, or `[...]` with `reduction="none"`.
+
+    Raises:
+        ValueError: a label that counts is outside the vocabulary, or shapes do not fit.
+        TypeError: labels are not integers.
+
+    Example:
+    >>> import numpy as np
+    >>> loss = MaskedSparseCategoricalCrossentropy(ignore_index=0)
+    >>> labels = np.array([[2, 1, 0, 0]])                 # two tokens, two of padding
+    >>> logits = np.zeros((1, 4, 8), "float32")           # a model that knows nothing
+    >>> round(float(loss(labels, logits)), 6), round(float(np.log(8)), 6)
+    (2.079442, 2.079442)
+    """
+
+    def __init__(
+        self,
+        ignore_index=-100,
+        label_smoothing=0.0,
+        z_loss=0.0,
+        from_logits=True,
+        reduction="mean",
+        name="masked_sparse_categorical_crossentropy",
+    ):
+        super().__init__(ignore_index, from_logits, reduction, name)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing must be in [0, 1). Received: label_smoothing={label_smoothing}"
+            )
+        if z_loss < 0:
+            raise ValueError(f"z_loss must not be negative. Received: z_loss={z_loss}")
+        if z_loss and not from_logits:
+            raise ValueError("z_loss is about the scale of logits: it needs from_logits=True.")
+        self.label_smoothing = float(label_smoothing)
+        self.z_loss = float(z_loss)
+
+    def token_loss(self, nll, lse, mean_logit):
+        """Smoothed cross entropy plus z-loss."""
+        return self.smoothed(nll, lse, mean_logit) + self.scale_penalty(lse)
+
+    def smoothed(self, nll, lse, mean_logit):
+        """Cross entropy against the label, a share of it spread over all classes."""
+        if not self.label_smoothing:
+            # A logit of -inf has no finite mean, and none is needed.
+            return nll
+        e = self.label_smoothing
+        return (1 - e) * nll + e * (lse - mean_logit)
+
+    def scale_penalty(self, lse):
+        """The z-loss."""
+        return self.z_loss * ops.square(lse) if self.z_loss else 0.0
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "label_smoothing": self.label_smoothing,
+            "z_loss": self.z_loss,
+        }

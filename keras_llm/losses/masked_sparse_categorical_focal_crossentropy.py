@@ -1,0 +1,83 @@
+"""Focal loss: less of what the model already knows."""
+
+import numpy as np
+from keras import ops
+
+from keras_llm.losses.masked_sparse_categorical_crossentropy import (
+    MaskedSparseCategoricalCrossentropy,
+)
+from keras_llm.registration import register
+
+# Below it (1 - p)^gamma has an infinite slope for gamma < 1, though the loss there is 0.
+SMALLEST_DOUBT = 1e-30
+
+
+@register("losses")
+class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentropy):
+    """Focal loss of the next token, over the tokens that count.
+
+    With p the probability of the label t and S its (smoothed) cross entropy:
+
+        l = alpha_t * (1 - p)^gamma * S + z_loss * logsumexp(z)^2
+
+    Tokens that the model is sure of cost less, so rare ones weigh more. `gamma=0` with no `alpha`
+    is cross entropy. Lin et al. 2017, https://arxiv.org/abs/1708.02002.
+
+    Args:
+        gamma: The focus, at least 0; 2 in the paper.
+        alpha: None, one number for all classes (0.25 in the paper), or a weight for each class.
+        ignore_index: Labels of this value do not count. Usually the padding id.
+        label_smoothing: Smoothing inside S, in [0, 1).
+        z_loss: Weight of the squared log-sum-exp.
+        from_logits: Whether predictions are logits; probabilities otherwise.
+        reduction: `"mean"` (over the tokens that count, not over their alphas), `"sum"`, `"none"`.
+        name: The loss's name.
+
+    Raises:
+        ValueError: an argument is out of range; `alpha` has not one weight for each class; a label
+            that counts is outside the vocabulary.
+
+    Example:
+    >>> import numpy as np
+    >>> loss = MaskedSparseCategoricalFocalCrossentropy(gamma=2.0, ignore_index=0)
+    >>> logits = np.zeros((1, 2), "float32")              # p = 1/2
+    >>> round(float(loss(np.array([1]), logits)), 6)      # (1/2)^2 * ln 2
+    0.173287
+    """
+
+    def __init__(
+        self,
+        gamma=2.0,
+        alpha=None,
+        ignore_index=-100,
+        label_smoothing=0.0,
+        z_loss=0.0,
+        from_logits=True,
+        reduction="mean",
+        name="masked_sparse_categorical_focal_crossentropy",
+    ):
+        super().__init__(ignore_index, label_smoothing, z_loss, from_logits, reduction, name)
+        if gamma < 0:
+            raise ValueError(f"gamma must not be negative. Received: gamma={gamma}")
+        if alpha is not None and (np.ndim(alpha) > 1 or np.min(alpha) < 0):
+            raise ValueError(
+                "alpha must be a number or a vector of one weight for each class, none negative. "
+                f"Received: alpha={alpha}"
+            )
+        self.gamma = float(gamma)
+        self.alpha = alpha if alpha is None else np.asarray(alpha, float).tolist()
+        if np.ndim(alpha):
+            self.class_weights = self.alpha
+
+    def token_loss(self, nll, lse, mean_logit, class_weight=1.0):
+        """Smoothed cross entropy times the doubt to the power of gamma."""
+        doubt = -ops.expm1(-nll)
+        doubt = ops.where(doubt > SMALLEST_DOUBT, doubt, SMALLEST_DOUBT)
+        focus = class_weight * doubt**self.gamma
+        if isinstance(self.alpha, float):
+            focus = self.alpha * focus
+        return focus * self.smoothed(nll, lse, mean_logit) + self.scale_penalty(lse)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "gamma": self.gamma, "alpha": self.alpha}

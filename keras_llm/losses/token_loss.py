@@ -1,0 +1,87 @@
+"""A loss is one formula of three numbers per token."""
+
+from abc import abstractmethod
+
+from keras import ops
+
+from keras_llm.backend.keras_private import keras_mask
+from keras_llm.losses.masked_loss import MaskedLoss
+from keras_llm.token_statistics import token_rows, token_statistics
+
+
+class TokenLoss(MaskedLoss):
+    """A loss that is a formula of three numbers per token, whatever the size of the vocabulary.
+
+    With logits z and label t, a token's three numbers are
+
+        nll = log(sum_j exp(z_j)) - z_t      lse = log(sum_j exp(z_j))      mean_logit = mean_j z_j
+
+    Cross entropy, label smoothing, focal loss and z-loss are all functions of them. A loss of
+    your own is one method; masking, weights, reductions, precision and saving come with it.
+
+    Example:
+    >>> import keras, keras_llm, numpy as np
+    >>> @keras.saving.register_keras_serializable(package="my")
+    ... class SquaredSurprise(keras_llm.losses.TokenLoss):
+    ...     def token_loss(self, nll, lse, mean_logit):
+    ...         return nll**2
+    >>> loss = SquaredSurprise(ignore_index=0)
+    >>> float(loss(np.array([1, 2, 0]), np.zeros((3, 4), "float32")))  # ln(4)**2
+    1.92181...
+
+    Args:
+        ignore_index: Labels of this value do not count.
+        from_logits: Whether predictions are logits; probabilities otherwise.
+        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`.
+        name: The loss's name.
+    """
+
+    # One number for each class, handed to `token_loss` as the label's `class_weight`.
+    class_weights = None
+
+    @abstractmethod
+    def token_loss(self, nll, lse, mean_logit):
+        """The loss of each token, from tensors of one number per token, in `keras.ops`.
+
+        Args:
+            nll: Negative log-likelihood of the label, in nats.
+            lse: Log-sum-exp of the logits.
+            mean_logit: Mean of the logits over the vocabulary.
+
+        With `self.class_weights` set, the label's weight comes as a fourth argument,
+        `class_weight`.
+        """
+
+    def per_token(self, y_true, y_pred, sample_weight=None):
+        """The loss of each token and its weight, two tensors of the labels' shape."""
+        rows = self.rows(y_true, y_pred, sample_weight)
+        return self.losses(rows), rows.weights
+
+    def statistics(self, y_true, y_pred, sample_weight=None, top_k=0):
+        """The `TokenStatistics` of a batch, from one reduction over the vocabulary."""
+        rows = self.rows(y_true, y_pred, sample_weight)
+        return token_statistics(rows, self.losses(rows), top_k)
+
+    def rows(self, y_true, y_pred, sample_weight):
+        """The batch reduced over the vocabulary, as this loss masks and weighs it."""
+        return token_rows(
+            y_true, y_pred, self.ignore_index, self.from_logits, sample_weight, keras_mask(y_pred)
+        )
+
+    def losses(self, rows):
+        """`token_loss` of the rows."""
+        numbers = {"nll": rows.nll, "lse": rows.lse, "mean_logit": ops.mean(rows.logits, axis=-1)}
+        if self.class_weights is not None:
+            numbers["class_weight"] = self.weight_of(rows)
+        return self.token_loss(**numbers)
+
+    def weight_of(self, rows):
+        """The class weight of each label."""
+        vocab_size = rows.logits.shape[-1]
+        if len(self.class_weights) != vocab_size:
+            raise ValueError(
+                f"Class weights need one number for each of the {vocab_size} classes. "
+                f"Received: {len(self.class_weights)} numbers"
+            )
+        weights = ops.convert_to_tensor(self.class_weights, rows.logits.dtype)
+        return ops.take(weights, rows.labels, axis=0)

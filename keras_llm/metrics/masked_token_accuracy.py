@@ -1,0 +1,41 @@
+"""How often the best guess is the label."""
+
+from keras_llm.metrics.token_metric import TokenMetric
+from keras_llm.registration import register
+
+
+@register("metrics")
+class MaskedTokenAccuracy(TokenMetric):
+    """The share of the tokens that count whose label is among the `top_k` largest logits.
+
+    Over the tokens of the whole epoch; Keras's accuracy averages rows, of whatever length. Ids are
+    compared as integers: in bfloat16, Keras's takes 31999 for 32000. Of equal logits the lowest
+    id wins, as in `argmax`, so a model that has learnt nothing does not score 1.
+
+    Args:
+        top_k: How many guesses a token has.
+        ignore_index: Labels of this value do not count; the same as the loss's.
+        from_logits: Whether predictions are logits; probabilities otherwise.
+        name: The metric's name in logs.
+
+    Example:
+    >>> import numpy as np
+    >>> metric = MaskedTokenAccuracy(ignore_index=0)
+    >>> metric.update_state(np.array([1, 1, 0]), np.array([[0, 9], [9, 0], [9, 0]], "float32"))
+    >>> float(metric.result())                            # one of two; the third is padding
+    0.5
+    """
+
+    def __init__(self, top_k=1, ignore_index=-100, from_logits=True, name="masked_token_accuracy"):
+        super().__init__(ignore_index, from_logits, name)
+        if not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k must be an integer of at least 1. Received: top_k={top_k}")
+        self.top_k = top_k
+
+    def numerator_and_denominator(self, statistics):
+        """Correct guesses, and tokens."""
+        return statistics.correct, statistics.tokens
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "top_k": self.top_k}

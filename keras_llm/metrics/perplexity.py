@@ -1,0 +1,40 @@
+"""The number that language models are compared by."""
+
+from keras import ops
+
+from keras_llm.metrics.token_metric import TokenMetric
+from keras_llm.registration import register
+
+
+@register("metrics")
+class Perplexity(TokenMetric):
+    """Perplexity over the epoch: how many tokens the model hesitates between.
+
+        perplexity = exp(sum of nll / sum of tokens)
+
+    From the raw negative log-likelihood, whatever the loss smooths or focuses, and from the sums of
+    the whole epoch: a mean of batch perplexities is a different, larger number.
+
+    Args:
+        ignore_index: Labels of this value do not count; the same as the loss's.
+        from_logits: Whether predictions are logits; probabilities otherwise.
+        name: The metric's name in logs.
+
+    Example:
+    >>> import numpy as np
+    >>> metric = Perplexity(ignore_index=0)
+    >>> metric.update_state(np.array([[3, 0]]), np.zeros((1, 2, 8), "float32"))
+    >>> round(float(metric.result()), 4)                  # knows nothing of 8 tokens
+    8.0
+    """
+
+    def __init__(self, ignore_index=-100, from_logits=True, name="perplexity"):
+        super().__init__(ignore_index, from_logits, name)
+
+    def numerator_and_denominator(self, statistics):
+        """Nats, and tokens."""
+        return statistics.nll, statistics.tokens
+
+    def result(self):
+        """The exponential of the mean nll; 1 where nothing counted."""
+        return ops.exp(super().result())

@@ -1,0 +1,189 @@
+"""The sums that every number is made of.
+
+A loss or a metric of a language model is a sum over the tokens that count, divided once. Sums add:
+over micro-batches, steps, ranks and epochs. Means do not. So everything here passes sums around.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_llm.backend.ids import check_ids, check_integers
+
+
+class TokenStatistics(NamedTuple):
+    """Sums over the tokens that count. Two of them add up, field by field.
+
+    Attributes:
+        loss: What is minimised.
+        nll: The negative log-likelihood of the labels in nats: never smoothed, focused or scaled.
+        correct: How many labels were among the `top_k` best guesses.
+        tokens: How many tokens there were; the sum of their weights where they have weights.
+
+    >>> total = TokenStatistics(2.0, 2.0, 1, 4) + TokenStatistics(1.0, 1.0, 0, 1)
+    >>> total.loss / total.tokens
+    0.6
+    """
+
+    loss: Any
+    nll: Any
+    correct: Any
+    tokens: Any
+
+    def __add__(self, other):
+        return TokenStatistics(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class TokenRows(NamedTuple):
+    """One number a token, of the labels' shape, in float32 (float64 where the logits are).
+
+    Attributes:
+        logits: The logits, `[..., vocab]`.
+        labels: The labels; 0 where they do not count, so that they always index the vocabulary.
+        weights: 0 where a token does not count, else its weight.
+        nll: `lse - logits[label]`.
+        lse: The log-sum-exp of the logits.
+    """
+
+    logits: Any
+    labels: Any
+    weights: Any
+    nll: Any
+    lse: Any
+
+
+def divide(total, tokens):
+    """`total / tokens`, and 0 with gradient 0 where nothing counts."""
+    return total / ops.where(tokens == 0, ops.ones_like(tokens), tokens)
+
+
+def weighted(values, weights):
+    """`values * weights`, and 0 where a token does not count even if its value is not finite."""
+    return ops.where(weights != 0, values * weights, ops.zeros_like(values))
+
+
+def token_statistics(rows, losses=None, top_k=0):
+    """Sums a batch of `TokenRows`.
+
+    Args:
+        rows: The batch.
+        losses: The loss of each token; None where only the raw `nll` is wanted.
+        top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
+    """
+    nll = ops.sum(weighted(rows.nll, rows.weights))
+    loss = nll if losses is None else ops.sum(weighted(losses, rows.weights))
+    correct = ops.sum(among_top(rows, top_k) * rows.weights) if top_k else ops.zeros_like(nll)
+    return TokenStatistics(loss, nll, correct, ops.sum(rows.weights))
+
+
+def token_rows(labels, logits, ignore_index=-100, from_logits=True, sample_weight=None, mask=None):
+    """Reduces logits over the vocabulary: what every token loss and metric starts from.
+
+    Args:
+        labels: Integers `[...]` or `[..., 1]`.
+        logits: Floats `[..., vocab]`; probabilities with `from_logits=False`.
+        ignore_index: Labels of this value do not count.
+        from_logits: Whether the predictions are logits.
+        sample_weight: None, or weights that broadcast to the labels from the left: `[batch]`,
+            `[batch, length]`. A weight of 0 is padding.
+        mask: None, or booleans of the labels' shape: false is padding.
+
+    Returns:
+        `TokenRows`. Where values cannot be seen (a traced graph, a GPU), a label outside the
+        vocabulary has an `nll` of NaN: it is never counted as if it were another id.
+
+    Raises:
+        TypeError: the labels are not integers.
+        ValueError: the shapes do not fit, or a label that counts is outside the vocabulary.
+    """
+    logits = ops.convert_to_tensor(logits)
+    labels = integer_labels(labels, logits.shape)
+    if keras.backend.standardize_dtype(logits.dtype) != "float64":
+        logits = ops.cast(logits, "float32")
+    if not from_logits:
+        logits = log_probabilities(logits)
+
+    counts = labels != ignore_index
+    weights = token_weights(counts, sample_weight, mask, logits.dtype)
+    counts = weights != 0
+    vocab_size = logits.shape[-1]
+    check_ids(
+        labels,
+        vocab_size,
+        what="Labels",
+        counts=counts,
+        hint=f"Only labels equal to ignore_index={ignore_index} are left out; "
+        "if this id is your padding, pass it as ignore_index.",
+    )
+    inside = (labels >= 0) & (labels < vocab_size)
+    safe_labels = ops.where(counts & inside, labels, ops.zeros_like(labels))
+
+    lse = ops.logsumexp(logits, axis=-1)
+    label_logit = ops.squeeze(
+        ops.take_along_axis(logits, ops.expand_dims(safe_labels, -1), axis=-1), -1
+    )
+    nll = ops.where(counts & ~inside, float("nan"), lse - label_logit)
+    return TokenRows(logits, safe_labels, weights, nll, lse)
+
+
+def log_probabilities(probabilities):
+    """Their logarithms, where a probability of 0 costs 87 nats and not infinity."""
+    smallest_normal_float32 = 1.2e-38
+    return ops.log(
+        ops.where(probabilities > smallest_normal_float32, probabilities, smallest_normal_float32)
+    )
+
+
+def integer_labels(labels, logits_shape):
+    """Labels as an integer tensor of the logits' leading shape, or an error that says what they are."""
+    labels = ops.convert_to_tensor(labels)
+    check_integers(labels, "Labels")
+    if len(labels.shape) == len(logits_shape) and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, -1)
+    expected = tuple(logits_shape[:-1])
+    fits = len(labels.shape) == len(expected) and all(
+        a == b or a is None or b is None for a, b in zip(labels.shape, expected, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Labels must be integers of shape {expected}, one for each row of the logits "
+            f"{tuple(logits_shape)}. Received: shape {tuple(labels.shape)}. "
+            "One-hot labels are not needed: pass the ids."
+        )
+    return labels
+
+
+def token_weights(counts, sample_weight, mask, dtype):
+    """The weight of every token: 0 where it does not count, `sample_weight` elsewhere."""
+    weights = ops.cast(counts, dtype)
+    for factor in (sample_weight, mask):
+        if factor is None:
+            continue
+        factor = ops.cast(ops.convert_to_tensor(factor), dtype)
+        if len(factor.shape) == len(weights.shape) + 1 and factor.shape[-1] == 1:
+            factor = ops.squeeze(factor, -1)
+        if len(factor.shape) > len(weights.shape):
+            raise ValueError(
+                f"sample_weight must have the labels' shape {tuple(weights.shape)} or a leading "
+                f"part of it. Received: shape {tuple(factor.shape)}"
+            )
+        while len(factor.shape) < len(weights.shape):
+            factor = ops.expand_dims(factor, -1)
+        weights = weights * factor
+    return weights
+
+
+def among_top(rows: TokenRows, top_k: int):
+    """1 where the label is among the `top_k` largest logits, else 0; of equal logits the first wins.
+
+    For `top_k=1` that is `argmax(logits) == label`.
+    """
+    if top_k == 1:
+        best = ops.argmax(rows.logits, axis=-1)
+        return ops.cast(best == ops.cast(rows.labels, best.dtype), rows.weights.dtype)
+    label = ops.expand_dims(rows.labels, -1)
+    label_logit = ops.take_along_axis(rows.logits, label, axis=-1)
+    earlier = ops.arange(rows.logits.shape[-1], dtype=label.dtype) < label
+    ahead = (rows.logits > label_logit) | ((rows.logits == label_logit) & earlier)
+    return ops.cast(ops.sum(ops.cast(ahead, "int32"), axis=-1) < top_k, rows.weights.dtype)

@@ -1,0 +1,5 @@
+"""What happens inside one step."""
+
+from keras_llm.training.token_step import TokenStep
+
+__all__ = ["TokenStep"]

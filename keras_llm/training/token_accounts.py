@@ -1,0 +1,87 @@
+"""Who gets which sums: the logged loss and the metrics, from one reduction over the vocabulary."""
+
+import keras
+from keras import ops
+
+from keras_llm.losses import MaskedLoss, TokenLoss
+from keras_llm.metrics import TokenMetric
+from keras_llm.metrics.exact_sums import ExactSums
+from keras_llm.token_statistics import TokenStatistics, divide
+
+
+class TokenMean(keras.metrics.Metric):
+    """The loss per token over the epoch: a sum of losses over a sum of tokens."""
+
+    def __init__(self, name="loss"):
+        super().__init__(name=name)
+        self.sums = ExactSums(self, 2)
+
+    def update_state(self, total, tokens):
+        """Adds the sum of a batch's losses and of its tokens."""
+        self.sums.add(ops.stop_gradient(total), ops.stop_gradient(tokens))
+
+    def result(self):
+        """The mean; 0 where nothing counted."""
+        return divide(*self.sums.values())
+
+
+class TokenAccounts:
+    """The loss, the logged loss and the metrics that live on the same `TokenStatistics`.
+
+    A plain object, not a layer: Keras would otherwise list the metrics a second time.
+
+    Args:
+        loss: A `MaskedLoss`.
+        metrics: What `compile(metrics=...)` was given; Keras does not weigh these.
+        weighted_metrics: What `compile(weighted_metrics=...)` was given.
+    """
+
+    def __init__(self, loss: MaskedLoss, metrics, weighted_metrics):
+        self.loss = loss
+        self.mean = TokenMean()
+        self.arguments = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        self.shared, self.left = split(loss, metrics)
+        self.shared_weighted, self.left_weighted = split(loss, weighted_metrics)
+
+    @property
+    def metrics(self):
+        """All metrics that are kept here, the logged loss first."""
+        return [self.mean, *self.shared, *self.shared_weighted]
+
+    def count(self, y_true, y_pred, sample_weight, penalty):
+        """Adds a batch to the logged loss and the metrics.
+
+        Args:
+            y_true, y_pred, sample_weight: The batch.
+            penalty: What the layers add to the loss of every token (regularisation), or 0.
+
+        Returns:
+            The number to minimise, and the tokens that its mean was taken over.
+        """
+        if isinstance(self.loss, TokenLoss):
+            top_k = max((m.top_k for m in self.shared + self.shared_weighted), default=0)
+            statistics = self.loss.statistics(y_true, y_pred, sample_weight, top_k)
+            total, tokens = statistics.loss, statistics.tokens
+            statistics = TokenStatistics(*(ops.stop_gradient(field) for field in statistics))
+            for metric in self.shared_weighted:
+                metric.update_from_statistics(statistics)
+            for metric in self.shared:
+                if sample_weight is None:
+                    metric.update_from_statistics(statistics)
+                else:
+                    metric.update_state(y_true, y_pred)
+        else:
+            total, tokens = self.loss.sums(y_true, y_pred, sample_weight)
+        self.mean.update_state(total + penalty * tokens, tokens)
+        objective = total if self.loss.reduction == "sum" else divide(total, tokens)
+        return objective + penalty, tokens
+
+
+def split(loss, metrics):
+    """The metrics that can live on the loss's statistics, and the rest as Keras wants them."""
+    if not isinstance(metrics, list | tuple):
+        return [], metrics
+    shared = [m for m in metrics if isinstance(m, TokenMetric) and m.can_share(loss)]
+    if not isinstance(loss, TokenLoss):
+        shared = []
+    return shared, [m for m in metrics if not any(m is s for s in shared)]

@@ -1,0 +1,147 @@
+"""What happens inside one step of a model that is compiled with a loss of tokens."""
+
+import warnings
+
+import keras
+from keras import ops
+
+from keras_llm import backend
+from keras_llm.backend.keras_private import known_names
+from keras_llm.losses import MaskedLoss
+from keras_llm.metrics import TokenMetric
+from keras_llm.training.token_accounts import TokenAccounts
+
+
+class TokenStep(backend.TrainStep, keras.Model):
+    """A `keras.Model` whose `loss`, `val_loss` and metrics are exact per token.
+
+    Keras logs the mean of its batches' means. With one of our losses, `compute_loss` asks it for sums
+    instead, adds them to the logged loss and hands them to the metrics. With any other loss, Keras's
+    own step runs unchanged.
+    """
+
+    # Set by compile: the token sums of a `MaskedLoss`, None with any other loss.
+    accounts = None
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ):
+        """Keras's `compile`, with the loss and the metrics checked against each other.
+
+        Warns when a metric counts tokens that the loss ignores.
+
+        Raises:
+            ValueError: the loss has `reduction="none"`, which leaves nothing to minimise;
+                `loss_weights` come with one of our losses; or the optimizer accumulates gradients
+                on a backend where that is not exact per token.
+        """
+        loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+        metrics, weighted_metrics = resolve(metrics), resolve(weighted_metrics)
+        ours = isinstance(loss, MaskedLoss)
+        if ours and loss.reduction == "none":
+            raise ValueError(
+                "compile needs a loss of one number: use reduction='mean' or reduction='sum'. "
+                "Received: a loss with reduction='none'"
+            )
+        if ours and loss_weights is not None:
+            raise ValueError(
+                "loss_weights balance the losses of several outputs; a loss of tokens stands alone. "
+                f"Received: loss_weights={loss_weights}"
+            )
+        optimizer = self.take_over_accumulation(keras.optimizers.get(optimizer), ours)
+        self.accounts = TokenAccounts(loss, metrics, weighted_metrics) if ours else None
+        if ours:
+            # Keras gets what is not counted here; a list, if only an empty one, clears its last one.
+            left, left_weighted = self.accounts.left, self.accounts.left_weighted
+            again = [] if self.compiled else None
+            super().compile(
+                optimizer, metrics=left or again, weighted_metrics=left_weighted or again, **kwargs
+            )
+            self.loss = loss
+        else:
+            super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
+        for metric in (*flat(metrics), *flat(weighted_metrics)):
+            warn_of_counted_padding(loss, metric)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of a batch; the logged loss and the metrics are updated on the way."""
+        if self.accounts is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        penalty = sum((ops.sum(loss) for loss in self.losses), 0.0)
+        objective, tokens = self.accounts.count(y, y_pred, sample_weight, penalty)
+        self.record_tokens(tokens)
+        return objective
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the metrics that `compute_loss` did not, and returns all results."""
+        labels = y if self.accounts is None else self.loss.labels(y)
+        return super().compute_metrics(x, labels, y_pred, sample_weight)
+
+    @property
+    def metrics(self):
+        """The logged loss first, then the metrics."""
+        if self.accounts is None:
+            return super().metrics
+        return self.accounts.metrics + [m for m in super().metrics if m.name != "loss"]
+
+    def get_compile_config(self):
+        """What `compile` was called with, serialised."""
+        with self.accumulation_given_back():
+            config = super().get_compile_config()
+        if self.accounts is not None:
+            serialize = keras.saving.serialize_keras_object
+            config["loss"] = serialize(self.loss)
+            config |= {key: serialize(value) for key, value in self.accounts.arguments.items()}
+        return config
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+
+def resolve(metrics):
+    """Our metrics in place of their names; anything else is left to Keras."""
+    if not isinstance(metrics, list | tuple):
+        return metrics
+    return [keras.metrics.get(m) if is_ours(m) else m for m in metrics]
+
+
+def is_ours(metric):
+    """Whether `metric` is the name of one of our metrics."""
+    known = known_names("metrics").get(metric) if isinstance(metric, str) else None
+    return isinstance(known, type) and issubclass(known, TokenMetric)
+
+
+def flat(metrics):
+    """The metrics of an argument of `compile`, however they are nested."""
+    return [] if metrics is None else keras.tree.flatten(metrics)
+
+
+def warn_of_counted_padding(loss, metric):
+    """Warns if `metric` counts tokens that `loss` ignores."""
+    ignored = getattr(loss, "ignore_index", getattr(loss, "ignore_class", None))
+    if ignored is None:
+        return
+    if isinstance(metric, TokenMetric):
+        if metric.ignore_index != ignored:
+            warnings.warn(
+                f"The loss ignores the label {ignored}, but the metric {metric.name!r} ignores "
+                f"{metric.ignore_index}: they count different tokens. "
+                f"Write {type(metric).__name__}(ignore_index={ignored}).",
+                stacklevel=3,
+            )
+    elif ignored >= 0:
+        warnings.warn(
+            f"The loss ignores the label {ignored}, but the metric "
+            f"{getattr(metric, 'name', metric)!r} counts it. Use a metric of keras_llm.metrics "
+            f"with ignore_index={ignored}, such as MaskedTokenAccuracy.",
+            stacklevel=3,
+        )
