@@ -136,7 +136,7 @@ def log_probabilities(probabilities):
 
 
 def integer_labels(labels, logits_shape):
-    """Labels as an integer tensor of the logits' leading shape, or an error that says what they are."""
+    """Labels as an integer tensor of the logits' leading shape."""
     labels = ops.convert_to_tensor(labels)
     check_integers(labels, "Labels")
     if len(labels.shape) == len(logits_shape) and labels.shape[-1] == 1:
@@ -175,7 +175,7 @@ def token_weights(counts, sample_weight, mask, dtype):
 
 
 def among_top(rows: TokenRows, top_k: int):
-    """1 where the label is among the `top_k` largest logits, else 0; of equal logits the first wins.
+    """1 where the label is among the `top_k` largest logits, else 0; of equals the first wins.
 
     For `top_k=1` that is `argmax(logits) == label`.
     """

@@ -1,4 +1,4 @@
-"""One suite for three backends: `KERAS_BACKEND` says which; torch-only tests leave the others."""
+"""One suite for three backends: `KERAS_BACKEND` says which; a few tests are about one of them."""
 
 import keras_llm  # noqa: F401  isort: skip  (chooses the backend before Keras loads)
 import keras
@@ -6,12 +6,17 @@ import pytest
 
 
 def pytest_collection_modifyitems(config, items):
-    """On JAX and TensorFlow, tests that use torch tensors or autograd are not run."""
-    if keras.backend.backend() == "torch":
-        return
-    torch_only = [item for item in items if item.get_closest_marker("torch_only")]
-    config.hook.pytest_deselected(items=torch_only)
-    items[:] = [item for item in items if not item.get_closest_marker("torch_only")]
+    """Leaves out the tests that are marked as another backend's."""
+    markers = {"torch_only": "torch", "jax_only": "jax"}
+    backend = keras.backend.backend()
+
+    def belongs(item):
+        return all(
+            backend == only for name, only in markers.items() if item.get_closest_marker(name)
+        )
+
+    config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
+    items[:] = [item for item in items if belongs(item)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The only rooms that import torch, jax or tensorflow: `torch/`, and `ops/` (keras.ops) for the rest.
+"""The only rooms that import torch, jax or tensorflow: `torch/`, and `ops/` for the rest.
 
 Importing this package chooses the backend, so that it is settled before Keras loads.
 """

@@ -12,7 +12,7 @@ PACKAGES = {
 
 
 def choose_backend() -> None:
-    """Makes PyTorch the backend, unless `KERAS_BACKEND` or a Keras that is already loaded says otherwise.
+    """Makes PyTorch the backend, unless `KERAS_BACKEND` or a loaded Keras says otherwise.
 
     An environment variable, not `keras.config.set_backend`: Keras reads the variable before its
     own `keras.json`, and nothing has to be imported first.

@@ -12,7 +12,7 @@ def values_visible(tensor) -> bool:
 
 
 def check_integers(ids, what: str) -> None:
-    """Raises `TypeError` unless `ids` has an integer dtype: a float may already have been rounded."""
+    """Raises `TypeError` unless `ids` are integers: a float may already have been rounded."""
     dtype = keras.backend.standardize_dtype(ids.dtype)
     if "int" not in dtype:
         raise TypeError(

@@ -1,10 +1,10 @@
-"""What Keras has no public name for, in one place; `tests/backend/test_keras_private.py` guards it."""
+"""What Keras has no public name for; `tests/backend/test_keras_private.py` guards it."""
 
 import importlib
 
 
 def keras_mask(tensor):
-    """The mask that Keras's masking layers (`Embedding(mask_zero=True)`) hang on a tensor, or None."""
+    """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 

@@ -15,9 +15,9 @@ from keras_llm.training.token_accounts import TokenAccounts
 class TokenStep(backend.TrainStep, keras.Model):
     """A `keras.Model` whose `loss`, `val_loss` and metrics are exact per token.
 
-    Keras logs the mean of its batches' means. With one of our losses, `compute_loss` asks it for sums
-    instead, adds them to the logged loss and hands them to the metrics. With any other loss, Keras's
-    own step runs unchanged.
+    Keras logs the mean of its batches' means. With one of our losses, `compute_loss` asks it for
+    sums instead, adds them to the logged loss and hands them to the metrics. With any other loss,
+    Keras's own step runs unchanged.
     """
 
     # Set by compile: the token sums of a `MaskedLoss`, None with any other loss.
@@ -51,13 +51,13 @@ class TokenStep(backend.TrainStep, keras.Model):
             )
         if ours and loss_weights is not None:
             raise ValueError(
-                "loss_weights balance the losses of several outputs; a loss of tokens stands alone. "
+                "loss_weights balance several outputs; a loss of tokens stands alone. "
                 f"Received: loss_weights={loss_weights}"
             )
         optimizer = self.take_over_accumulation(keras.optimizers.get(optimizer), ours)
         self.accounts = TokenAccounts(loss, metrics, weighted_metrics) if ours else None
         if ours:
-            # Keras gets what is not counted here; a list, if only an empty one, clears its last one.
+            # Keras gets what is not counted here; an empty list clears what it had before.
             left, left_weighted = self.accounts.left, self.accounts.left_weighted
             again = [] if self.compiled else None
             super().compile(

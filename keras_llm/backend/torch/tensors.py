@@ -8,7 +8,7 @@ SUM_DTYPE = "float32" if torch.backends.mps.is_available() else "float64"
 
 
 def host_values(tensor) -> np.ndarray | None:
-    """The values as a numpy array, or None where reading them would wait for a GPU or break a trace."""
+    """The values in numpy, or None where reading them would wait for a GPU or break a trace."""
     if isinstance(tensor, torch.Tensor):
         # The exact types: a subclass is a tracer's stand-in without values.
         plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)

@@ -14,8 +14,8 @@ class TrainStep:
     gradient of its *sum* to `.grad`, where autograd adds anyway, and the window is divided once by
     its tokens. Windows end with the epoch, a short last one included.
 
-    The optimizer's `gradient_accumulation_steps` is taken over at compile, so the optimizer sees one
-    gradient an update: its iterations, and schedules with them, count updates.
+    The optimizer's `gradient_accumulation_steps` is taken over at compile, so the optimizer sees
+    one gradient an update: its iterations, and schedules with them, count updates.
     """
 
     # How many micro-batches make an update; None without accumulation.
@@ -38,7 +38,7 @@ class TrainStep:
 
     @contextlib.contextmanager
     def accumulation_given_back(self):
-        """While it lasts, the optimizer has its `gradient_accumulation_steps` again, to be saved."""
+        """While it lasts, the optimizer has its accumulation back, to be saved with it."""
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if not self.accumulation_steps:
             yield
