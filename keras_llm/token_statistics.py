@@ -98,17 +98,34 @@ def token_rows(labels, logits, ignore_index=-100, from_logits=True, sample_weigh
         ValueError: the shapes do not fit, or a label that counts is outside the vocabulary.
     """
     logits = ops.convert_to_tensor(logits)
-    labels = integer_labels(labels, logits.shape)
     if keras.backend.standardize_dtype(logits.dtype) != "float64":
         logits = ops.cast(logits, "float32")
     if not from_logits:
         logits = log_probabilities(logits)
+    labels, weights, outside = countable(
+        labels, logits.shape, ignore_index, sample_weight, mask, logits.dtype
+    )
+    lse = ops.logsumexp(logits, axis=-1)
+    label_logit = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)
+    nll = lse - ops.squeeze(label_logit, -1)
+    if outside is not None:
+        nll = ops.where(outside, float("nan"), nll)
+    return TokenRows(logits, labels, weights, nll, lse)
 
-    counts = labels != ignore_index
-    weights = token_weights(counts, sample_weight, mask, logits.dtype)
+
+def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype):
+    """Which tokens count, and how much.
+
+    Returns:
+        Labels of which each indexes the vocabulary, 0 in place of those that do not count; the
+        weights; and, where values cannot be seen, booleans: true for a label that counts although
+        it is outside the vocabulary, which must come out as NaN. None where there is none.
+    """
+    labels = integer_labels(labels, logits_shape)
+    weights = token_weights(labels != ignore_index, sample_weight, mask, dtype)
     counts = weights != 0
-    vocab_size = logits.shape[-1]
-    check_ids(
+    vocab_size = logits_shape[-1]
+    checked = check_ids(
         labels,
         vocab_size,
         what="Labels",
@@ -116,15 +133,10 @@ def token_rows(labels, logits, ignore_index=-100, from_logits=True, sample_weigh
         hint=f"Only labels equal to ignore_index={ignore_index} are left out; "
         "if this id is your padding, pass it as ignore_index.",
     )
+    if checked:
+        return ops.where(counts, labels, ops.zeros_like(labels)), weights, None
     inside = (labels >= 0) & (labels < vocab_size)
-    safe_labels = ops.where(counts & inside, labels, ops.zeros_like(labels))
-
-    lse = ops.logsumexp(logits, axis=-1)
-    label_logit = ops.squeeze(
-        ops.take_along_axis(logits, ops.expand_dims(safe_labels, -1), axis=-1), -1
-    )
-    nll = ops.where(counts & ~inside, float("nan"), lse - label_logit)
-    return TokenRows(logits, safe_labels, weights, nll, lse)
+    return ops.where(counts & inside, labels, ops.zeros_like(labels)), weights, counts & ~inside
 
 
 def log_probabilities(probabilities):

@@ -9,9 +9,12 @@ choose_backend()
 
 import keras  # noqa: E402
 
+# The train step is built on what comes before it here.
 if keras.backend.backend() == "torch":
-    from keras_llm.backend.torch import SUM_DTYPE, TrainStep, host_values
+    from keras_llm.backend.torch.tensors import SUM_DTYPE, host_values
+    from keras_llm.backend.torch.train_step import TrainStep
 else:
-    from keras_llm.backend.ops import SUM_DTYPE, TrainStep, host_values
+    from keras_llm.backend.ops.tensors import SUM_DTYPE, host_values
+    from keras_llm.backend.ops.train_step import TrainStep
 
 __all__ = ["SUM_DTYPE", "TrainStep", "host_values"]

@@ -21,8 +21,10 @@ def check_integers(ids, what: str) -> None:
         )
 
 
-def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = "") -> None:
+def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = "") -> bool:
     """Raises `ValueError` for an id outside `[0, vocab_size)`, wherever values are visible.
+
+    Returns whether they were.
 
     Args:
         ids: Integer tensor of any shape.
@@ -33,12 +35,12 @@ def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = 
     """
     values = host_values(ids)
     if values is None:
-        return
+        return False
     outside = (values < 0) | (values >= vocab_size)
     if counts is not None:
         visible = host_values(counts)
         if visible is None:
-            return
+            return False
         outside &= visible
     if outside.any():
         position = tuple(int(i) for i in np.argwhere(outside)[0])
@@ -46,3 +48,4 @@ def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = 
             f"{what} must be in [0, {vocab_size}), the vocabulary. "
             f"Received: {int(values[position])} at position {position}.{hint and ' ' + hint}"
         )
+    return True

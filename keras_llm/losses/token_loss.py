@@ -69,19 +69,18 @@ class TokenLoss(MaskedLoss):
         )
 
     def losses(self, rows):
-        """`token_loss` of the rows."""
-        numbers = {"nll": rows.nll, "lse": rows.lse, "mean_logit": ops.mean(rows.logits, axis=-1)}
-        if self.class_weights is not None:
-            numbers["class_weight"] = self.weight_of(rows)
-        return self.token_loss(**numbers)
+        """The loss of each of the rows."""
+        mean_logit = ops.mean(rows.logits, axis=-1)
+        return self.formula(rows.nll, rows.lse, mean_logit, rows.labels, rows.logits.shape[-1])
 
-    def weight_of(self, rows):
-        """The class weight of each label."""
-        vocab_size = rows.logits.shape[-1]
+    def formula(self, nll, lse, mean_logit, labels, vocab_size):
+        """`token_loss`, with the labels' class weights if there are any."""
+        if self.class_weights is None:
+            return self.token_loss(nll, lse, mean_logit)
         if len(self.class_weights) != vocab_size:
             raise ValueError(
                 f"Class weights need one number for each of the {vocab_size} classes. "
                 f"Received: {len(self.class_weights)} numbers"
             )
-        weights = ops.convert_to_tensor(self.class_weights, rows.logits.dtype)
-        return ops.take(weights, rows.labels, axis=0)
+        weights = ops.convert_to_tensor(self.class_weights, nll.dtype)
+        return self.token_loss(nll, lse, mean_logit, ops.take(weights, labels, axis=0))

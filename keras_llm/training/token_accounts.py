@@ -42,6 +42,7 @@ class TokenAccounts:
         self.arguments = {"metrics": metrics, "weighted_metrics": weighted_metrics}
         self.shared, self.left = split(loss, metrics)
         self.shared_weighted, self.left_weighted = split(loss, weighted_metrics)
+        self.top_k = max((m.top_k for m in self.shared + self.shared_weighted), default=0)
 
     @property
     def metrics(self):
@@ -49,7 +50,7 @@ class TokenAccounts:
         return [self.mean, *self.shared, *self.shared_weighted]
 
     def count(self, y_true, y_pred, sample_weight, penalty):
-        """Adds a batch to the logged loss and the metrics.
+        """Adds a batch of logits to the logged loss and the metrics.
 
         Args:
             y_true, y_pred, sample_weight: The batch.
@@ -59,29 +60,39 @@ class TokenAccounts:
             The number to minimise, and the tokens that its mean was taken over.
         """
         if isinstance(self.loss, TokenLoss):
-            top_k = max((m.top_k for m in self.shared + self.shared_weighted), default=0)
-            statistics = self.loss.statistics(y_true, y_pred, sample_weight, top_k)
+            statistics = self.loss.statistics(y_true, y_pred, sample_weight, self.top_k)
             total, tokens = statistics.loss, statistics.tokens
-            statistics = TokenStatistics(*(ops.stop_gradient(field) for field in statistics))
-            for metric in self.shared_weighted:
-                metric.update_from_statistics(statistics)
-            for metric in self.shared:
-                if sample_weight is None:
-                    metric.update_from_statistics(statistics)
-                else:
+            self.add(statistics, penalty, sample_weight is not None)
+            if sample_weight is not None:
+                for metric in self.shared:
                     metric.update_state(y_true, y_pred)
         else:
             total, tokens = self.loss.sums(y_true, y_pred, sample_weight)
-        self.mean.update_state(total + penalty * tokens, tokens)
+            self.mean.update_state(total + penalty * tokens, tokens)
         objective = total if self.loss.reduction == "sum" else divide(total, tokens)
         return objective + penalty, tokens
+
+    def add(self, statistics, penalty, are_weighted):
+        """Adds a batch's `TokenStatistics`, to the metrics that Keras weighs if they are weighted."""
+        statistics = TokenStatistics(*(ops.stop_gradient(field) for field in statistics))
+        self.mean.update_state(statistics.loss + penalty * statistics.tokens, statistics.tokens)
+        for metric in self.shared_weighted if are_weighted else self.shared + self.shared_weighted:
+            metric.update_from_statistics(statistics)
+
+    def can_do_without_logits(self, sample_weight):
+        """Whether `TokenStatistics` are all that the loss and the metrics ask for."""
+        return (
+            isinstance(self.loss, TokenLoss)
+            and self.loss.from_logits
+            and not self.left
+            and not self.left_weighted
+            and (sample_weight is None or not self.shared)
+        )
 
 
 def split(loss, metrics):
     """The metrics that can live on the loss's statistics, and the rest as Keras wants them."""
-    if not isinstance(metrics, list | tuple):
+    if not isinstance(loss, TokenLoss) or not isinstance(metrics, list | tuple):
         return [], metrics
     shared = [m for m in metrics if isinstance(m, TokenMetric) and m.can_share(loss)]
-    if not isinstance(loss, TokenLoss):
-        shared = []
     return shared, [m for m in metrics if not any(m is s for s in shared)]

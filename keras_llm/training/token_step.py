@@ -54,7 +54,8 @@ class TokenStep(backend.TrainStep, keras.Model):
                 "loss_weights balance several outputs; a loss of tokens stands alone. "
                 f"Received: loss_weights={loss_weights}"
             )
-        optimizer = self.take_over_accumulation(keras.optimizers.get(optimizer), ours)
+        optimizer = keras.optimizers.get(optimizer)
+        self.take_over_accumulation(optimizer, loss if ours else None)
         self.accounts = TokenAccounts(loss, metrics, weighted_metrics) if ours else None
         if ours:
             # Keras gets what is not counted here; an empty list clears what it had before.
@@ -73,10 +74,20 @@ class TokenStep(backend.TrainStep, keras.Model):
         """The loss of a batch; the logged loss and the metrics are updated on the way."""
         if self.accounts is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        penalty = sum((ops.sum(loss) for loss in self.losses), 0.0)
-        objective, tokens = self.accounts.count(y, y_pred, sample_weight, penalty)
+        objective, tokens = self.accounts.count(y, y_pred, sample_weight, self.penalty())
         self.record_tokens(tokens)
         return objective
+
+    def penalty(self):
+        """What the layers add to the loss of every token: regularisation and `add_loss`."""
+        return sum((ops.sum(loss) for loss in self.losses), 0.0)
+
+    def head_matrix(self):
+        """The kernel `[d_model, vocab]` and bias (or None) that make the logits; None if unknown.
+
+        With it, a loss and metrics of tokens need no logits.
+        """
+        return None
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the metrics that `compute_loss` did not, and returns all results."""

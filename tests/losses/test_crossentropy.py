@@ -243,7 +243,7 @@ def test_an_id_outside_the_vocabulary_is_nan_where_values_cannot_be_read(monkeyp
 def test_wrong_labels_say_what_to_pass():
     loss = losses.MaskedSparseCategoricalCrossentropy()
     logits = LOGITS.astype("float32")
-    with pytest.raises(TypeError, match="Labels must be integers.*float32"):
+    with pytest.raises(TypeError, match=r"Labels must be integers.*float32"):
         loss(LABELS.astype("float32"), logits)
     with pytest.raises(ValueError, match=r"shape \(12,\).*Received: shape \(12, 9\).*One-hot"):
         loss(np.eye(VOCAB, dtype="int32")[LABELS], logits)

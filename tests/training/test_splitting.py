@@ -90,7 +90,7 @@ def test_accumulation_is_one_batch_of_all_tokens_and_a_short_window_counts(make,
     for ours, theirs in zip(split, whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == 6
-    assert model.window_batches == 0
+    assert model.window.batches == 0
     assert all(v.value.grad is None for v in model.trainable_variables)
     assert split_logs["loss"] == pytest.approx(whole_logs["loss"], rel=1e-5)
 
@@ -125,10 +125,10 @@ def test_validation_sees_the_short_window_and_saving_keeps_the_accumulation(tmp_
     )
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    assert again.accumulation_steps == 2
+    assert again.window.size == 2
     assert again.get_compile_config() == model.get_compile_config()
     again.compile(again.optimizer, again.loss)
-    assert again.accumulation_steps == 2
+    assert again.window.size == 2
     again.compile(again.optimizer, "sparse_categorical_crossentropy")
     assert again.optimizer.gradient_accumulation_steps == 2
 
@@ -151,7 +151,7 @@ def test_a_window_that_an_interruption_left_is_dropped():
 
 def test_accumulation_is_exact_or_refused():
     if keras.backend.backend() == "torch":
-        assert build(sgd(2)).accumulation_steps == 2
+        assert build(sgd(2)).window.size == 2
     else:
         with pytest.raises(ValueError, match=r"PyTorch backend only.*batch_size"):
             build(sgd(2))

@@ -6,17 +6,16 @@ import contextlib
 class TrainStep:
     """Keras's step, which cannot accumulate gradients exactly per token; so it says so."""
 
-    def take_over_accumulation(self, optimizer, token_loss: bool):
-        """Raises where Keras would average the micro-batches' means without a word."""
+    def take_over_accumulation(self, optimizer, loss):
+        """Raises, for a loss of tokens, where Keras would average the micro-batches' means without a word."""
         inner = getattr(optimizer, "inner_optimizer", optimizer)
-        if token_loss and inner.gradient_accumulation_steps:
+        if loss is not None and inner.gradient_accumulation_steps:
             raise ValueError(
                 "gradient_accumulation_steps is exact per token on the PyTorch backend only; "
                 "on this one Keras would average the batches' means, whatever their tokens. "
                 "Use a larger batch_size, or KERAS_BACKEND=torch. "
                 f"Received: gradient_accumulation_steps={inner.gradient_accumulation_steps}"
             )
-        return optimizer
 
     @contextlib.contextmanager
     def accumulation_given_back(self):

@@ -1,0 +1,34 @@
+# Everything runs in .venv, which these targets make. PYTHON names the interpreter to make it with.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: train test test-torch test-jax test-tensorflow lint clean
+
+train: .venv/train.installed
+	$(BIN)/python examples/causal_lm.py $(ARGS)
+
+test: lint test-torch test-jax test-tensorflow
+
+# The whole suite, doctests and README's programs included.
+test-torch: .venv/test.installed
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(ARGS)
+
+# The part of it that is not about torch tensors.
+test-jax test-tensorflow: test-%: .venv/test.installed
+	KERAS_BACKEND=$* TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest tests $(ARGS)
+
+lint: .venv/test.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.venv/%.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) -e ".[$(EXTRAS)]"
+	touch $@
+
+.venv/train.installed: EXTRAS := examples
+.venv/test.installed: EXTRAS := dev
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,208 @@
+"""Loss, statistics and gradients in one pass over the vocabulary, without the logits of a batch.
+
+For a token with logits z = h @ K + b and label t, every token loss is f(nll, lse, mean_logit), so
+
+    dz = a * softmax(z) - f_nll * onehot(t) + f_mean / V        a = f_nll + f_lse
+
+with the partial derivatives of f as numbers of one token. With E = exp(z - max z) and s its sum,
+
+    dh = (a / s) * E @ K' - f_nll * K[:, t] + f_mean * mean(K)
+
+and likewise for K and b: one buffer of a few hundred rows holds z, then E, and is used again.
+"""
+
+import torch
+
+from keras_llm.token_statistics import TokenStatistics
+
+# On a CPU a chunk of the logits should stay near the caches; on a GPU it should fill the device.
+CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 64 * 2**20, 512 * 2**20
+
+
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """How many rows of logits are held at once."""
+    if device.type == "cpu":
+        return min(max(CPU_CHUNK_BYTES // (4 * vocab_size), 64), 512)
+    return max(GPU_CHUNK_BYTES // (4 * vocab_size), 256)
+
+
+def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, count_correct):
+    """Reduces hidden vectors over the vocabulary.
+
+    Args:
+        hidden: `[tokens, d_model]`.
+        kernel: `[d_model, vocab]`, of any layout.
+        bias: `[vocab]` or None.
+        labels: `[tokens]`, inside the vocabulary.
+        weights: `[tokens]`, float32; rows of weight 0 are dropped before the product.
+        loss: The `TokenLoss` whose formula is used.
+        scale: What the sum of the losses is multiplied by to be minimised; a number or a scalar.
+        count_correct: Whether argmax is compared with the label.
+
+    Returns:
+        The number to minimise, which can be differentiated, and the `TokenStatistics`.
+    """
+    outputs = VocabularyPass.apply(
+        hidden, kernel, bias, labels, weights, loss, scale, count_correct, torch.is_grad_enabled()
+    )
+    return outputs[0], TokenStatistics(*outputs[1:])
+
+
+class VocabularyPass(torch.autograd.Function):
+    """The pass; gradients are made going forward, while the logits are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx, hidden, kernel, bias, labels, weights, loss, scale, count_correct, needs_gradients
+    ):
+        """The objective and the four sums; see `vocabulary_pass`."""
+        kept = None
+        if hidden.device.type == "cpu" and not bool((weights != 0).all()):
+            kept = weights.nonzero().squeeze(1)
+        rows = Rows(hidden, kernel, bias, labels, weights, kept, scale)
+        sums, gradients = rows.reduce(loss, count_correct, needs_gradients)
+        if needs_gradients:
+            ctx.gradients = gradients
+        objective = sums[0] * scale
+        ctx.mark_non_differentiable(*sums)
+        return objective, *sums
+
+    @staticmethod
+    def backward(ctx, upstream, *_):
+        """The gradients, scaled if anything but 1 comes down."""
+        gradients, ctx.gradients = ctx.gradients, None
+        # Reading the number would make a GPU wait; there the product costs next to nothing.
+        if upstream.device.type != "cpu" or upstream.item() != 1.0:
+            gradients = [None if g is None else g.mul_(upstream.to(g.dtype)) for g in gradients]
+        return (*gradients, *[None] * 6)
+
+
+class Rows:
+    """The rows that count, and what is accumulated over their chunks."""
+
+    def __init__(self, hidden, kernel, bias, labels, weights, kept, scale):
+        # CPUs multiply bfloat16 slower than float32; everywhere, sums are made in float32.
+        cpu = hidden.device.type == "cpu"
+        self.dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        self.product_dtype = self.dtype if cpu else hidden.dtype
+        self.source, self.kept = hidden, kept
+        if kept is not None:
+            hidden, labels, weights = (x.index_select(0, kept) for x in (hidden, labels, weights))
+        self.hidden = hidden.to(self.product_dtype)
+        self.labels, self.weights = labels.long(), weights.to(self.dtype)
+        self.kernel_source, self.bias_source = kernel, bias
+        self.kernel = kernel.to(self.product_dtype)
+        self.bias = None if bias is None else bias.to(self.dtype)
+        self.scale = scale
+
+    def reduce(self, loss, count_correct, needs_gradients):
+        """The sums `(loss, nll, correct, tokens)`, and the gradients of hidden, kernel and bias."""
+        count, vocab_size = len(self.hidden), self.kernel.shape[1]
+        rows = max(min(chunk_rows(vocab_size, self.hidden.device), count), 1)
+        buffer = self.hidden.new_empty(rows, vocab_size, dtype=self.product_dtype)
+        sums = self.hidden.new_zeros(4, dtype=self.dtype)
+        self.allocate(needs_gradients)
+        for start in range(0, count, rows):
+            chunk = slice(start, min(start + rows, count))
+            logits = torch.mm(self.hidden[chunk], self.kernel, out=buffer[: chunk.stop - start])
+            logits = logits.to(self.dtype)
+            if self.bias is not None:
+                logits += self.bias
+            sums += self.reduce_chunk(logits, chunk, loss, count_correct, needs_gradients)
+        return sums.unbind(), self.gradients()
+
+    def reduce_chunk(self, logits, chunk, loss, count_correct, needs_gradients):
+        """The sums of one chunk; its gradients are added to the accumulators."""
+        labels, weights = self.labels[chunk], self.weights[chunk]
+        label_logit = logits.gather(1, labels[:, None]).squeeze(1)
+        if count_correct:
+            largest, best = logits.max(dim=1)
+            correct = (weights * (best == labels)).sum()
+        else:
+            largest = logits.amax(dim=1)
+            correct = weights.new_zeros(())
+        exponentials = logits.sub_(largest[:, None]).exp_()
+        total = exponentials.sum(dim=1)
+        lse = total.log() + largest
+        nll = lse - label_logit
+
+        losses, (f_nll, f_lse, f_mean) = self.differentiate(loss, nll, lse, chunk)
+        weighted_losses = (losses * weights).sum()
+        sums = torch.stack([weighted_losses, (nll * weights).sum(), correct, weights.sum()])
+        if needs_gradients:
+            factor = weights * self.scale
+            softmax_factor = (f_nll + f_lse) * factor / total
+            label_factor = f_nll * factor
+            mean_factor = None if f_mean is None else f_mean * factor
+            self.accumulate(exponentials, chunk, softmax_factor, label_factor, mean_factor)
+        return sums
+
+    def differentiate(self, loss, nll, lse, chunk):
+        """The loss of each token, and its partial derivatives by the three numbers."""
+        labels, vocab_size = self.labels[chunk], self.kernel.shape[1]
+        mean_logit = torch.zeros_like(nll)
+        losses, partials = differentiate(loss, nll, lse, mean_logit, labels, vocab_size)
+        if partials[2] is None:
+            return losses, partials
+        # Only now is it known that the formula asks for the mean, which the buffer need not yield:
+        # the mean of h @ K is h @ mean(K).
+        if self.kernel_mean is None:
+            self.kernel_mean = self.kernel.mean(dim=1)
+        mean_logit = (self.hidden[chunk] @ self.kernel_mean).to(self.dtype)
+        if self.bias is not None:
+            mean_logit += self.bias.mean()
+        return differentiate(loss, nll, lse, mean_logit, labels, vocab_size)
+
+    def allocate(self, needs_gradients):
+        """Makes the accumulators."""
+        self.kernel_mean = None
+        if not needs_gradients:
+            self.d_hidden = self.d_kernel = self.d_bias = None
+            return
+        self.d_hidden = torch.empty_like(self.hidden)
+        self.d_kernel = torch.zeros_like(self.kernel, dtype=self.dtype)
+        self.d_bias = None if self.bias is None else torch.zeros_like(self.bias)
+        self.d_mean = 0.0
+
+    def accumulate(self, exponentials, chunk, softmax_factor, label_factor, mean_factor):
+        """Adds a chunk to the gradients; the exponentials are not needed afterwards."""
+        hidden, labels = self.hidden[chunk], self.labels[chunk]
+        exponentials = exponentials.to(self.product_dtype)
+        d_hidden = torch.mm(exponentials, self.kernel.T, out=self.d_hidden[chunk])
+        d_hidden *= softmax_factor[:, None]
+        d_hidden -= label_factor[:, None] * self.kernel.T.index_select(0, labels)
+
+        scaled = hidden * softmax_factor[:, None].to(hidden.dtype)
+        self.d_kernel.addmm_(scaled.T.to(self.dtype), exponentials.to(self.dtype))
+        self.d_kernel.T.index_add_(0, labels, -(hidden * label_factor[:, None]).to(self.dtype))
+        if self.d_bias is not None:
+            self.d_bias.addmv_(exponentials.T.to(self.dtype), softmax_factor)
+            self.d_bias.index_add_(0, labels, -label_factor)
+        if mean_factor is not None:
+            d_hidden += mean_factor[:, None] * self.kernel_mean
+            share = mean_factor / self.kernel.shape[1]
+            self.d_kernel += (hidden * share[:, None]).sum(0)[:, None]
+            if self.d_bias is not None:
+                self.d_bias += share.sum()
+
+    def gradients(self):
+        """Of hidden, kernel and bias, in their own dtypes and for all rows."""
+        if self.d_hidden is None:
+            return None
+        d_hidden = self.d_hidden.to(self.source.dtype)
+        if self.kept is not None:
+            d_hidden = torch.zeros_like(self.source).index_copy_(0, self.kept, d_hidden)
+        d_kernel = self.d_kernel.to(self.kernel_source.dtype)
+        d_bias = None if self.d_bias is None else self.d_bias.to(self.bias_source.dtype)
+        return d_hidden, d_kernel, d_bias
+
+
+def differentiate(loss, nll, lse, mean_logit, labels, vocab_size):
+    """`token_loss` of vectors, and its three partial derivatives; None for a number not used."""
+    with torch.enable_grad():
+        numbers = [x.detach().requires_grad_() for x in (nll, lse, mean_logit)]
+        losses = loss.formula(*numbers, labels, vocab_size)
+        partials = torch.autograd.grad(losses.sum(), numbers, allow_unused=True)
+    zero = torch.zeros_like(nll)
+    f_nll, f_lse = (zero if p is None else p for p in partials[:2])
+    return losses.detach(), (f_nll, f_lse, partials[2])
