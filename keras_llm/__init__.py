@@ -5,6 +5,16 @@ are its arguments, `models` is what it is called on, `data` is what `fit` reads.
 """
 
 from keras_llm import backend  # isort: skip  (chooses the backend before Keras loads)
-from keras_llm import losses, metrics
+from keras_llm import data, generation, layers, losses, metrics, models, optimizers, schedules
 
-__all__ = ["backend", "losses", "metrics"]
+__all__ = [
+    "backend",
+    "data",
+    "generation",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "schedules",
+]
