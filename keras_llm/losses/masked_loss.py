@@ -62,7 +62,7 @@ class MaskedLoss(keras.losses.Loss):
         return y_true
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        """The reduced loss. Keras's own `__call__` would cast labels to floats; they stay integers."""
+        """The reduced loss. Labels stay integers; Keras's own `__call__` would cast them."""
         if self.reduction == "none":
             return weighted(*self.per_token(y_true, y_pred, sample_weight))
         total, tokens = self.sums(y_true, y_pred, sample_weight)

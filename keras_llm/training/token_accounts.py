@@ -73,7 +73,7 @@ class TokenAccounts:
         return objective + penalty, tokens
 
     def add(self, statistics, penalty, are_weighted):
-        """Adds a batch's `TokenStatistics`, to the metrics that Keras weighs if they are weighted."""
+        """Adds a batch's `TokenStatistics`; weighted ones only to the metrics that Keras weighs."""
         statistics = TokenStatistics(*(ops.stop_gradient(field) for field in statistics))
         self.mean.update_state(statistics.loss + penalty * statistics.tokens, statistics.tokens)
         for metric in self.shared_weighted if are_weighted else self.shared + self.shared_weighted:

@@ -7,7 +7,7 @@ class TrainStep:
     """Keras's step, which cannot accumulate gradients exactly per token; so it says so."""
 
     def take_over_accumulation(self, optimizer, loss):
-        """Raises, for a loss of tokens, where Keras would average the micro-batches' means without a word."""
+        """Raises, for a loss of tokens, where Keras would average micro-batches' means."""
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         if loss is not None and inner.gradient_accumulation_steps:
             raise ValueError(

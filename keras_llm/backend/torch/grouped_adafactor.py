@@ -1,0 +1,118 @@
+"""Adafactor's update of all variables, by PyTorch's operations on lists of tensors."""
+
+from typing import NamedTuple
+
+import torch
+
+from keras_llm.backend.torch.tensor_batches import batches, working_copy, write_back
+
+
+class AdafactorSlot(NamedTuple):
+    """A variable with what its update needs; a vector has rows only."""
+
+    value: torch.Tensor
+    gradient: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor | None
+    momentum: torch.Tensor | None
+    weight_decay: float
+
+    @property
+    def kind(self):
+        """What slots of one batch have in common."""
+        return self.columns is not None, self.rows.dtype, self.weight_decay
+
+
+@torch.no_grad()
+def grouped_adafactor(
+    slots: list[AdafactorSlot],
+    step: torch.Tensor,
+    learning_rate: torch.Tensor,
+    scale_parameter: bool,
+    beta_1: float | None,
+    beta_2_decay: float,
+    epsilon_1: float,
+    epsilon_2: float,
+    clip_threshold: float,
+):
+    """Updates values and state in place, by the formulas in `Adafactor`'s docstring.
+
+    Scalars stay tensors throughout, so that nothing waits for a GPU.
+
+    Args:
+        slots: The variables. Those of less precision than their state are updated in a copy.
+        step: Which update this is, from 1 on: a float32 scalar on the variables' device.
+        learning_rate: rho, a scalar on the variables' device.
+        scale_parameter: As in `Adafactor`; so are the others.
+        beta_1: None where the slots have no momentum.
+        beta_2_decay: 1 - beta_2 is the step to this power.
+        epsilon_1: Added to the squared gradients.
+        epsilon_2: The least size of a variable.
+        clip_threshold: The greatest root mean square of an update.
+    """
+    for batch in batches(slots, lambda slot: slot.kind):
+        factored, dtype, weight_decay = batch[0].kind
+        copies = [working_copy(slot.value, dtype) for slot in batch]
+        weight = step.to(dtype) ** beta_2_decay
+        updates = (factored_updates if factored else vector_updates)(batch, weight, epsilon_1)
+
+        alphas = learning_rate.to(dtype).expand(len(batch))
+        if scale_parameter:
+            alphas = alphas * root_mean_squares(copies).clamp(min=epsilon_2)
+        scales = alphas / (root_mean_squares(updates) / clip_threshold).clamp(min=1.0)
+        torch._foreach_mul_(updates, scales.unbind())
+        if beta_1 is not None:
+            momentums = [slot.momentum for slot in batch]
+            torch._foreach_lerp_(momentums, updates, 1 - beta_1)
+            updates = momentums
+        if weight_decay:
+            torch._foreach_mul_(copies, (1 - alphas * weight_decay).unbind())
+        torch._foreach_sub_(copies, updates)
+        write_back([slot.value for slot in batch], copies)
+
+
+def factored_updates(batch, weight, epsilon_1):
+    """Moves the rows' and columns' means; returns the gradients over the root of their product."""
+    rows, columns = [slot.rows for slot in batch], [slot.columns for slot in batch]
+    gradients = [slot.gradient.to(rows[0].dtype) for slot in batch]
+    squares = torch._foreach_mul(gradients, gradients)
+    means = [square.mean(dim=-1) for square in squares]
+    means += [square.mean(dim=-2) for square in squares]
+    move_averages(rows + columns, means, weight, epsilon_1)
+
+    row_shares = torch._foreach_div(rows, [row.mean(dim=-1, keepdim=True) for row in rows])
+    torch._foreach_clamp_min_(row_shares, torch.finfo(torch.float32).tiny)
+    torch._foreach_rsqrt_(row_shares)
+    column_roots = torch._foreach_rsqrt(columns)
+    # The squares are done with, and their memory takes the updates.
+    for update, gradient, row_root, column_root in zip(
+        squares, gradients, row_shares, column_roots, strict=True
+    ):
+        torch.mul(gradient, row_root.unsqueeze(-1), out=update)
+        update.mul_(column_root.unsqueeze(-2))
+    return squares
+
+
+def vector_updates(batch, weight, epsilon_1):
+    """Moves the mean squares; returns the gradients over their root."""
+    rows = [slot.rows for slot in batch]
+    gradients = [slot.gradient.to(rows[0].dtype) for slot in batch]
+    move_averages(rows, torch._foreach_mul(gradients, gradients), weight, epsilon_1)
+    updates = torch._foreach_rsqrt(rows)
+    torch._foreach_mul_(updates, gradients)
+    return updates
+
+
+def move_averages(averages, squares, weight, epsilon_1):
+    """Moves the averages by `weight` towards the squares, which are overwritten."""
+    torch._foreach_add_(squares, epsilon_1)
+    torch._foreach_mul_(squares, weight)
+    torch._foreach_mul_(averages, 1 - weight)
+    torch._foreach_add_(averages, squares)
+
+
+def root_mean_squares(tensors):
+    """The root mean square of each tensor, as one vector."""
+    norms = torch._foreach_norm(tensors)
+    torch._foreach_div_(norms, [tensor.numel() ** 0.5 for tensor in tensors])
+    return torch.stack(norms)

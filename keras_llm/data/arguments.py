@@ -1,0 +1,9 @@
+"""The checks that the arguments of several functions here share."""
+
+
+def check_positive_int(value, name: str) -> None:
+    """Raises `TypeError` or `ValueError`, with the name, unless `value` is an integer above 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    if value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}")

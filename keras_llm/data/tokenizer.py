@@ -1,0 +1,267 @@
+"""Text to ids and back."""
+
+import functools
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from keras_llm.data.arguments import check_positive_int
+from keras_llm.data.corpus import iterate_rows
+
+# The blanks keep them from ever being text: a byte-level token spells a blank otherwise, a word
+# holds none, and a character is shorter.
+PAD, START, END, UNKNOWN = SPECIAL_TOKENS = "<| pad |>", "<| start |>", "<| end |>", "<| unknown |>"
+UNITS = ("subword", "word", "character")
+TEXTS_A_CALL = 1024
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` which knows its pad, start and end id.
+
+    `encode` adds no special id, and never makes one out of text that is spelled like it; `decode`
+    leaves special ids out.
+
+    Args:
+        tokenizer: The tokenizer to wrap. Its padding and truncation are switched off.
+        pad_token: Its token that fills the rest of a row.
+        start_token: Its token that a decoder reads first.
+        end_token: Its token that ends a text.
+
+    Raises:
+        ValueError: the tokenizer has no such special token; the message lists those that it has.
+
+    Example:
+
+    >>> tokenizer = train_tokenizer(["low lower lowest"], vocab_size=300)
+    >>> ids = tokenizer.encode("slow ✓")
+    >>> tokenizer.decode(ids), tokenizer.decode([tokenizer.start_id, *ids, tokenizer.end_id])
+    ('slow ✓', 'slow ✓')
+    >>> int(tokenizer.token_bytes[ids].sum()) == len("slow ✓".encode())
+    True
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        pad_token: str = PAD,
+        start_token: str = START,
+        end_token: str = END,
+    ):
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        # Named from the inside out: true means that their spelling is encoded like any text.
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+        self.pad_id = self._special_id("pad_token", pad_token)
+        self.start_id = self._special_id("start_token", start_token)
+        self.end_id = self._special_id("end_token", end_token)
+
+    def _special_id(self, argument: str, token: str) -> int:
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {each.content: i for i, each in added.items() if each.special}
+        if token not in special:
+            raise ValueError(
+                f"`{argument}` must be one of the tokenizer's special tokens, {list(special)}. "
+                f"Received: {argument}={token!r}"
+            )
+        return special[token]
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """The number of ids: the largest one and one."""
+        return max(self._tokenizer.get_vocab().values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special ones.
+
+        Raises:
+            TypeError: `text` is not a string.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"`text` must be a string. Received: text={text!r}")
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_each(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of every text: as `encode`, on all cores."""
+        texts = iter(texts)
+        while some := list(itertools.islice(texts, TEXTS_A_CALL)):
+            for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
+                yield encoding.ids
+
+    def decode(self, ids) -> str:
+        """The text that ids stand for; special ids are left out.
+
+        Args:
+            ids: A list, a numpy array or a tensor of integers, `[length]`.
+
+        Raises:
+            ValueError: `ids` is not of rank 1, or holds an id outside the vocabulary.
+        """
+        ids = np.asarray(ids if isinstance(ids, list | tuple) else keras.ops.convert_to_numpy(ids))
+        if ids.ndim != 1:
+            raise ValueError(
+                f"`ids` must be one row, of shape [length]. Received: ids of shape {ids.shape}"
+            )
+        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if outside.size:
+            raise ValueError(
+                f"`ids` must be in [0, {self.vocab_size}), the vocabulary. Received: {outside[0]}"
+            )
+        return self._tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """How many UTF-8 bytes of text each id stands for, `[vocab_size]`; 0 for special ids.
+
+        For `metrics.BitsPerByte(token_bytes=...)`. The bytes of an encoded text add up to the
+        text's own, if no part of it is unknown and, for words, but for the blanks between them.
+
+        Raises:
+            ValueError: the tokenizer is of a kind whose tokens do not tell their bytes.
+        """
+        if isinstance(self._tokenizer.decoder, decoders.ByteLevel):
+            size = len  # a byte-level token spells each byte as one character
+        elif isinstance(self._tokenizer.model, models.WordLevel):
+            size = _utf8_size
+        else:
+            raise ValueError(
+                "`token_bytes` is known for byte-level and word-level tokenizers. "
+                f"Received: a tokenizer with the model {self._tokenizer.model}"
+            )
+        token_bytes = np.zeros(self.vocab_size, np.int64)
+        for token, i in self._tokenizer.get_vocab().items():
+            token_bytes[i] = size(token)
+        for i, token in self._tokenizer.get_added_tokens_decoder().items():
+            token_bytes[i] = 0 if token.special else _utf8_size(token.content)
+        return token_bytes
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the JSON file of the `tokenizers` library, which `load_tokenizer` reads."""
+        self._tokenizer.save(os.fspath(path))
+
+
+def train_tokenizer(texts: Iterable, vocab_size: int = 4096, *, unit: str = "subword") -> Tokenizer:
+    """A tokenizer made from texts: the same one each time from the same texts.
+
+    - `unit="subword"`: byte-level byte-pair encoding (Sennrich et al., 2016; bytes as in GPT-2). It
+      starts from the 256 bytes and keeps joining the pair that is met most often. Any text
+      can be encoded and comes back exactly.
+    - `unit="word"`: whatever stands between blanks, such as a phoneme.
+    - `unit="character"`: every character.
+
+    Words and characters that are not among the `vocab_size` most frequent are encoded as unknown.
+
+    Args:
+        texts: A split, or an iterable of strings or of tuples of strings, all of which are read;
+            `split["field"]` picks one field.
+        vocab_size: The most ids to make, special ones included.
+        unit: `"subword"`, `"word"` or `"character"`.
+
+    Returns:
+        A `Tokenizer` whose `pad_id` is 0, `start_id` 1 and `end_id` 2. Its `vocab_size` is smaller
+        than asked for where the texts do not hold enough different units.
+
+    Raises:
+        TypeError: `texts` is not text, or `vocab_size` not an integer.
+        ValueError: `unit` is none of the three, there is no text, or `vocab_size` has no room for
+            the special ids and, for subwords, all bytes.
+
+    Example:
+
+    >>> tokenizer = train_tokenizer(["HH AH L OW", "L OW"], unit="word")
+    >>> tokenizer.vocab_size, tokenizer.encode("L OW")
+    (8, [4, 5])
+    """
+    check_positive_int(vocab_size, "vocab_size")
+    if unit not in UNITS:
+        raise ValueError(f"`unit` must be one of {UNITS}. Received: unit={unit!r}")
+    smallest = 3 + 256 if unit == "subword" else 4 + 1
+    if vocab_size < smallest:
+        raise ValueError(
+            f"`vocab_size` must be at least {smallest} for unit={unit!r}. "
+            f"Received: vocab_size={vocab_size}"
+        )
+    fields = itertools.chain.from_iterable(iterate_rows(texts, "texts"))
+    first = next(filter(None, fields), None)
+    if first is None:
+        raise ValueError("`texts` must hold at least one string that is not empty. Received: none")
+    if unit == "subword":
+        tokenizer, trainer = _byte_pairs(vocab_size)
+    else:
+        tokenizer, trainer = _whole_units(vocab_size, unit)
+    tokenizer.train_from_iterator(itertools.chain([first], fields), trainer)
+    return Tokenizer(tokenizer)
+
+
+def _byte_pairs(vocab_size):
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS[:3]),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    return tokenizer, trainer
+
+
+def _whole_units(vocab_size, unit):
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    if unit == "word":
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+    )
+    return tokenizer, trainer
+
+
+def load_tokenizer(
+    path: str | os.PathLike,
+    *,
+    pad_token: str = PAD,
+    start_token: str = START,
+    end_token: str = END,
+) -> Tokenizer:
+    """Reads a tokenizer that `Tokenizer.save` wrote, or any JSON file of the `tokenizers` library.
+
+    Args:
+        path: The file, such as the `tokenizer.json` of a model from Hugging Face.
+        pad_token: Its token that fills the rest of a row, such as `"[PAD]"`.
+        start_token: Its token that a decoder reads first, such as `"[CLS]"`.
+        end_token: Its token that ends a text, such as `"[SEP]"` or `"<|endoftext|>"`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a tokenizer, or has no such token.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "tokenizer.json")
+    >>> tokenizer = train_tokenizer(["a b"], unit="word")
+    >>> tokenizer.save(path)
+    >>> load_tokenizer(path).encode("b a") == tokenizer.encode("b a")
+    True
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(
+            f"`path` must be a JSON file of the tokenizers library. Received: {path} ({error})"
+        ) from error
+    return Tokenizer(tokenizer, pad_token, start_token, end_token)
+
+
+def _utf8_size(text: str) -> int:
+    return len(text.encode("utf-8"))

@@ -1,0 +1,85 @@
+"""Ids in whatever form a user has them, as rows; and rows in that form again."""
+
+import numpy as np
+from keras import ops
+
+from keras_llm.backend.ids import check_ids, check_integers
+
+
+def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") -> list[np.ndarray]:
+    """One array a row, without its padding.
+
+    Args:
+        ids: Integers: one row (a list or a 1-D array), a batch `[batch, length]`, or a list of rows
+            of any lengths.
+        vocab_size: The number of ids there are.
+        pad_id: What rows of a batch are filled up with, on either side.
+        what: What the ids are, for the messages.
+
+    Raises:
+        ValueError: no rows, an empty row, padding between tokens, an id outside the vocabulary.
+        TypeError: ids that are not integers.
+
+    Example:
+    >>> import numpy as np
+    >>> [row.tolist() for row in to_rows(np.array([[0, 5, 6], [7, 8, 9]]), 10, pad_id=0)]
+    [[5, 6], [7, 8, 9]]
+    """
+    if _is_list_of_rows(ids):
+        rows = [np.asarray(ops.convert_to_numpy(row)) for row in ids]
+    else:
+        ids = np.asarray(ops.convert_to_numpy(ids))
+        if ids.ndim not in (1, 2):
+            raise ValueError(
+                f"{what} must be one row of ids, a batch [batch, length] or a list of rows. "
+                f"Received: shape={ids.shape}"
+            )
+        rows = list(np.atleast_2d(ids))
+    rows = [_without_padding(row, pad_id, what) for row in rows]
+    if not rows or not all(len(row) for row in rows):
+        raise ValueError(
+            f"{what} must hold at least one token in every row. "
+            f"Received lengths (without padding): {[len(row) for row in rows]}"
+        )
+    for row in rows:
+        check_integers(row, what)
+        check_ids(row, vocab_size, what)
+    return rows
+
+
+def from_rows(rows: list[np.ndarray], like, fill: int | None) -> np.ndarray | list[np.ndarray]:
+    """Rows in the form that `like` has: one array, a batch filled up on the right, or a list."""
+    if _is_list_of_rows(like):
+        return rows
+    return rows[0] if np.ndim(like) == 1 else fill_up(rows, fill)
+
+
+def fill_up(rows: list[np.ndarray], fill: int | None, side: str = "right") -> np.ndarray:
+    """Rows as a batch `[rows, longest]`; rows of one length need no `fill`.
+
+    >>> import numpy as np
+    >>> fill_up([np.array([1, 2]), np.array([3])], fill=0, side="left").tolist()
+    [[1, 2], [0, 3]]
+    """
+    longest = max(len(row) for row in rows)
+    batch = np.full((len(rows), longest), 0 if fill is None else fill, dtype="int64")
+    for target, row in zip(batch, rows, strict=True):
+        target[slice(len(row)) if side == "right" else slice(longest - len(row), None)] = row
+    return batch
+
+
+def _is_list_of_rows(ids) -> bool:
+    return isinstance(ids, (list, tuple)) and any(np.ndim(row) for row in ids)
+
+
+def _without_padding(row, pad_id, what):
+    if pad_id is None:
+        return row
+    tokens = np.flatnonzero(row != pad_id)
+    inner = row[tokens[0] : tokens[-1] + 1] if len(tokens) else row[:0]
+    if len(inner) > len(tokens):
+        raise ValueError(
+            f"{what} must have padding (pad_id={pad_id}) only before or after the tokens of a row. "
+            f"Received: {row.tolist()}"
+        )
+    return inner

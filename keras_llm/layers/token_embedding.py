@@ -1,0 +1,68 @@
+"""From ids to vectors."""
+
+import keras
+from keras import ops
+
+from keras_llm.backend.ids import check_ids, check_integers, values_visible
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class TokenEmbedding(keras.layers.Layer):
+    """A table of one vector per id of the vocabulary.
+
+    An id outside the vocabulary is an error wherever values can be read. In a traced graph or on
+    a GPU they cannot: there the id's vector is NaN, which reaches the loss, instead of a crash
+    of the device or, worse, another token's vector.
+
+    Args:
+        vocab_size: Number of ids.
+        d_model: Size of a vector. Vectors start from N(0, 0.02), as in GPT-2 and Llama.
+
+    Call arguments:
+        ids: Integers of any shape.
+
+    Returns:
+        `[..., d_model]`, in the compute dtype.
+
+    Raises:
+        TypeError: ids of a float dtype.
+        ValueError: an id outside `[0, vocab_size)`.
+
+    Example:
+    >>> import numpy as np
+    >>> tuple(TokenEmbedding(vocab_size=10, d_model=4)(np.array([[1, 2, 3]])).shape)
+    (1, 3, 4)
+    """
+
+    def __init__(self, vocab_size: int, d_model: int, **kwargs):
+        super().__init__(**kwargs)
+        self.vocab_size = vocab_size
+        self.d_model = d_model
+
+    def build(self, input_shape=None):
+        """Creates the table."""
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.vocab_size, self.d_model),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+            autocast=False,  # mixed precision casts the few vectors, not the whole table
+        )
+
+    def call(self, ids):
+        """The vectors of `ids`."""
+        check_integers(ids, what="ids")
+        check_ids(ids, self.vocab_size, what="ids")
+        # TensorFlow indexes by few dtypes, torch by fewer.
+        ids = ops.cast(ids, "int32")
+        if values_visible(ids):
+            return self._look_up(ids)
+        inside = (ids >= 0) & (ids < self.vocab_size)
+        vectors = self._look_up(ops.where(inside, ids, 0))
+        return ops.where(inside[..., None], vectors, float("nan"))
+
+    def _look_up(self, ids):
+        return ops.cast(ops.take(self.embeddings, ids, axis=0), self.compute_dtype)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "vocab_size": self.vocab_size, "d_model": self.d_model}

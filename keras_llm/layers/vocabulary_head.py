@@ -1,0 +1,91 @@
+"""From vectors to logits."""
+
+import keras
+from keras import ops
+
+from keras_llm.layers.token_embedding import TokenEmbedding
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class VocabularyHead(keras.layers.Layer):
+    """The score of every id as the next token: `logits = hidden @ kernel + bias`.
+
+    `kernel` and `bias` are all that it is, so that training may fuse the product with the loss and
+    never hold the logits.
+
+    Args:
+        vocab_size: Number of ids.
+        d_model: Width of the hidden vectors.
+        tied_to: A `TokenEmbedding` whose table, transposed, is the kernel (Press and Wolf 2017,
+            https://arxiv.org/abs/1608.05859); None for a matrix of its own.
+        use_bias: Whether there is a bias.
+
+    Call arguments:
+        hidden: `[..., d_model]`.
+
+    Returns:
+        Logits `[..., vocab_size]`.
+
+    Example:
+    >>> import numpy as np
+    >>> head = VocabularyHead(vocab_size=10, d_model=4)
+    >>> tuple(head(np.zeros((2, 3, 4), "float32")).shape), tuple(head.kernel.shape)
+    ((2, 3, 10), (4, 10))
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        tied_to: TokenEmbedding | None = None,
+        use_bias: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if tied_to is not None and (tied_to.vocab_size, tied_to.d_model) != (vocab_size, d_model):
+            raise ValueError(
+                f"tied_to must have vocab_size={vocab_size} and d_model={d_model}. Received: "
+                f"vocab_size={tied_to.vocab_size}, d_model={tied_to.d_model}"
+            )
+        self.vocab_size = vocab_size
+        self.d_model = d_model
+        self.tied = tied_to is not None
+        # A function and not the layer, which Keras would count and save as the head's own.
+        self._tied_kernel = lambda: ops.transpose(tied_to.embeddings)
+        self.use_bias = use_bias
+        self.bias = None
+
+    def build(self, input_shape=None):
+        """Creates what is its own."""
+        if not self.tied:
+            self._kernel = self.add_weight(
+                name="kernel",
+                shape=(self.d_model, self.vocab_size),
+                initializer=keras.initializers.RandomNormal(stddev=0.02),
+            )
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.vocab_size,), initializer="zeros")
+
+    @property
+    def kernel(self):
+        """The matrix, `[d_model, vocab_size]`."""
+        return self._tied_kernel() if self.tied else self._kernel
+
+    def call(self, hidden):
+        """The logits."""
+        logits = ops.matmul(hidden, ops.cast(self.kernel, self.compute_dtype))
+        return logits if self.bias is None else logits + self.bias
+
+    def get_config(self):
+        """The constructor's arguments."""
+        if self.tied:
+            raise ValueError(
+                "A tied head cannot be saved without its embedding: save the model that ties them, "
+                "and let its get_config hold the sizes."
+            )
+        return {
+            **super().get_config(),
+            "vocab_size": self.vocab_size,
+            "d_model": self.d_model,
+            "use_bias": self.use_bias,
+        }

@@ -1,0 +1,19 @@
+"""What every transformer asks of its arguments."""
+
+
+def check_sizes(**sizes) -> None:
+    """Raises `ValueError` unless every size is a positive integer."""
+    for name, size in sizes.items():
+        if not (isinstance(size, int) and size > 0):
+            raise ValueError(f"{name} must be a positive integer. Received: {name}={size!r}")
+
+
+def check_ids_shape(ids, max_length: int, what: str) -> None:
+    """Raises `ValueError` unless ids are `[batch, length]` and no longer than `max_length`."""
+    if len(ids.shape) != 2:
+        raise ValueError(f"{what} must be [batch, length]. Received: shape={tuple(ids.shape)}")
+    length = ids.shape[1]
+    if length is not None and length > max_length:
+        raise ValueError(
+            f"{what} must be at most max_length={max_length} tokens long. Received: length={length}"
+        )

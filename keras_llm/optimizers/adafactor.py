@@ -1,0 +1,276 @@
+"""Adam without Adam's memory: the second moment as one row and one column of means."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import keras
+from keras import ops
+
+from keras_llm.optimizers.optimizer import (
+    LearningRateSchedule,
+    Optimizer,
+    at_least_0,
+    below_1,
+)
+
+if keras.backend.backend() == "torch":
+    from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, grouped_adafactor
+else:
+    grouped_adafactor = None
+
+
+# Float32's least number of full precision.
+TINY = 2.0**-126
+
+
+class RelativeStep(LearningRateSchedule):
+    """Adafactor's own learning rate, rho(t) = min(1e-2, or 1e-6 * t to warm up; 1 / sqrt(t))."""
+
+    def __init__(self, warmup_init: bool):
+        self.warmup_init = warmup_init
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {"warmup_init": self.warmup_init}
+
+    def __call__(self, step):
+        """rho for the update that follows `step` others."""
+        t = ops.cast(step, "float32") + 1
+        ceiling = 1e-6 * t if self.warmup_init else 1e-2 * ops.ones_like(t)
+        return ops.minimum(ceiling, ops.rsqrt(t))
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class Adafactor(Optimizer):
+    """Adafactor, as in Hugging Face's `transformers.optimization.Adafactor`.
+
+    For update t, with gradient G of shape [..., rows, columns] and beta_2 = 1 - t^beta_2_decay:
+
+        R = beta_2 * R + (1 - beta_2) * mean over columns of (G^2 + epsilon_1)       [..., rows]
+        C = beta_2 * C + (1 - beta_2) * mean over rows of (G^2 + epsilon_1)          [..., columns]
+        U = G / sqrt(R C / mean(R))                      G / sqrt(V), V as R, for vectors
+        U = U / max(1, RMS(U) / clip_threshold)
+        alpha = rho * max(epsilon_2, RMS(P)) if scale_parameter else rho
+        M = beta_1 * M + (1 - beta_1) * alpha * U        alpha * U without beta_1
+        P = P * (1 - alpha * weight_decay) - M           without the decay where it does not apply
+
+    rho is the learning rate; with `relative_step`, min(1e-2, 1 / sqrt(t)), or with `warmup_init`
+    min(1e-6 * t, 1 / sqrt(t)).
+
+    A matrix of a million parameters needs two thousand numbers of state, where AdamW needs two
+    million, as long as `beta_1` is None. State and arithmetic are float32 where variables have less
+    precision. A row and column whose gradients are all 0 stay where they are, where Keras's own
+    Adafactor makes NaN of them.
+
+    Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
+    2018.
+
+    Example:
+    >>> import keras_llm
+    >>> optimizer = keras_llm.optimizers.Adafactor(warmup_init=True)
+    >>> round(float(optimizer.learning_rate), 7)
+    1e-06
+    >>> optimizer = keras_llm.optimizers.Adafactor(
+    ...     1e-3, relative_step=False, scale_parameter=False)
+
+    Args:
+        learning_rate: None with `relative_step`; else a float, a schedule or a callable.
+        relative_step: Whether the learning rate is Adafactor's own.
+        scale_parameter: Whether an update is proportional to the size of what it updates.
+        warmup_init: Whether Adafactor's own learning rate starts small.
+        beta_1: Decay of the updates' moving average; None keeps none, and saves its memory.
+        beta_2_decay: The exponent that makes beta_2 approach 1.
+        epsilon_1: Added to the squared gradient.
+        epsilon_2: The least size of a variable, for `scale_parameter`.
+        clip_threshold: The greatest root mean square of an update, before alpha.
+        weight_decay: The part of a variable that goes with each update, times alpha.
+        decay_vectors: Whether biases, norm scales and other variables of less than two dimensions
+            decay too, as they do in Hugging Face's.
+        exclude_from_weight_decay: Regular expressions, such as `["embedding"]`; a variable whose
+            path contains a match does not decay.
+        **kwargs: Keras's own: `name`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
+            `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
+            `gradient_accumulation_steps`.
+
+    Raises:
+        TypeError: the learning rate is not a float or a schedule, or an argument goes by another
+            library's name (`lr`, `eps`, `beta1`, `decay_rate`).
+        ValueError: an argument is out of range, or two contradict each other: a learning rate and
+            `relative_step`, neither of them, or `warmup_init` without `relative_step`.
+    """
+
+    write_instead: ClassVar[dict[str, str]] = {
+        **Optimizer.write_instead,
+        "eps": "epsilon_1=... and epsilon_2=...",
+        "beta1": "beta_1=...",
+        "decay_rate": "beta_2_decay=...",
+    }
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule | Callable | None = None,
+        relative_step: bool = True,
+        scale_parameter: bool = True,
+        warmup_init: bool = False,
+        beta_1: float | None = None,
+        beta_2_decay: float = -0.8,
+        epsilon_1: float = 1e-30,
+        epsilon_2: float = 1e-3,
+        clip_threshold: float = 1.0,
+        weight_decay: float | None = 0.0,
+        decay_vectors: bool = False,
+        exclude_from_weight_decay: str | Sequence[str] = (),
+        **kwargs,
+    ):
+        if relative_step and learning_rate is not None:
+            raise ValueError(
+                "learning_rate and relative_step=True exclude each other: pass "
+                "relative_step=False to set a learning rate of your own. "
+                f"Received: learning_rate={learning_rate!r}"
+            )
+        if warmup_init and not relative_step:
+            raise ValueError("warmup_init=True requires relative_step=True")
+        if not relative_step and learning_rate is None:
+            raise ValueError("relative_step=False requires a learning_rate. Received: None")
+        if not beta_2_decay < 0:
+            raise ValueError(
+                f"beta_2_decay must be negative. Received: beta_2_decay={beta_2_decay!r}"
+            )
+        if not clip_threshold > 0:
+            raise ValueError(
+                f"clip_threshold must be positive. Received: clip_threshold={clip_threshold!r}"
+            )
+        super().__init__(
+            RelativeStep(warmup_init) if relative_step else learning_rate,
+            weight_decay,
+            decay_vectors,
+            exclude_from_weight_decay,
+            **kwargs,
+        )
+        self.relative_step = bool(relative_step)
+        self.scale_parameter = bool(scale_parameter)
+        self.warmup_init = bool(warmup_init)
+        self.beta_1 = None if beta_1 is None else below_1("beta_1", beta_1)
+        self.beta_2_decay = float(beta_2_decay)
+        self.epsilon_1 = at_least_0("epsilon_1", epsilon_1)
+        self.epsilon_2 = at_least_0("epsilon_2", epsilon_2)
+        self.clip_threshold = float(clip_threshold)
+
+    @Optimizer.learning_rate.setter
+    def learning_rate(self, learning_rate):
+        """The learning rate of the next update, rho; assignable without `relative_step`."""
+        if self.relative_step:
+            raise ValueError(
+                "Adafactor sets its own learning rate: pass relative_step=False to assign one. "
+                f"Received: learning_rate={learning_rate!r}"
+            )
+        Optimizer.learning_rate.fset(self, learning_rate)
+
+    def build(self, variables):
+        """Creates R and C of each matrix, V of each vector, and M if there is a `beta_1`."""
+        if self.built:
+            return
+        super().build(variables)
+        # V is kept as the rows of a vector, which has no columns.
+        self._rows, self._columns = [], []
+        for variable in variables:
+            shape = tuple(variable.shape)
+            factored = len(shape) > 1
+            rows, columns = (shape[:-1], shape[:-2] + shape[-1:]) if factored else (shape, None)
+            self._rows.append(self._mean_squares(variable, "rows", rows))
+            self._columns.append(
+                self._mean_squares(variable, "columns", columns) if factored else None
+            )
+        if self.beta_1 is not None:
+            self._momentums = self.add_optimizer_variables(variables, "momentum")
+
+    def _mean_squares(self, variable, name, shape):
+        name = f"{variable.path.replace('/', '_')}_{name}"
+        return self.add_variable(shape, dtype=variable.dtype, name=name)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable, on any backend."""
+        index = self._get_variable_index(variable)
+        rows, columns = self._rows[index], self._columns[index]
+        gradient = ops.convert_to_tensor(gradient, rows.dtype)
+        value = ops.cast(variable, rows.dtype)
+        # 1 - beta_2
+        weight = (ops.cast(self.iterations, rows.dtype) + 1) ** self.beta_2_decay
+        alpha = ops.cast(learning_rate, rows.dtype)
+        if self.scale_parameter:
+            alpha = alpha * ops.maximum(root_mean_square(value), self.epsilon_2)
+
+        squares = ops.square(gradient) + self.epsilon_1
+        if columns is None:
+            v = rows + (squares - rows) * weight
+            update = gradient * ops.rsqrt(v)
+            self.assign(rows, v)
+        else:
+            r = rows + (ops.mean(squares, axis=-1) - rows) * weight
+            c = columns + (ops.mean(squares, axis=-2) - columns) * weight
+            # Root by root: where a row and a column are dead, R C / mean(R) underflows, and so may
+            # R / mean(R), in the order that a compiler likes best.
+            row_share = ops.maximum(r / ops.mean(r, axis=-1, keepdims=True), TINY)
+            update = gradient * ops.rsqrt(row_share)[..., None] * ops.rsqrt(c)[..., None, :]
+            self.assign(rows, r)
+            self.assign(columns, c)
+
+        update = update / ops.maximum(root_mean_square(update) / self.clip_threshold, 1.0)
+        update = update * alpha
+        if self.beta_1 is not None:
+            momentum = self._momentums[index]
+            update = momentum + (update - momentum) * (1 - self.beta_1)
+            self.assign(momentum, update)
+        value = value * (1 - alpha * self.weight_decay_of(variable)) - update
+        self.assign(variable, ops.cast(value, variable.dtype))
+
+    def update_together(self, gradients, variables, learning_rate) -> bool:
+        """Updates all variables by PyTorch's kernels for many tensors."""
+        if grouped_adafactor is None:
+            return False
+        slots = []
+        for variable, gradient in zip(variables, gradients, strict=True):
+            index = self._get_variable_index(variable)
+            columns = self._columns[index]
+            slots.append(
+                AdafactorSlot(
+                    value=variable.value,
+                    gradient=gradient,
+                    rows=self._rows[index].value,
+                    columns=None if columns is None else columns.value,
+                    momentum=None if self.beta_1 is None else self._momentums[index].value,
+                    weight_decay=self.weight_decay_of(variable),
+                )
+            )
+        grouped_adafactor(
+            slots,
+            step=ops.cast(self.iterations, "float32") + 1,
+            learning_rate=ops.convert_to_tensor(learning_rate),
+            scale_parameter=self.scale_parameter,
+            beta_1=self.beta_1,
+            beta_2_decay=self.beta_2_decay,
+            epsilon_1=self.epsilon_1,
+            epsilon_2=self.epsilon_2,
+            clip_threshold=self.clip_threshold,
+        )
+        return True
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "learning_rate": None if self.relative_step else super().get_config()["learning_rate"],
+            "relative_step": self.relative_step,
+            "scale_parameter": self.scale_parameter,
+            "warmup_init": self.warmup_init,
+            "beta_1": self.beta_1,
+            "beta_2_decay": self.beta_2_decay,
+            "epsilon_1": self.epsilon_1,
+            "epsilon_2": self.epsilon_2,
+            "clip_threshold": self.clip_threshold,
+        }
+
+
+def root_mean_square(x):
+    """The root of the mean of the squares, a scalar."""
+    return ops.sqrt(ops.mean(ops.square(x)))

@@ -1,0 +1,163 @@
+"""Adam with decoupled weight decay."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import keras
+from keras import ops
+
+from keras_llm.optimizers.optimizer import (
+    LearningRateSchedule,
+    Optimizer,
+    at_least_0,
+    below_1,
+)
+
+if keras.backend.backend() == "torch":
+    from keras_llm.backend.torch.fused_adamw import AdamWSlot, fused_adamw
+else:
+    fused_adamw = None
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, as in `torch.optim.AdamW`.
+
+    For update t, with gradient g and learning rate lr:
+
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * g^2
+        p = p * (1 - lr * weight_decay)                      where weight decay applies
+        p = p - lr * m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon)
+
+    Keras's own AdamW adds epsilon before the bias correction, decays biases and norms, and in
+    pure bfloat16 never moves (its beta_2 rounds to 1). Here m and v are float32 then, and so is
+    the arithmetic.
+
+    On PyTorch this is PyTorch's fused kernel. There, and only there, `global_clipnorm` scales the
+    gradients in place, as `torch.nn.utils.clip_grad_norm_` does.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
+
+    Example:
+    >>> import keras, keras_llm
+    >>> optimizer = keras_llm.optimizers.AdamW(1e-3, weight_decay=0.1, global_clipnorm=1.0)
+    >>> dense = keras.layers.Dense(2)
+    >>> dense.build((None, 3))
+    >>> {variable.name: optimizer.decays(variable) for variable in dense.variables}
+    {'kernel': True, 'bias': False}
+
+    Args:
+        learning_rate: A float, a schedule (it is asked once for every update), or a callable
+            without arguments. A float can be assigned anew while training.
+        weight_decay: The part of a variable that goes with each update, times the learning rate.
+        beta_1: Decay of the gradient's moving average, per update.
+        beta_2: Decay of the squared gradient's moving average, per update.
+        epsilon: Added to the denominator.
+        decay_vectors: Whether biases, norm scales and other variables of less than two dimensions
+            decay too.
+        exclude_from_weight_decay: Regular expressions, such as `["embedding"]`; a variable whose
+            path contains a match does not decay.
+        **kwargs: Keras's own: `name`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
+            `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
+            `gradient_accumulation_steps`.
+
+    Raises:
+        TypeError: the learning rate is not a float or a schedule, or an argument goes by
+            PyTorch's name (`lr`, `betas`, `eps`).
+        ValueError: an argument is out of range.
+    """
+
+    write_instead: ClassVar[dict[str, str]] = {
+        **Optimizer.write_instead,
+        "betas": "beta_1=... and beta_2=...",
+        "eps": "epsilon=...",
+        "fused": "nothing: on PyTorch it always is",
+    }
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule | Callable = 5e-5,
+        weight_decay: float | None = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        decay_vectors: bool = False,
+        exclude_from_weight_decay: str | Sequence[str] = (),
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate, weight_decay, decay_vectors, exclude_from_weight_decay, **kwargs
+        )
+        self.beta_1 = below_1("beta_1", beta_1)
+        self.beta_2 = below_1("beta_2", beta_2)
+        self.epsilon = at_least_0("epsilon", epsilon)
+
+    def build(self, variables):
+        """Creates m and v of each variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(
+            variables, ["momentum", "velocity"]
+        )
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable, on any backend."""
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        dtype = momentum.dtype
+        gradient = ops.convert_to_tensor(gradient, dtype)
+        learning_rate = ops.cast(learning_rate, dtype)
+        step = ops.cast(self.iterations, dtype) + 1
+
+        m = momentum + (gradient - momentum) * (1 - self.beta_1)
+        v = velocity + (ops.square(gradient) - velocity) * (1 - self.beta_2)
+        m_hat = m / one_minus_power(self.beta_1, step)
+        v_hat = v / one_minus_power(self.beta_2, step)
+        value = ops.cast(variable, dtype) * (1 - learning_rate * self.weight_decay_of(variable))
+        value = value - learning_rate * m_hat / (ops.sqrt(v_hat) + self.epsilon)
+
+        self.assign(momentum, m)
+        self.assign(velocity, v)
+        self.assign(variable, ops.cast(value, variable.dtype))
+
+    def update_together(self, gradients, variables, learning_rate) -> bool:
+        """Updates all variables by PyTorch's fused kernel, where there is one."""
+        if fused_adamw is None:
+            return False
+        slots = []
+        for variable, gradient in zip(variables, gradients, strict=True):
+            index = self._get_variable_index(variable)
+            slots.append(
+                AdamWSlot(
+                    value=variable.value,
+                    gradient=gradient,
+                    momentum=self._momentums[index].value,
+                    velocity=self._velocities[index].value,
+                    weight_decay=self.weight_decay_of(variable),
+                )
+            )
+        return fused_adamw(
+            slots,
+            step=ops.cast(self.iterations, "float32") + 1,
+            learning_rate=ops.convert_to_tensor(learning_rate),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+        )
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+
+def one_minus_power(beta: float, step):
+    """1 - beta^step, exact to float32 also where beta^step is nearly 1."""
+    return -ops.expm1(step * (math.log(beta) if beta else -math.inf))
