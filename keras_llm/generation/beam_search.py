@@ -19,9 +19,9 @@ def beam_search(
 
     A sequence scores `log P(ids) / length ** length_penalty`, `end_id` counted in both. A row is
     done when `num_beams` of its sequences have ended and the best of them beats the score that the
-    open ones have so far (the rule of Hugging Face transformers), or as soon as no open one can
-    win; at `max_new_tokens` the best open one competes as it is. One beam is greedy search; as many
-    beams as there are sequences find the best of all.
+    open ones have so far, or as soon as no open one can win; at `max_new_tokens` the best open one
+    competes as it is. One beam is greedy search; as many beams as there are sequences find the best
+    of all.
 
     Args:
         logits: Of the first new token, `[batch * num_beams, vocab]`; the beams of a row are side by

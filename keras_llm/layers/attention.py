@@ -34,7 +34,7 @@ class Attention(keras.layers.Layer):
         rotation: `RotaryEmbedding`'s angles at the positions of `x`, or None.
         attention_mask: Booleans that broadcast to `[batch, heads, length, source_length]`, true
             where a token may look. A token that may look nowhere receives zeros.
-        causal: Whether token t sees only tokens 0..t; no mask is built for it.
+        causal: Whether token t sees only tokens 0..t: the backend's own way, which needs no mask.
 
     Returns:
         `[batch, length, d_model]`.
@@ -59,13 +59,14 @@ class Attention(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        num_key_value_heads = num_key_value_heads or num_heads
+        if num_key_value_heads is None:
+            num_key_value_heads = num_heads
         if d_model % num_heads:
             raise ValueError(
                 "d_model must be a multiple of num_heads. "
                 f"Received: d_model={d_model}, num_heads={num_heads}"
             )
-        if num_heads % num_key_value_heads:
+        if num_key_value_heads < 1 or num_heads % num_key_value_heads:
             raise ValueError(
                 "num_heads must be a multiple of num_key_value_heads. Received: "
                 f"num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"

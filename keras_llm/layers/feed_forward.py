@@ -1,5 +1,7 @@
 """The feed-forward part: what every token does by itself."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -34,7 +36,7 @@ class GatedFeedForward(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.d_model = d_model
-        self.d_ff = d_ff or -(-8 * d_model // (3 * 64)) * 64
+        self.d_ff = math.ceil(8 * d_model / 3 / 64) * 64 if d_ff is None else d_ff
         self.output_stddev = output_stddev
 
         dtype = self.dtype_policy

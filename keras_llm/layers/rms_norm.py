@@ -25,8 +25,9 @@ class RMSNorm(keras.layers.Layer):
 
     Example:
     >>> import numpy as np
-    >>> [round(float(y), 3) for y in RMSNorm()(np.array([[3.0, 4.0]], "float32"))[0]]
-    [0.849, 1.131]
+    >>> y = RMSNorm()(np.array([[3.0, 4.0]], "float32"))
+    >>> print(ops.convert_to_numpy(y).round(3))
+    [[0.849 1.131]]
     """
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):

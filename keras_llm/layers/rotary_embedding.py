@@ -30,7 +30,7 @@ class RotaryEmbedding(keras.layers.Layer):
     Example:
     >>> import numpy as np
     >>> cos, sin = RotaryEmbedding(head_dim=2)(np.array([0, 1, 2]))
-    >>> turned = rotate(np.ones((1, 3, 1, 2), "float32") * [1.0, 0.0], (cos, sin))
+    >>> turned = rotate(np.array([[[[1, 0]]]], "float32"), (cos, sin))
     >>> [[round(float(c), 3) for c in plane] for plane in turned[0, :, 0]]   # 0, 1 and 2 radians
     [[1.0, 0.0], [0.54, 0.841], [-0.416, 0.909]]
     """

@@ -52,8 +52,8 @@ class TokenEmbedding(keras.layers.Layer):
         """The vectors of `ids`."""
         check_integers(ids, what="ids")
         check_ids(ids, self.vocab_size, what="ids")
-        # TensorFlow indexes by few dtypes, torch by fewer.
-        ids = ops.cast(ids, "int32")
+        if keras.backend.standardize_dtype(ids.dtype) not in ("int32", "int64"):
+            ids = ops.cast(ids, "int32")  # torch and TensorFlow index by few others
         if values_visible(ids):
             return self._look_up(ids)
         inside = (ids >= 0) & (ids < self.vocab_size)

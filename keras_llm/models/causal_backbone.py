@@ -11,7 +11,7 @@ from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.rotary_embedding import RotaryEmbedding
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.transformer_block import TransformerBlock
-from keras_llm.models.checks import check_ids_shape, check_sizes
+from keras_llm.models.checks import check_ids_shape, check_pad_id, check_sizes
 
 
 class DecodingState(NamedTuple):
@@ -68,6 +68,7 @@ class CausalBackbone(keras.Model):
             num_heads=num_heads,
             max_length=max_length,
         )
+        check_pad_id(pad_id, vocab_size)
         self.vocab_size = vocab_size
         self.d_model = d_model
         self.num_layers = num_layers
@@ -86,7 +87,7 @@ class CausalBackbone(keras.Model):
                 d_ff,
                 dropout,
                 epsilon,
-                # GPT-2: 2 num_layers outputs are added up; so scaled, their sum starts at size one.
+                # GPT-2: 2 num_layers outputs are added up; scaled so, depth does not enlarge it.
                 residual_stddev=0.02 / (2 * num_layers) ** 0.5,
                 dtype=dtype,
                 name=f"block_{i}",

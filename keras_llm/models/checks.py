@@ -1,11 +1,21 @@
 """What every transformer asks of its arguments."""
 
+import numpy as np
+
+from keras_llm.backend.ids import check_ids
+
 
 def check_sizes(**sizes) -> None:
     """Raises `ValueError` unless every size is a positive integer."""
     for name, size in sizes.items():
         if not (isinstance(size, int) and size > 0):
             raise ValueError(f"{name} must be a positive integer. Received: {name}={size!r}")
+
+
+def check_pad_id(pad_id: int | None, vocab_size: int) -> None:
+    """Raises `ValueError` unless padding, where there is any, is an id of the vocabulary."""
+    if pad_id is not None:
+        check_ids(np.array([pad_id]), vocab_size, "pad_id")
 
 
 def check_ids_shape(ids, max_length: int, what: str) -> None:

@@ -13,7 +13,7 @@ from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.rotary_embedding import RotaryEmbedding
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.transformer_block import TransformerBlock
-from keras_llm.models.checks import check_ids_shape, check_sizes
+from keras_llm.models.checks import check_ids_shape, check_pad_id, check_sizes
 
 
 class Source(NamedTuple):
@@ -90,7 +90,9 @@ class Seq2SeqBackbone(keras.Model):
             num_layers=num_layers,
             num_heads=num_heads,
             max_length=max_length,
+            target_vocab_size=vocab_size if target_vocab_size is None else target_vocab_size,
         )
+        check_pad_id(pad_id, min(vocab_size, target_vocab_size or vocab_size))
         self.vocab_size = vocab_size
         self.target_vocab_size = target_vocab_size
         self.d_model = d_model

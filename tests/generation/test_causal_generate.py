@@ -12,6 +12,9 @@ SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=4, max_length=24
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5], [7]]
 MODELS = {}
 
+# About what numpy does with logits, which is the same on every backend: one is enough.
+ON_THE_HOST = pytest.mark.torch_only
+
 
 def build(**options):
     """Models are not changed by these tests, so each is made once."""
@@ -23,37 +26,36 @@ def build(**options):
 
 def whole_pass_greedy(model, prompt, steps):
     """The most probable token of a pass over everything so far, again and again."""
-    ids = list(prompt)
-    for _ in range(steps):
-        logits = model(np.array([ids]))[0, -1]
-        ids.append(int(ops.convert_to_numpy(ops.cast(logits, "float32")).argmax()))
-    return ids
+    # What stands after a token does not matter to it, and one length compiles once.
+    ids = np.zeros((1, 12), int)
+    ids[0, : len(prompt)] = prompt
+    for length in range(len(prompt), len(prompt) + steps):
+        ids[0, length] = ops.convert_to_numpy(model(ids))[0, length - 1].argmax()
+    return ids[0, : len(prompt) + steps].tolist()
 
 
 @pytest.mark.parametrize(
     "options",
     [
         dict(),
-        dict(num_key_value_heads=2, tie_embeddings=False),
-        dict(num_key_value_heads=1, dropout=0.5),
+        dict(num_key_value_heads=2, tie_embeddings=False, dropout=0.5),
     ],
 )
 def test_the_cache_changes_nothing(options):
     model = build(**options)
-    for prompt in PROMPTS[:2]:
-        expected = whole_pass_greedy(model, prompt, steps=6)
-        assert len(set(expected)) > 4
-        got = model.generate(prompt, max_new_tokens=6)
-        assert got.tolist() == expected and got.ndim == 1
+    expected = whole_pass_greedy(model, PROMPTS[1], steps=6)
+    assert len(set(expected[6:])) > 2
+    got = model.generate(PROMPTS[1], max_new_tokens=6)
+    assert got.tolist() == expected and got.ndim == 1
 
 
 def test_logits_with_the_cache_equal_those_of_a_whole_pass():
     model = build()
-    ids = np.random.default_rng(0).integers(0, 23, (3, 10))
+    ids = np.random.default_rng(0).integers(0, 23, (3, 9))
     expected = ops.convert_to_numpy(model.backbone(ids))
     state = model.backbone.start(first=np.zeros(3, int), room=12)
     pieces = []
-    for piece in np.split(ids, [4, 5, 8], axis=1):
+    for piece in np.split(ids, [4, 5], axis=1):
         hidden, state = model.backbone.extend(piece, state)
         pieces.append(ops.convert_to_numpy(hidden))
     got = np.concatenate(pieces, axis=1)
@@ -68,6 +70,7 @@ def test_prompts_of_different_lengths_go_on_as_if_alone():
         np.testing.assert_array_equal(row, model.generate(prompt, max_new_tokens=6))
 
 
+@ON_THE_HOST
 @pytest.mark.parametrize("side", [[0, 2], [2, 0]])
 def test_the_padding_of_a_batch_is_no_part_of_a_prompt(side):
     model = build(pad_id=0)
@@ -78,6 +81,7 @@ def test_the_padding_of_a_batch_is_no_part_of_a_prompt(side):
         np.testing.assert_array_equal(row, model.generate(prompt[prompt > 0], max_new_tokens=5))
 
 
+@ON_THE_HOST
 def test_padding_is_never_generated_unless_it_is_the_end():
     model = build(pad_id=0)
     likes_padding = CausalTransformer.from_config(model.get_config())
@@ -92,6 +96,7 @@ def test_padding_is_never_generated_unless_it_is_the_end():
     assert ended.tolist() == [*PROMPTS[0], 0]
 
 
+@ON_THE_HOST
 def test_rows_end_at_the_end_id():
     model = build()
     free = model.generate(PROMPTS, max_new_tokens=8)
@@ -104,6 +109,7 @@ def test_rows_end_at_the_end_id():
     assert len(ended[0]) <= 6
 
 
+@ON_THE_HOST
 def test_a_batch_is_filled_up_with_the_end_id():
     model = build()
     prompts = np.array([[3, 1, 4], [7, 7, 7]])
@@ -116,6 +122,7 @@ def test_a_batch_is_filled_up_with_the_end_id():
     np.testing.assert_array_equal(got[1], free[1])
 
 
+@ON_THE_HOST
 def test_seeds():
     model, options = build(), dict(max_new_tokens=8, temperature=1.5, top_k=20, top_p=0.99)
     first = model.generate(PROMPTS, seed=1, **options)
@@ -128,6 +135,7 @@ def test_seeds():
     )
 
 
+@ON_THE_HOST
 def test_top_k_of_one_and_a_cold_temperature_are_greedy():
     model = build()
     greedy = model.generate(PROMPTS[0], max_new_tokens=6)
@@ -164,6 +172,7 @@ def test_nothing_is_recorded_for_a_gradient(monkeypatch):
     assert enabled == [False] * 3 and torch.is_grad_enabled()
 
 
+@ON_THE_HOST
 def test_one_token_a_step(monkeypatch):
     model, lengths = build(), []
     extend = model.backbone.extend

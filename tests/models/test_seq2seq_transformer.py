@@ -128,6 +128,18 @@ def test_wrong_ids_are_errors(ids, message):
         build()(ids)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(target_vocab_size=0), "target_vocab_size must be a positive integer. Received"),
+        (dict(target_vocab_size=5, pad_id=5), r"pad_id must be in \[0, 5\)"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        Seq2SeqTransformer(**{**SIZES, **options})
+
+
 @pytest.mark.torch_only
 @pytest.mark.parametrize("options", VARIANTS)
 def test_every_weight_learns(options):

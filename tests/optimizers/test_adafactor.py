@@ -67,9 +67,7 @@ def test_bfloat16_variables():
 def test_vectors_and_exclusions_do_not_decay():
     arguments = {"learning_rate": RATE, "relative_step": False, "scale_parameter": False}
     ours = updated(
-        optimizers.Adafactor(
-            **arguments, weight_decay=0.1, exclude_from_weight_decay=["embedding"]
-        ),
+        optimizers.Adafactor(**arguments, weight_decay=0.1, exclude_from_weight_decay=["kernel"]),
         gradients(),
     )
     decayed, plain = (
@@ -77,8 +75,7 @@ def test_vectors_and_exclusions_do_not_decay():
         for weight_decay in (0.1, 0.0)
     )
     theirs = {
-        name: (decayed if name in MATRICES and name != "embedding" else plain)[name]
-        for name in SHAPES
+        name: (decayed if name in MATRICES and name != "kernel" else plain)[name] for name in SHAPES
     }
     assert_close(ours, theirs, atol=2e-6)
 

@@ -23,13 +23,13 @@ EACH = pytest.mark.parametrize("cls", [optimizers.AdamW, optimizers.Adafactor])
 
 
 @pytest.mark.usefixtures("each_way")
-@pytest.mark.parametrize("max_norm", [0.5, 20.0])
+@pytest.mark.parametrize("max_norm", [1.0, 10.0])
 def test_global_clipnorm(max_norm):
     def clip(parameters):
         torch.nn.utils.clip_grad_norm_(list(parameters), max_norm)
 
     norms = [np.sqrt(sum((g**2).sum() for g in step.values())) for step in gradients()]
-    assert min(norms) < 20 < max(norms)
+    assert min(norms) < max_norm < max(norms)
     assert_close(
         updated(optimizers.AdamW(RATE, global_clipnorm=max_norm), gradients()),
         updated_by_torch(torch_adamw(), gradients(), each_step=clip),
@@ -78,14 +78,14 @@ def test_the_global_norm_of_bfloat16_gradients_is_that_of_float32():
 @EACH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_accumulated_micro_steps_are_one_update_by_their_mean(cls, dtype):
-    micro_steps = gradients(12)
+    micro_steps = gradients(8)
     means = [
         {name: sum(step[name] for step in micro_steps[i : i + 4]) / 4 for name in SHAPES}
-        for i in (0, 4, 8)
+        for i in (0, 4)
     ]
     optimizer = cls(gradient_accumulation_steps=4, global_clipnorm=1.0)
     ours = updated(optimizer, micro_steps, dtype)
-    assert int(optimizer.iterations) == 3
+    assert int(optimizer.iterations) == 2
     once_each = as_variables(values(), dtype)
     plain = cls(global_clipnorm=1.0)
     for mean in means:
@@ -142,11 +142,11 @@ def test_loss_scale_factor(cls):
 def test_dynamic_loss_scaling(cls):
     inner = cls()
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=1024.0)
-    scaled = [{name: 1024 * g for name, g in step.items()} for step in gradients(3)]
+    scaled = [{name: 1024 * g for name, g in step.items()} for step in gradients(6)]
     overflow = {name: np.full(shape, np.inf) for name, shape in SHAPES.items()}
     ours = updated(optimizer, [*scaled, overflow])
-    assert_close(ours, updated(cls(), gradients(3)), atol=0)
-    assert int(inner.iterations) == 3
+    assert_close(ours, updated(cls(), gradients(6)), atol=1e-7)
+    assert int(inner.iterations) == 6
 
 
 @EACH
@@ -155,7 +155,7 @@ def test_a_missing_gradient_leaves_its_variable_alone(cls):
     variables = as_variables(values())
     (step,) = gradients(1)
     tensors = [keras.ops.convert_to_tensor(step[name], "float32") for name in SHAPES]
-    tensors[1] = None
+    tensors[0] = None
     with pytest.warns(UserWarning, match="Gradients do not exist for variables"):
         optimizer.apply(tensors, list(variables.values()))
     everything = updated(cls(), [step])

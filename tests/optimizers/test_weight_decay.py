@@ -82,15 +82,12 @@ def test_a_saved_model_remembers_what_does_not_decay(cls, tmp_path):
     optimizer = cls(weight_decay=0.1, exclude_from_weight_decay=["^lm/gru/.*recurrent"])
     optimizer.exclude_from_weight_decay([net.get_layer("embedding").embeddings])
     net.compile(optimizer, "sparse_categorical_crossentropy")
-    x = np.zeros((2, 5), "int32")
-    net.fit(x, x, verbose=0)
+    optimizer.build(net.trainable_variables)
     assert decaying(optimizer, net.variables) == {"lm/gru/gru_cell/kernel", "lm/head/kernel"}
     net.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     # Keras drops the model's name from the paths, which neither exclusion matches now.
     expected = {"gru/gru_cell/kernel", "head/kernel"}
-    assert decaying(loaded.optimizer, loaded.trainable_variables) == expected
-    loaded.fit(x, x, verbose=0)
     assert decaying(loaded.optimizer, loaded.trainable_variables) == expected
 
 

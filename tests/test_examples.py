@@ -1,0 +1,66 @@
+"""The examples run, in processes of their own and on little data, and leave what they print."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, *arguments, cwd):
+    """What an example prints."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.torch_only
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_help(name, tmp_path):
+    assert "usage:" in run(name, "--help", cwd=tmp_path)
+
+
+@pytest.mark.torch_only
+def test_causal_lm_on_a_text_of_ones_own(tmp_path):
+    text = tmp_path / "my.txt"
+    text.write_text("\n\n".join(f"Line {i} of the text, and a few words more." for i in range(200)))
+    sizes = ["--d-model", 16, "--num-layers", 1, "--num-heads", 2, "--seq-len", 32]
+    printed = run(
+        "causal_lm.py", "--text", text, "--vocab-size", 300, "--epochs", 2, *sizes, cwd=tmp_path
+    )
+    for key in ("loss", "perplexity", "accuracy", "val_loss", "val_perplexity", "val_accuracy"):
+        assert f"{key}: " in printed
+    saved = re.findall(r"Saved (.*)", printed)
+    assert len(saved) == 3
+    assert all((tmp_path / path).stat().st_size > 0 for path in saved)
+
+
+@pytest.mark.torch_only
+def test_seq2seq(tmp_path):
+    printed = run(
+        "seq2seq.py", "--words", 400, "--test-words", 40, "--d-model", 16, "--num-layers", 1,
+        "--verbose", 2, cwd=tmp_path,
+    )  # fmt: skip
+    assert re.search(r"phoneme error rate \d+.*%, word error rate \d+.*%", printed)
+
+
+@pytest.mark.torch_only
+def test_plain_keras(tmp_path):
+    printed = run("plain_keras.py", "--texts", 3, "--epochs", 1, cwd=tmp_path)
+    assert "the model hesitates between" in printed
+
+
+@pytest.mark.torch_only
+def test_error_rates_of_the_seq2seq_example():
+    names = {}
+    source = (EXAMPLES / "seq2seq.py").read_text()
+    exec(compile(source.replace('__name__ == "__main__"', "False"), "seq2seq.py", "exec"), names)
+    # kitten -> sitting is three edits, as every textbook has it.
+    assert names["edit_distance"]("kitten", "sitting") == 3
+    references = {"a": [["X", "Y"], ["X"]], "b": [["Z", "Z", "Z"]]}
+    guesses = {"a": ["X"], "b": ["Z", "Q"]}
+    assert names["error_rates"](guesses, references) == (2 / 4, 1 / 2)
