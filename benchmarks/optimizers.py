@@ -10,7 +10,7 @@ import argparse
 import statistics
 import time
 
-import keras_llm  # isort: skip  (chooses the backend before Keras loads)
+import keras_llm  # noqa: F401  isort: skip  (chooses the backend before Keras loads)
 import keras
 import torch
 import transformers

@@ -164,3 +164,16 @@ def test_the_first_of_equal_logits_is_the_guess():
     labels, weights = torch.arange(VOCAB), torch.ones(VOCAB)
     _, statistics = vocabulary_pass(hidden, kernel, None, labels, weights, loss, 1.0, True)
     assert statistics.correct.item() == 1.0
+
+
+def test_a_loss_scale_saves_small_float16_gradients():
+    # Without one, a gradient below 6e-8 is 0 in float16: it must be scaled before it is cast.
+    loss = losses.MaskedSparseCategoricalCrossentropy()
+    hidden, kernel, bias = inputs(torch.float16)
+    objective, _ = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS.float(), loss, 1e-9, False)
+    (objective * 2.0**24).backward()
+    exact = [x.detach().double().requires_grad_() for x in (hidden, kernel, bias)]
+    want, _ = whole(*exact, reference.crossentropy)
+    (want * 2.0**24 * 1e-9 / SCALE).backward()
+    torch.testing.assert_close(hidden.grad.double(), exact[0].grad, rtol=1e-2, atol=1e-5)
+    assert hidden.grad.any()

@@ -61,19 +61,25 @@ class VocabularyPass(torch.autograd.Function):
             kept = weights.nonzero().squeeze(1)
         rows = Rows(hidden, kernel, bias, labels, weights, kept, scale)
         sums, gradients = rows.reduce(loss, count_correct, needs_gradients)
-        if needs_gradients:
-            ctx.gradients = gradients
+        ctx.gradients = gradients
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, kernel, bias)]
         objective = sums[0] * scale
         ctx.mark_non_differentiable(*sums)
         return objective, *sums
 
     @staticmethod
     def backward(ctx, upstream, *_):
-        """The gradients, scaled if anything but 1 comes down."""
+        """The gradients, scaled if anything but 1 comes down, each in the dtype of its input.
+
+        Scaled first: a loss scale is there because float16 would round small gradients to 0.
+        """
         gradients, ctx.gradients = ctx.gradients, None
         # Reading the number would make a GPU wait; there the product costs next to nothing.
-        if upstream.device.type != "cpu" or upstream.item() != 1.0:
-            gradients = [None if g is None else g.mul_(upstream.to(g.dtype)) for g in gradients]
+        is_one = upstream.device.type == "cpu" and upstream.item() == 1.0
+        gradients = [
+            None if g is None else (g if is_one else g.mul_(upstream)).to(dtype)
+            for g, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
         return (*gradients, *[None] * 6)
 
 
@@ -85,12 +91,11 @@ class Rows:
         cpu = hidden.device.type == "cpu"
         self.dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         self.product_dtype = self.dtype if cpu else hidden.dtype
-        self.source, self.kept = hidden, kept
+        self.all_rows, self.kept = len(hidden), kept
         if kept is not None:
             hidden, labels, weights = (x.index_select(0, kept) for x in (hidden, labels, weights))
         self.hidden = hidden.to(self.product_dtype)
         self.labels, self.weights = labels.long(), weights.to(self.dtype)
-        self.kernel_source, self.bias_source = kernel, bias
         self.kernel = kernel.to(self.product_dtype)
         self.bias = None if bias is None else bias.to(self.dtype)
         self.scale = scale
@@ -159,7 +164,7 @@ class Rows:
         if not needs_gradients:
             self.d_hidden = self.d_kernel = self.d_bias = None
             return
-        self.d_hidden = torch.empty_like(self.hidden)
+        self.d_hidden = torch.empty_like(self.hidden, dtype=self.dtype)
         self.d_kernel = torch.zeros_like(self.kernel, dtype=self.dtype)
         self.d_bias = None if self.bias is None else torch.zeros_like(self.bias)
         self.d_mean = 0.0
@@ -167,8 +172,11 @@ class Rows:
     def accumulate(self, exponentials, chunk, softmax_factor, label_factor, mean_factor):
         """Adds a chunk to the gradients; the exponentials are not needed afterwards."""
         hidden, labels = self.hidden[chunk], self.labels[chunk]
-        exponentials = exponentials.to(self.product_dtype)
-        d_hidden = torch.mm(exponentials, self.kernel.T, out=self.d_hidden[chunk])
+        d_hidden = self.d_hidden[chunk]
+        if self.product_dtype == self.dtype:
+            torch.mm(exponentials, self.kernel.T, out=d_hidden)
+        else:
+            d_hidden.copy_(torch.mm(exponentials.to(self.product_dtype), self.kernel.T))
         d_hidden *= softmax_factor[:, None]
         d_hidden -= label_factor[:, None] * self.kernel.T.index_select(0, labels)
 
@@ -186,15 +194,12 @@ class Rows:
                 self.d_bias += share.sum()
 
     def gradients(self):
-        """Of hidden, kernel and bias, in their own dtypes and for all rows."""
-        if self.d_hidden is None:
-            return None
-        d_hidden = self.d_hidden.to(self.source.dtype)
-        if self.kept is not None:
-            d_hidden = torch.zeros_like(self.source).index_copy_(0, self.kept, d_hidden)
-        d_kernel = self.d_kernel.to(self.kernel_source.dtype)
-        d_bias = None if self.d_bias is None else self.d_bias.to(self.bias_source.dtype)
-        return d_hidden, d_kernel, d_bias
+        """Of hidden, kernel and bias, for all rows."""
+        d_hidden = self.d_hidden
+        if d_hidden is not None and self.kept is not None:
+            whole = d_hidden.new_zeros(self.all_rows, d_hidden.shape[1])
+            d_hidden = whole.index_copy_(0, self.kept, d_hidden)
+        return d_hidden, self.d_kernel, self.d_bias
 
 
 def differentiate(loss, nll, lse, mean_logit, labels, vocab_size):

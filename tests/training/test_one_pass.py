@@ -1,0 +1,124 @@
+"""`fit` without logits gives what `fit` with logits gives, on PyTorch."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_llm import losses, metrics, models, optimizers
+from tests.losses.test_crossentropy import SquaredTemperature
+
+pytestmark = pytest.mark.torch_only
+
+VOCAB = 31
+RNG = np.random.default_rng(0)
+X = RNG.integers(1, VOCAB, (12, 7))
+Y = np.where(RNG.random((12, 7)) < 0.3, 0, RNG.integers(1, VOCAB, (12, 7)))
+
+LOSSES = [
+    losses.MaskedSparseCategoricalCrossentropy(0),
+    losses.MaskedSparseCategoricalCrossentropy(0, 0.1, 1e-3, reduction="sum"),
+    losses.MaskedSparseCategoricalFocalCrossentropy(2.0, 0.25, 0, 0.1),
+    SquaredTemperature(0),
+]
+
+
+class WithLogits(models.CausalTransformer):
+    """The same model, whose `call` might do anything: it takes the path of whole logits."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training)
+
+
+def build(cls, loss=LOSSES[0], dtype="float32", **sizes):
+    keras.utils.set_random_seed(0)
+    model = cls(VOCAB, 16, 2, 2, max_length=8, dtype=dtype, **sizes)
+    model.compile(
+        optimizer=optimizers.AdamW(1e-2, global_clipnorm=1.0),
+        loss=loss,
+        metrics=[metrics.Perplexity(0), metrics.MaskedTokenAccuracy(1, 0)],
+    )
+    return model
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many batches took the one pass."""
+    counted = []
+    one_pass = models.LanguageModel.one_pass
+    monkeypatch.setattr(
+        models.LanguageModel, "one_pass", lambda *a, **k: counted.append(1) or one_pass(*a, **k)
+    )
+    return counted
+
+
+@pytest.mark.parametrize("sizes", [{}, {"tie_embeddings": False, "dropout": 0.2}], ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_twenty_steps_are_the_same_twenty_steps(loss, sizes, passes):
+    histories, weights = [], []
+    for cls in (WithLogits, models.CausalTransformer):
+        model = build(cls, loss, **sizes)
+        histories.append(
+            model.fit(
+                X, Y, batch_size=3, epochs=5, shuffle=False, verbose=0, validation_data=(X, Y)
+            ).history
+        )
+        weights.append(model.get_weights())
+    assert len(passes) == 5 * (4 + 4)
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, rel=1e-4), name
+    for whole, one in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_half_precision_is_close_to_float32(dtype, passes):
+    exact, model = build(models.CausalTransformer), build(models.CausalTransformer, dtype=dtype)
+    for wide, narrow in zip(exact.variables, model.variables, strict=True):
+        narrow.assign(wide)
+    arguments = {"batch_size": 3, "epochs": 3, "shuffle": False, "verbose": 0}
+    want = exact.fit(X, Y, **arguments).history
+    got = model.fit(X, Y, **arguments).history
+    assert len(passes) == 2 * 3 * 4
+    assert got["loss"] == pytest.approx(want["loss"], rel=2e-2)
+    assert want["loss"][-1] < want["loss"][0]
+
+
+def test_metrics_that_need_logits_get_them(passes):
+    model = build(models.CausalTransformer)
+    model.compile(
+        optimizer="sgd",
+        loss=LOSSES[0],
+        metrics=[metrics.MaskedTokenAccuracy(top_k=5, ignore_index=0)],
+    )
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert not passes
+    logits = keras.ops.convert_to_numpy(model(X))
+    best = np.argsort(-logits, axis=-1)[..., :5]
+    hits = (best == Y[..., None]).any(-1)[Y != 0]
+    assert logs["masked_token_accuracy"] == pytest.approx(hits.mean())
+
+
+def test_weights_weigh_and_wrong_ids_are_named(passes):
+    model, whole = build(models.CausalTransformer), build(WithLogits)
+    for each in (model, whole):
+        each.compile(optimizer="sgd", loss=LOSSES[0], weighted_metrics=[metrics.Perplexity(0)])
+    weights = RNG.random(Y.shape)
+    assert model.evaluate(X, Y, sample_weight=weights, verbose=0) == pytest.approx(
+        whole.evaluate(X, Y, sample_weight=weights, verbose=0), rel=1e-5
+    )
+    assert passes
+    with pytest.raises(ValueError, match=r"Labels must be in \[0, 31\).*Received: 61"):
+        model.evaluate(X, Y + 31 * (Y == Y.max()), verbose=0)
+
+
+def test_a_dense_head_takes_the_pass_and_an_activated_one_does_not(passes):
+    for activation, taken in ((None, True), ("tanh", False)):
+        passes.clear()
+        head = keras.layers.Dense(VOCAB, activation=activation)
+        model = models.LanguageModel(keras.layers.Embedding(VOCAB, 4), head)
+        model(X)
+        model.compile(optimizer="sgd", loss=LOSSES[0])
+        loss = model.evaluate(X, Y, verbose=0)
+        assert bool(passes) == taken
+        want = LOSSES[0](Y, keras.ops.stop_gradient(model(X)))
+        assert loss == pytest.approx(float(want), rel=1e-5)
