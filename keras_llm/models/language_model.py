@@ -31,7 +31,7 @@ class LanguageModel(TokenStep):
     ... )
     >>> x, y = np.array([[1, 2, 3, 4]]), np.array([[2, 3, 4, 0]])
     >>> logs = model.evaluate(x, y, verbose=0, return_dict=True)
-    >>> abs(np.log(logs["perplexity"]) - logs["loss"]) < 1e-5
+    >>> bool(abs(np.log(logs["perplexity"]) - logs["loss"]) < 1e-5)
     True
     """
 
