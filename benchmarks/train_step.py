@@ -8,6 +8,7 @@ people write, `expert` has the fused optimizer and `torch.compile`.
 """
 
 import argparse
+import itertools
 import json
 import time
 
@@ -65,7 +66,7 @@ def run(side, shape):
     sizes = (vocab, d_model, layers, heads, length)
     kind, _, metrics = side.partition("+")
     times, above = RUNS[kind](sizes, ids[:, :-1].contiguous(), labels, steps, bool(metrics))
-    seconds = [b - a for a, b in zip(times, times[1:], strict=False)]
+    seconds = [b - a for a, b in itertools.pairwise(times)]
     return {"seconds": seconds[WARM_UP:], "bytes": above}
 
 

@@ -238,8 +238,8 @@ def is_low_precision(dtype) -> bool:
 def dense(gradient):
     """The gradient as one tensor.
 
-    TensorFlow's gradient of an embedding is a list of rows, where a token that occurs twice has two:
-    their squares, and with them the norm and Adam's v, would be those of neither.
+    TensorFlow's gradient of an embedding is a list of rows, where a token that occurs twice has
+    two: their squares, and with them the norm and Adam's v, would be those of neither.
     """
     if not hasattr(gradient, "dense_shape"):
         return gradient

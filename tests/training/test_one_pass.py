@@ -108,7 +108,7 @@ def test_weights_weigh_and_wrong_ids_are_named(passes):
     )
     assert passes
     with pytest.raises(ValueError, match=r"Labels must be in \[0, 31\).*Received: 61"):
-        model.evaluate(X, Y + 31 * (Y == Y.max()), verbose=0)
+        model.evaluate(X, Y + 31 * (Y.max() == Y), verbose=0)
 
 
 def test_a_dense_head_takes_the_pass_and_an_activated_one_does_not(passes):
