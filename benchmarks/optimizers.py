@@ -3,7 +3,7 @@
     python benchmarks/optimizers.py [--repeats 15]
 
 All sides run in one process, in turns, so that whatever else the machine does falls on all of them.
-Prints medians in milliseconds, and ratios to PyTorch's.
+Prints medians, the best of each, and ratios to PyTorch's.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def keras_side(optimizer, gradients):
 
 
 def measure(sides, repeats):
-    """The median time of each side, after two rounds of warm-up."""
+    """The times of each side, after two rounds of warm-up."""
     times = {name: [] for name in sides}
     for turn in range(repeats + 2):
         for name, update in sides.items():
@@ -63,16 +63,20 @@ def measure(sides, repeats):
             update()
             if turn >= 2:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def report(title, sides, repeats):
     """Measures and prints; the first side is what the others are divided by."""
-    medians = measure(sides, repeats)
-    baseline = next(iter(medians.values()))
-    print(f"\n{title}")
-    for name, median in medians.items():
-        print(f"  {name:45} {1000 * median:8.1f} ms   {median / baseline:5.2f}")
+    times = measure(sides, repeats)
+    baseline = statistics.median(next(iter(times.values())))
+    print(f"\n{title:50} median      best     ratio of medians")
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(
+            f"  {name:45} {1000 * median:6.1f} ms {1000 * min(values):6.1f} ms "
+            f"{median / baseline:8.2f}"
+        )
 
 
 def main():

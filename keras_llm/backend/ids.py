@@ -5,6 +5,9 @@ import numpy as np
 
 from keras_llm.backend import host_values
 
+# Set while a graph is traced: what takes the checks that can only be made when it runs.
+deferral = None
+
 
 def values_visible(tensor) -> bool:
     """Whether the values can be read here without waiting for a GPU or breaking a trace."""
@@ -24,7 +27,7 @@ def check_integers(ids, what: str) -> None:
 def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = "") -> bool:
     """Raises `ValueError` for an id outside `[0, vocab_size)`, wherever values are visible.
 
-    Returns whether they were.
+    Returns whether they were, or will be each time that a graph runs.
 
     Args:
         ids: Integer tensor of any shape.
@@ -35,7 +38,7 @@ def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = 
     """
     values = host_values(ids)
     if values is None:
-        return False
+        return counts is None and deferral is not None and deferral.accept(ids, vocab_size, what)
     outside = (values < 0) | (values >= vocab_size)
     if counts is not None:
         visible = host_values(counts)

@@ -8,6 +8,12 @@ def keras_mask(tensor):
     return getattr(tensor, "_keras_mask", None)
 
 
+def all_layers(layer) -> list:
+    """A layer and all layers inside it. Where Keras cannot tell, the list holds an unknown one."""
+    flatten = getattr(layer, "_flatten_layers", None)
+    return [layer, object()] if flatten is None else list(flatten())
+
+
 def known_names(kind: str) -> dict:
     """The table in which `keras.losses.get` or `keras.metrics.get` looks a string up.
 

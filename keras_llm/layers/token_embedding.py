@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_llm.backend.ids import check_ids, check_integers, values_visible
+from keras_llm.backend.ids import check_ids, check_integers
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -51,10 +51,10 @@ class TokenEmbedding(keras.layers.Layer):
     def call(self, ids):
         """The vectors of `ids`."""
         check_integers(ids, what="ids")
-        check_ids(ids, self.vocab_size, what="ids")
+        checked = check_ids(ids, self.vocab_size, what="ids")
         if keras.backend.standardize_dtype(ids.dtype) not in ("int32", "int64"):
             ids = ops.cast(ids, "int32")  # torch and TensorFlow index by few others
-        if values_visible(ids):
+        if checked:
             return self._look_up(ids)
         inside = (ids >= 0) & (ids < self.vocab_size)
         vectors = self._look_up(ops.where(inside, ids, 0))

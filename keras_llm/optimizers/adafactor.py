@@ -14,9 +14,9 @@ from keras_llm.optimizers.optimizer import (
 )
 
 if keras.backend.backend() == "torch":
-    from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, grouped_adafactor
+    from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, GroupedAdafactor
 else:
-    grouped_adafactor = None
+    GroupedAdafactor = None
 
 
 # Float32's least number of full precision.
@@ -221,31 +221,20 @@ class Adafactor(Optimizer):
             momentum = self._momentums[index]
             update = momentum + (update - momentum) * (1 - self.beta_1)
             self.assign(momentum, update)
-        value = value * (1 - alpha * self.weight_decay_of(variable)) - update
-        self.assign(variable, ops.cast(value, variable.dtype))
+        if self.decays(variable):
+            value = value * (1 - alpha * self.weight_decay)
+        self.assign(variable, ops.cast(value - update, variable.dtype))
 
     def update_together(self, gradients, variables, learning_rate) -> bool:
         """Updates all variables by PyTorch's kernels for many tensors."""
-        if grouped_adafactor is None:
+        if GroupedAdafactor is None:
             return False
-        slots = []
-        for variable, gradient in zip(variables, gradients, strict=True):
-            index = self._get_variable_index(variable)
-            columns = self._columns[index]
-            slots.append(
-                AdafactorSlot(
-                    value=variable.value,
-                    gradient=gradient,
-                    rows=self._rows[index].value,
-                    columns=None if columns is None else columns.value,
-                    momentum=None if self.beta_1 is None else self._momentums[index].value,
-                    weight_decay=self.weight_decay_of(variable),
-                )
-            )
-        grouped_adafactor(
-            slots,
+        update = self.prepared(GroupedAdafactor, variables)
+        update(
+            gradients,
             step=ops.cast(self.iterations, "float32") + 1,
             learning_rate=ops.convert_to_tensor(learning_rate),
+            weight_decay=self.weight_decay or 0.0,
             scale_parameter=self.scale_parameter,
             beta_1=self.beta_1,
             beta_2_decay=self.beta_2_decay,
@@ -254,6 +243,19 @@ class Adafactor(Optimizer):
             clip_threshold=self.clip_threshold,
         )
         return True
+
+    def slot(self, position, variable):
+        """What PyTorch's kernels need of a variable."""
+        index = self._get_variable_index(variable)
+        columns = self._columns[index]
+        return AdafactorSlot(
+            position=position,
+            value=variable.value,
+            rows=self._rows[index].value,
+            columns=None if columns is None else columns.value,
+            momentum=None if self.beta_1 is None else self._momentums[index].value,
+            decays=self.decaying(variable),
+        )
 
     def get_config(self):
         """The constructor's arguments."""

@@ -15,9 +15,9 @@ from keras_llm.optimizers.optimizer import (
 )
 
 if keras.backend.backend() == "torch":
-    from keras_llm.backend.torch.fused_adamw import AdamWSlot, fused_adamw
+    from keras_llm.backend.torch.fused_adamw import AdamWSlot, FusedAdamW
 else:
-    fused_adamw = None
+    FusedAdamW = None
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -116,7 +116,9 @@ class AdamW(Optimizer):
         v = velocity + (ops.square(gradient) - velocity) * (1 - self.beta_2)
         m_hat = m / one_minus_power(self.beta_1, step)
         v_hat = v / one_minus_power(self.beta_2, step)
-        value = ops.cast(variable, dtype) * (1 - learning_rate * self.weight_decay_of(variable))
+        value = ops.cast(variable, dtype)
+        if self.decays(variable):
+            value = value * (1 - learning_rate * self.weight_decay)
         value = value - learning_rate * m_hat / (ops.sqrt(v_hat) + self.epsilon)
 
         self.assign(momentum, m)
@@ -125,27 +127,29 @@ class AdamW(Optimizer):
 
     def update_together(self, gradients, variables, learning_rate) -> bool:
         """Updates all variables by PyTorch's fused kernel, where there is one."""
-        if fused_adamw is None:
+        if FusedAdamW is None or not FusedAdamW.is_available():
             return False
-        slots = []
-        for variable, gradient in zip(variables, gradients, strict=True):
-            index = self._get_variable_index(variable)
-            slots.append(
-                AdamWSlot(
-                    value=variable.value,
-                    gradient=gradient,
-                    momentum=self._momentums[index].value,
-                    velocity=self._velocities[index].value,
-                    weight_decay=self.weight_decay_of(variable),
-                )
-            )
-        return fused_adamw(
-            slots,
+        update = self.prepared(FusedAdamW, variables)
+        update(
+            gradients,
             step=ops.cast(self.iterations, "float32") + 1,
             learning_rate=ops.convert_to_tensor(learning_rate),
+            weight_decay=self.weight_decay or 0.0,
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
+        )
+        return True
+
+    def slot(self, position, variable):
+        """What the fused kernel needs of a variable."""
+        index = self._get_variable_index(variable)
+        return AdamWSlot(
+            position=position,
+            value=variable.value,
+            momentum=self._momentums[index].value,
+            velocity=self._velocities[index].value,
+            decays=self.decaying(variable),
         )
 
     def get_config(self):

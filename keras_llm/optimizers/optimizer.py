@@ -69,6 +69,7 @@ class Optimizer(keras.optimizers.Optimizer):
         if isinstance(exclude_from_weight_decay, str):
             exclude_from_weight_decay = [exclude_from_weight_decay]
         self.decay_exclusions = tuple(exclude_from_weight_decay)
+        self._prepared = None
 
     @property
     def learning_rate(self):
@@ -89,20 +90,16 @@ class Optimizer(keras.optimizers.Optimizer):
         layers, attention for one, have biases of two. Once the optimizer is built, the answer is
         that of the build, and no for a variable that it was not built with.
         """
-        if self.built:
-            return self.weight_decay_of(variable) > 0
-        return bool(self.weight_decay) and self._may_decay(variable)
+        return bool(self.weight_decay) and self.decaying(variable)
 
-    def _may_decay(self, variable):
+    def decaying(self, variable) -> bool:
+        """Whether `variable` is one of those that decay where there is a weight decay."""
+        if self.built:
+            return self._decaying.get(self._var_key(variable), False)
         if any(re.search(pattern, variable.path) for pattern in self.decay_exclusions):
             return False
         is_matrix = len(variable.shape) > 1 and not variable.name.endswith("bias")
         return self.decay_vectors or is_matrix
-
-    def weight_decay_of(self, variable) -> float:
-        """The weight decay of a variable of the built optimizer: 0 if it does not decay."""
-        decays = self._decaying.get(self._var_key(variable), False)
-        return (self.weight_decay or 0.0) if decays else 0.0
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Leaves more variables out of the weight decay, before the optimizer is built.
@@ -124,8 +121,9 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def build(self, variables):
         """Creates the state of `variables`."""
+        decaying = {self._var_key(v): self.decaying(v) for v in variables}
         super().build(variables)
-        self._decaying = {self._var_key(v): self._may_decay(v) for v in variables}
+        self._decaying = decaying
 
     def save_own_variables(self, store):
         """Saves the state, with which variables decay: paths change when a model is loaded."""
@@ -140,6 +138,7 @@ class Optimizer(keras.optimizers.Optimizer):
         super().load_own_variables(state)
         if self.built and decaying is not None and len(decaying) == len(self._decaying):
             self._decaying = dict(zip(self._decaying, np.array(decaying).tolist(), strict=True))
+            self._prepared = None
 
     def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
         """Adds a variable to the state, in float32 if `dtype` has less precision.
@@ -160,6 +159,18 @@ class Optimizer(keras.optimizers.Optimizer):
     def update_together(self, gradients, variables, learning_rate) -> bool:
         """Updates all variables at once, and says whether it did."""
         return False
+
+    def prepared(self, update: type, variables):
+        """The `BatchedUpdate` of these variables and this optimizer's state.
+
+        It is made anew where there are other tensors than the last time: a few variables without a
+        gradient, or a stateless scope, which also has another tensor for the iterations.
+        """
+        tensors = [variable.value for variable in (self.variables[0], *variables)]
+        if self._prepared is None or not self._prepared.is_for(tensors):
+            slots = [self.slot(position, variable) for position, variable in enumerate(variables)]
+            self._prepared = update(slots, tensors)
+        return self._prepared
 
     def get_config(self):
         """The constructor's arguments."""

@@ -209,3 +209,29 @@ def test_adafactor_config_with_and_without_a_learning_rate():
     config = optimizers.Adafactor(0.5, relative_step=False).get_config()
     assert config["learning_rate"] == 0.5
     assert float(optimizers.Adafactor.from_config(config).learning_rate) == 0.5
+
+
+@EACH
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="Keras has no stateless_apply on TensorFlow"
+)
+def test_stateless_apply_between_updates_touches_nothing(cls):
+    def copies(variables):
+        return [keras.ops.copy(variable.value) for variable in variables]
+
+    optimizer = cls(weight_decay=0.1)
+    variables = as_variables(values())
+    first, second = gradients(2)
+    apply(optimizer, variables, first)
+    before = as_arrays(variables)
+    new, state = optimizer.stateless_apply(
+        copies(optimizer.variables),
+        [keras.ops.convert_to_tensor(second[name], "float32") for name in SHAPES],
+        copies(variables.values()),
+    )
+    assert_close(as_arrays(variables), before, atol=0)
+    assert int(optimizer.iterations) == 1
+    apply(optimizer, variables, second)
+    assert_close(as_arrays(variables), as_arrays(dict(zip(SHAPES, new, strict=True))), atol=1e-7)
+    for ours, stateless in zip(optimizer.variables, state, strict=True):
+        np.testing.assert_allclose(ours.numpy(), np.asarray(stateless), rtol=1e-6, atol=1e-30)

@@ -4,77 +4,85 @@ from typing import NamedTuple
 
 import torch
 
-from keras_llm.backend.torch.tensor_batches import batches, working_copy, write_back
+from keras_llm.backend.torch.batched_update import BatchedUpdate, working_copy, write_back
 
 
 class AdafactorSlot(NamedTuple):
-    """A variable with what its update needs; a vector has rows only."""
+    """A variable with what its update needs; `position` is that of its gradient.
 
+    A vector has rows only, its mean squares.
+    """
+
+    position: int
     value: torch.Tensor
-    gradient: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor | None
     momentum: torch.Tensor | None
-    weight_decay: float
+    decays: bool
 
     @property
     def kind(self):
         """What slots of one batch have in common."""
-        return self.columns is not None, self.rows.dtype, self.weight_decay
+        return self.columns is not None, self.rows.dtype, self.decays
 
 
-@torch.no_grad()
-def grouped_adafactor(
-    slots: list[AdafactorSlot],
-    step: torch.Tensor,
-    learning_rate: torch.Tensor,
-    scale_parameter: bool,
-    beta_1: float | None,
-    beta_2_decay: float,
-    epsilon_1: float,
-    epsilon_2: float,
-    clip_threshold: float,
-):
-    """Updates values and state in place, by the formulas in `Adafactor`'s docstring.
+class GroupedAdafactor(BatchedUpdate):
+    """Adafactor's update, by the formulas in the docstring of `keras_llm.optimizers.Adafactor`."""
 
-    Scalars stay tensors throughout, so that nothing waits for a GPU.
+    @torch.no_grad()
+    def __call__(
+        self,
+        gradients: list[torch.Tensor],
+        step: torch.Tensor,
+        learning_rate: torch.Tensor,
+        weight_decay: float,
+        scale_parameter: bool,
+        beta_1: float | None,
+        beta_2_decay: float,
+        epsilon_1: float,
+        epsilon_2: float,
+        clip_threshold: float,
+    ):
+        """Updates values and state in place. Scalars stay tensors, so that no GPU is waited for.
 
-    Args:
-        slots: The variables. Those of less precision than their state are updated in a copy.
-        step: Which update this is, from 1 on: a float32 scalar on the variables' device.
-        learning_rate: rho, a scalar on the variables' device.
-        scale_parameter: As in `Adafactor`; so are the others.
-        beta_1: None where the slots have no momentum.
-        beta_2_decay: 1 - beta_2 is the step to this power.
-        epsilon_1: Added to the squared gradients.
-        epsilon_2: The least size of a variable.
-        clip_threshold: The greatest root mean square of an update.
-    """
-    for batch in batches(slots, lambda slot: slot.kind):
-        factored, dtype, weight_decay = batch[0].kind
-        copies = [working_copy(slot.value, dtype) for slot in batch]
-        weight = step.to(dtype) ** beta_2_decay
-        updates = (factored_updates if factored else vector_updates)(batch, weight, epsilon_1)
+        Args:
+            gradients: One for each slot.
+            step: Which update this is, from 1 on: a float32 scalar on the variables' device.
+            learning_rate: rho, a scalar on the variables' device.
+            weight_decay: Of the slots that decay.
+            scale_parameter: As in `Adafactor`; so are the others.
+            beta_1: None where the slots have no momentum.
+            beta_2_decay: 1 - beta_2 is the step to this power.
+            epsilon_1: Added to the squared gradients.
+            epsilon_2: The least size of a variable.
+            clip_threshold: The greatest root mean square of an update.
+        """
+        for batch in self.batches:
+            factored, dtype, decays = batch[0].kind
+            copies = [working_copy(slot.value, dtype) for slot in batch]
+            batch_gradients = [gradients[slot.position].to(dtype) for slot in batch]
+            weight = step.to(dtype) ** beta_2_decay
+            normalized = factored_updates if factored else vector_updates
+            updates = normalized(batch, batch_gradients, weight, epsilon_1)
 
-        alphas = learning_rate.to(dtype).expand(len(batch))
-        if scale_parameter:
-            alphas = alphas * root_mean_squares(copies).clamp(min=epsilon_2)
-        scales = alphas / (root_mean_squares(updates) / clip_threshold).clamp(min=1.0)
-        torch._foreach_mul_(updates, scales.unbind())
-        if beta_1 is not None:
-            momentums = [slot.momentum for slot in batch]
-            torch._foreach_lerp_(momentums, updates, 1 - beta_1)
-            updates = momentums
-        if weight_decay:
-            torch._foreach_mul_(copies, (1 - alphas * weight_decay).unbind())
-        torch._foreach_sub_(copies, updates)
-        write_back([slot.value for slot in batch], copies)
+            alphas = learning_rate.to(dtype).expand(len(batch))
+            if scale_parameter:
+                alphas = alphas * root_mean_squares(copies).clamp(min=epsilon_2)
+            scales = alphas / (root_mean_squares(updates) / clip_threshold).clamp(min=1.0)
+            torch._foreach_mul_(updates, scales.unbind())
+            if beta_1 is not None:
+                momentums = [slot.momentum for slot in batch]
+                torch._foreach_lerp_(momentums, updates, 1 - beta_1)
+                updates = momentums
+            if decays and weight_decay:
+                torch._foreach_mul_(copies, (1 - alphas * weight_decay).unbind())
+            torch._foreach_sub_(copies, updates)
+            write_back(batch, copies)
 
 
-def factored_updates(batch, weight, epsilon_1):
+def factored_updates(batch, gradients, weight, epsilon_1):
     """Moves the rows' and columns' means; returns the gradients over the root of their product."""
     rows, columns = [slot.rows for slot in batch], [slot.columns for slot in batch]
-    gradients = [slot.gradient.to(rows[0].dtype) for slot in batch]
     squares = torch._foreach_mul(gradients, gradients)
     means = [square.mean(dim=-1) for square in squares]
     means += [square.mean(dim=-2) for square in squares]
@@ -93,10 +101,9 @@ def factored_updates(batch, weight, epsilon_1):
     return squares
 
 
-def vector_updates(batch, weight, epsilon_1):
+def vector_updates(batch, gradients, weight, epsilon_1):
     """Moves the mean squares; returns the gradients over their root."""
     rows = [slot.rows for slot in batch]
-    gradients = [slot.gradient.to(rows[0].dtype) for slot in batch]
     move_averages(rows, torch._foreach_mul(gradients, gradients), weight, epsilon_1)
     updates = torch._foreach_rsqrt(rows)
     torch._foreach_mul_(updates, gradients)

@@ -7,6 +7,7 @@ import torch
 
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.torch.accumulation import Window, WindowEnd
+from keras_llm.backend.torch.capture import Capture
 from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 from keras_llm.token_statistics import countable, divide
 
@@ -14,14 +15,16 @@ from keras_llm.token_statistics import countable, divide
 class TrainStep:
     """The step of a model that is compiled with a loss of tokens; any other takes Keras's own."""
 
-    # The micro-batches of the update to come; set by compile with a loss of tokens.
-    window = None
+    # The micro-batches of the update to come, and the backbone's graphs: set by compile with a loss
+    # of tokens.
+    window = capture = None
 
     def take_over_accumulation(self, optimizer, loss):
         """Moves the accumulation from the optimizer into this step, for a loss of tokens."""
         if self.window is not None and self.window.optimizer is optimizer:
             self.window.give_back()
         self.window = None if loss is None else Window(optimizer, loss.reduction == "mean")
+        self.capture = None
 
     @contextlib.contextmanager
     def accumulation_given_back(self):
@@ -73,7 +76,7 @@ class TrainStep:
     def one_pass(self, matrix, x, y, sample_weight, training):
         """What is minimised, without logits: straight from the hidden vectors."""
         loss, (kernel, bias) = self.loss, matrix
-        hidden = self.backbone(x, training=training)
+        hidden = self.hidden_vectors(x, training)
         labels, weights, outside = countable(
             y,
             (*hidden.shape[:-1], kernel.shape[1]),
@@ -105,6 +108,14 @@ class TrainStep:
         self.record_tokens(statistics.tokens)
         return objective + (penalty * statistics.tokens if self.window.divides else penalty)
 
+    def hidden_vectors(self, x, training):
+        """The backbone's hidden vectors."""
+        if self.run_eagerly or not self.backbone.built:
+            return self.backbone(x, training=training)
+        if self.capture is None or self.capture.layer is not self.backbone:
+            self.capture = Capture(self.backbone)
+        return self.capture(x, training)
+
     def record_tokens(self, tokens):
         """Keeps what the mean of this micro-batch was divided by."""
         self.window.step_tokens = tokens.detach()
@@ -118,7 +129,12 @@ class TrainStep:
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
     ):
-        """Keras's `fit`; a window of accumulated gradients ends with its epoch."""
+        """Keras's `fit`; a window of accumulated gradients ends with its epoch.
+
+        Layers are captured anew: their settings may have been changed since the last `fit`. To
+        change them in the middle of one, compile with `run_eagerly=True`.
+        """
+        self.capture = None
         if self.window is not None and self.window.size > 1:
             if isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks.append(WindowEnd())
