@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# The tests' models are too small to share: a second thread would only wait for the first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
 .PHONY: train test test-torch test-jax test-tensorflow lint clean
 
 train: .venv/train.installed
@@ -12,11 +15,11 @@ test: lint test-torch test-jax test-tensorflow
 
 # The whole suite, doctests and README's programs included.
 test-torch: .venv/test.installed
-	KERAS_BACKEND=torch $(BIN)/python -m pytest $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
 
 # The part of it that is not about torch tensors.
 test-jax test-tensorflow: test-%: .venv/test.installed
-	KERAS_BACKEND=$* TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest tests $(ARGS)
+	KERAS_BACKEND=$* TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) tests $(ARGS)
 
 lint: .venv/test.installed
 	$(BIN)/ruff check

@@ -59,8 +59,8 @@ class Adafactor(Optimizer):
 
     A matrix of a million parameters needs two thousand numbers of state, where AdamW needs two
     million, as long as `beta_1` is None. State and arithmetic are float32 where variables have less
-    precision. A row and column whose gradients are all 0 stay where they are, where Keras's own
-    Adafactor makes NaN of them.
+    precision. A row and a column whose gradients are all 0 stay where they are; Keras's own Adafactor
+    makes NaN of them.
 
     Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
     2018.
@@ -208,8 +208,8 @@ class Adafactor(Optimizer):
         else:
             r = rows + (ops.mean(squares, axis=-1) - rows) * weight
             c = columns + (ops.mean(squares, axis=-2) - columns) * weight
-            # Root by root: where a row and a column are dead, R C / mean(R) underflows, and so may
-            # R / mean(R), in the order that a compiler likes best.
+            # Root by root, and never of 0: where a row and a column are dead, R C / mean(R)
+            # underflows, and a gradient of 0 times an infinite root is NaN.
             row_share = ops.maximum(r / ops.mean(r, axis=-1, keepdims=True), TINY)
             update = gradient * ops.rsqrt(row_share)[..., None] * ops.rsqrt(c)[..., None, :]
             self.assign(rows, r)
@@ -259,9 +259,10 @@ class Adafactor(Optimizer):
 
     def get_config(self):
         """The constructor's arguments."""
+        config = super().get_config()
         return {
-            **super().get_config(),
-            "learning_rate": None if self.relative_step else super().get_config()["learning_rate"],
+            **config,
+            "learning_rate": None if self.relative_step else config["learning_rate"],
             "relative_step": self.relative_step,
             "scale_parameter": self.scale_parameter,
             "warmup_init": self.warmup_init,

@@ -28,8 +28,8 @@ class Optimizer(keras.optimizers.Optimizer):
     - State, accumulated gradients and norms are float32 where variables are bfloat16 or float16.
     - On PyTorch all variables are updated at once; elsewhere one by one, by `update_step`.
 
-    Subclasses write `update_step`, and `update_together` where PyTorch has kernels for many
-    variables.
+    Subclasses write `update_step`; where PyTorch has kernels for many variables, `update_together`,
+    and `slot`, which is what those need of a variable.
 
     Args:
         learning_rate: A float, a schedule, or a callable without arguments.
@@ -66,9 +66,7 @@ class Optimizer(keras.optimizers.Optimizer):
             **kwargs,
         )
         self.decay_vectors = bool(decay_vectors)
-        if isinstance(exclude_from_weight_decay, str):
-            exclude_from_weight_decay = [exclude_from_weight_decay]
-        self.decay_exclusions = tuple(exclude_from_weight_decay)
+        self.decay_exclusions = patterns(exclude_from_weight_decay)
         self._prepared = None
 
     @property
@@ -117,7 +115,7 @@ class Optimizer(keras.optimizers.Optimizer):
                 "before the first fit"
             )
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
-        self.decay_exclusions = (*self.decay_exclusions, *paths, *(var_names or ()))
+        self.decay_exclusions = (*self.decay_exclusions, *paths, *patterns(var_names or ()))
 
     def build(self, variables):
         """Creates the state of `variables`."""
@@ -198,6 +196,10 @@ class Optimizer(keras.optimizers.Optimizer):
                 average.assign(average + away * (1 - self.ema_momentum * begun))
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        if not any(is_low_precision(variable.dtype) for variable in trainable_variables):
+            super()._overwrite_model_variables_with_average_value(trainable_variables)
+            return
+        # Keras's on TensorFlow casts nothing.
         averages = self._model_variables_moving_average
         for variable, average in zip(trainable_variables, averages, strict=True):
             if average is not None:
@@ -225,6 +227,20 @@ def checked_learning_rate(learning_rate):
         "learning_rate must be a float or a schedule, as in learning_rate=5e-5. "
         f"Received: learning_rate={learning_rate!r}"
     )
+
+
+def patterns(exclude_from_weight_decay) -> tuple[str, ...]:
+    """The regular expressions, or an error that says what to write."""
+    if isinstance(exclude_from_weight_decay, str):
+        return (exclude_from_weight_decay,)
+    for pattern in exclude_from_weight_decay:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                "exclude_from_weight_decay must be regular expressions for the variables' paths; "
+                "for variables call optimizer.exclude_from_weight_decay(variables). "
+                f"Received: {pattern!r}"
+            )
+    return tuple(exclude_from_weight_decay)
 
 
 def at_least_0(name: str, value) -> float:

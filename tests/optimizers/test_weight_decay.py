@@ -76,19 +76,28 @@ def test_keras_method_takes_variables_and_names(cls):
         optimizer.exclude_from_weight_decay(var_names=["kernel"])
 
 
+def test_a_variable_is_no_pattern():
+    variable = keras.Variable(np.ones((2, 2), "float32"))
+    with pytest.raises(TypeError, match=r"call optimizer.exclude_from_weight_decay\(variables\)"):
+        optimizers.AdamW(exclude_from_weight_decay=[variable])
+
+
 @EACH
-def test_a_saved_model_remembers_what_does_not_decay(cls, tmp_path):
+@pytest.mark.parametrize("loss_scaling", [False, True])
+def test_a_saved_model_remembers_what_does_not_decay(cls, loss_scaling, tmp_path):
     net = model()
     optimizer = cls(weight_decay=0.1, exclude_from_weight_decay=["^lm/gru/.*recurrent"])
     optimizer.exclude_from_weight_decay([net.get_layer("embedding").embeddings])
-    net.compile(optimizer, "sparse_categorical_crossentropy")
-    optimizer.build(net.trainable_variables)
+    outer = keras.optimizers.LossScaleOptimizer(optimizer) if loss_scaling else optimizer
+    net.compile(outer, "sparse_categorical_crossentropy")
+    outer.build(net.trainable_variables)
     assert decaying(optimizer, net.variables) == {"lm/gru/gru_cell/kernel", "lm/head/kernel"}
     net.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     # Keras drops the model's name from the paths, which neither exclusion matches now.
     expected = {"gru/gru_cell/kernel", "head/kernel"}
-    assert decaying(loaded.optimizer, loaded.trainable_variables) == expected
+    inner = loaded.optimizer.inner_optimizer if loss_scaling else loaded.optimizer
+    assert decaying(inner, loaded.trainable_variables) == expected
 
 
 @EACH
