@@ -59,8 +59,8 @@ class Adafactor(Optimizer):
 
     A matrix of a million parameters needs two thousand numbers of state, where AdamW needs two
     million, as long as `beta_1` is None. State and arithmetic are float32 where variables have less
-    precision. A row and a column whose gradients are all 0 stay where they are; Keras's own Adafactor
-    makes NaN of them.
+    precision. A row and a column whose gradients are all 0 stay where they are; Keras's own
+    Adafactor makes NaN of them.
 
     Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
     2018.

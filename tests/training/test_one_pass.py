@@ -83,6 +83,23 @@ def test_half_precision_is_close_to_float32(dtype, passes):
     assert want["loss"][-1] < want["loss"][0]
 
 
+def test_a_float16_model_unscales_its_gradients(passes):
+    # With SGD, a gradient that kept its loss scale of 32768 would be seen at once.
+    weights = []
+    for dtype in ("float32", "mixed_float16"):
+        model = build(models.CausalTransformer, dtype=dtype)
+        model.compile(optimizer=keras.optimizers.SGD(1.0), loss=LOSSES[0])
+        if weights:
+            model.set_weights(start)
+        start = model.get_weights()
+        model.fit(X, Y, batch_size=12, verbose=0)
+        weights.append(model.get_weights())
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    for wide, narrow, first in zip(*weights, start, strict=True):
+        np.testing.assert_allclose(narrow - first, wide - first, rtol=0.1, atol=2e-4)
+    assert max(np.abs(a - b).max() for a, b in zip(weights[0], start, strict=True)) > 1e-2
+
+
 def test_metrics_that_need_logits_get_them(passes):
     model = build(models.CausalTransformer)
     model.compile(

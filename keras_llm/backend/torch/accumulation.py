@@ -49,8 +49,13 @@ class Window:
         return self.batches == self.size
 
     @torch.no_grad()
-    def apply(self, variables):
-        """Updates the variables from the window so far, if there is any, and starts a new one."""
+    def apply(self, optimizer, variables):
+        """Updates the variables from the window so far, if there is any, and starts a new one.
+
+        Args:
+            optimizer: The model's, which Keras may have wrapped in a `LossScaleOptimizer`.
+            variables: The model's.
+        """
         if self.batches == 0:
             return
         gradients = [variable.value.grad for variable in variables]
@@ -58,7 +63,7 @@ class Window:
             # A window with nothing to count has gradient 0 already.
             divisor = torch.clamp(self.tokens, min=torch.finfo(torch.float32).tiny)
             torch._foreach_div_([g for g in gradients if g is not None], divisor)
-        self.optimizer.apply(gradients, variables)
+        optimizer.apply(gradients, variables)
         self.drop(variables)
 
     def drop(self, variables):
@@ -77,8 +82,8 @@ class WindowEnd(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         """Validation comes before the epoch's end."""
-        self.model.window.apply(self.model.trainable_variables)
+        self.model.window.apply(self.model.optimizer, self.model.trainable_variables)
 
     def on_epoch_end(self, epoch, logs=None):
         """Without validation, this is the first to know."""
-        self.model.window.apply(self.model.trainable_variables)
+        self.model.window.apply(self.model.optimizer, self.model.trainable_variables)

@@ -48,7 +48,7 @@ class TrainStep:
         objective, y_pred = self.objective(x, y, sample_weight, training=True)
         self.optimizer.scale_loss(objective).backward()
         if self.window.full():
-            self.window.apply(variables)
+            self.window.apply(self.optimizer, variables)
         return self.results(x, y, y_pred, sample_weight)
 
     def test_step(self, data):
