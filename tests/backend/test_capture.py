@@ -115,6 +115,7 @@ class Annealed(keras.layers.Layer):
     ],
     ids=["user's", "mask", "loss", "keras dropout"],
 )
+@pytest.mark.filterwarnings("ignore:.*layer by layer")
 def test_what_cannot_be_trusted_is_called_as_it_is(make, reason):
     layer = keras.Sequential(make())
     layer.build((None, 6))

@@ -85,19 +85,39 @@ def test_half_precision_is_close_to_float32(dtype, passes):
 
 def test_a_float16_model_unscales_its_gradients(passes):
     # With SGD, a gradient that kept its loss scale of 32768 would be seen at once.
+    start = build(models.CausalTransformer).get_weights()
     weights = []
     for dtype in ("float32", "mixed_float16"):
         model = build(models.CausalTransformer, dtype=dtype)
         model.compile(optimizer=keras.optimizers.SGD(1.0), loss=LOSSES[0])
-        if weights:
-            model.set_weights(start)
-        start = model.get_weights()
+        model.set_weights(start)
         model.fit(X, Y, batch_size=12, verbose=0)
         weights.append(model.get_weights())
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     for wide, narrow, first in zip(*weights, start, strict=True):
         np.testing.assert_allclose(narrow - first, wide - first, rtol=0.1, atol=2e-4)
     assert max(np.abs(a - b).max() for a, b in zip(weights[0], start, strict=True)) > 1e-2
+
+
+# PyTorch's compiler calls what PyTorch deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_graphs_take_the_same_steps(passes):
+    histories = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        model = models.CausalTransformer(VOCAB, 16, 1, 2, max_length=8, dropout=0.2)
+        model.compile(
+            optimizer=optimizers.AdamW(1e-3, global_clipnorm=1.0),
+            loss=LOSSES[1],
+            metrics=[metrics.Perplexity(0)],
+            jit_compile=jit_compile,
+        )
+        arguments = {"batch_size": 3, "epochs": 2, "shuffle": False, "verbose": 0}
+        histories.append(model.fit(X, Y, **arguments).history)
+        assert model.capture.reason is None
+        assert model.get_compile_config()["jit_compile"] == jit_compile
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, rel=1e-5), name
 
 
 def test_metrics_that_need_logits_get_them(passes):

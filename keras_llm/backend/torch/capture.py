@@ -1,6 +1,9 @@
 """A layer as a graph of torch operations, without Keras's Python between them."""
 
+import warnings
+
 import keras
+import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from keras_llm.backend import ids as id_checks
@@ -20,10 +23,12 @@ class Capture:
 
     Args:
         layer: The layer, built.
+        jit_compile: Whether `torch.compile` turns each graph, in one piece, into kernels.
     """
 
-    def __init__(self, layer):
+    def __init__(self, layer, jit_compile=False):
         self.layer = layer
+        self.jit_compile = jit_compile
         self.graphs = {}
         self.reason = unknown_layers(layer)
 
@@ -47,17 +52,22 @@ class Capture:
     def trace(self, inputs, training):
         """The graph of one shape; None, and a reason, where there is none."""
         try:
-            return Graph(self.layer, inputs, training)
+            return Graph(self.layer, inputs, training, self.jit_compile)
         except Exception as error:
             # Whatever a layer does that a tracer cannot follow, it does as well without one.
             self.reason = f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"{self.layer.name!r} runs layer by layer, which is slower than as a graph, "
+                f"because it could not be traced. {self.reason}",
+                stacklevel=2,
+            )
             return None
 
 
 class Graph:
     """The operations of one call."""
 
-    def __init__(self, layer, inputs, training):
+    def __init__(self, layer, inputs, training, jit_compile):
         self.trainable = layer.trainable_variables
         self.others = layer.non_trainable_variables
         self.checks = []
@@ -80,6 +90,11 @@ class Graph:
         self.module = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(
             *self.values(), tensors
         )
+        if jit_compile:
+            # Dropout draws what it draws without a compiler.
+            self.module = torch.compile(
+                self.module, fullgraph=True, dynamic=False, options={"fallback_random": True}
+            )
 
     def values(self):
         """The variables' tensors."""

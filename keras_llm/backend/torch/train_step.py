@@ -37,6 +37,30 @@ class TrainStep:
             if self.window is not None:
                 self.window.take()
 
+    def make_train_function(self, force=False):
+        """Keras's, except that `jit_compile` is for the captured graphs.
+
+        Compiled as a whole, a step falls to pieces: at the backward pass, at the optimizer, at
+        Keras's own bookkeeping.
+        """
+        with self.step_not_compiled():
+            super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        """As `make_train_function`."""
+        with self.step_not_compiled():
+            super().make_test_function(force)
+
+    @contextlib.contextmanager
+    def step_not_compiled(self):
+        """While it lasts, Keras does not see `jit_compile`."""
+        jit_compile = self.jit_compile
+        self.jit_compile = jit_compile and self.window is None
+        try:
+            yield
+        finally:
+            self.jit_compile = jit_compile
+
     def train_step(self, data):
         """One micro-batch; an update where the window is full."""
         if self.window is None:
@@ -113,7 +137,7 @@ class TrainStep:
         if self.run_eagerly or not self.backbone.built:
             return self.backbone(x, training=training)
         if self.capture is None or self.capture.layer is not self.backbone:
-            self.capture = Capture(self.backbone)
+            self.capture = Capture(self.backbone, self.jit_compile)
         return self.capture(x, training)
 
     def record_tokens(self, tokens):
