@@ -1,5 +1,11 @@
 """One suite for three backends: `KERAS_BACKEND` says which; a few tests are about one of them."""
 
+import contextlib
+
+# A CUDA build of PyTorch brings triton, which crashes the process if TensorFlow is loaded before it.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
+
 import keras_llm  # noqa: F401  isort: skip  (chooses the backend before Keras loads)
 import keras
 import pytest
