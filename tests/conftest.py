@@ -2,7 +2,7 @@
 
 import contextlib
 
-# A CUDA build of PyTorch brings triton, which crashes the process if TensorFlow is loaded before it.
+# A CUDA build of PyTorch brings triton, which crashes if TensorFlow is loaded before it.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
