@@ -8,6 +8,9 @@ import statistics
 import subprocess
 import sys
 
+# Before anything loads Keras.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
 
 def measure(script, sides, rounds, *arguments):
     """Runs `script --side NAME arguments` for each side in turn, `rounds` times.
