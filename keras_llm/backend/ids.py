@@ -9,11 +9,6 @@ from keras_llm.backend import host_values
 deferral = None
 
 
-def values_visible(tensor) -> bool:
-    """Whether the values can be read here without waiting for a GPU or breaking a trace."""
-    return host_values(tensor) is not None
-
-
 def check_integers(ids, what: str) -> None:
     """Raises `TypeError` unless `ids` are integers: a float may already have been rounded."""
     dtype = keras.backend.standardize_dtype(ids.dtype)

@@ -23,7 +23,15 @@ def seq2seq(**sizes):
     return models.Seq2SeqTransformer(23, 16, 2, 4, max_length=8, **sizes).backbone
 
 
+def embedding():
+    """A backbone whose call has no `training`."""
+    layer = keras.layers.Embedding(23, 4)
+    layer.build()
+    return layer, torch.tensor(IDS)
+
+
 BACKBONES = {
+    "embedding": embedding,
     "causal": lambda: (causal(), torch.tensor(IDS)),
     "padded": lambda: (causal(pad_id=0, num_key_value_heads=2), torch.tensor(IDS)),
     "dropout": lambda: (causal(dropout=0.3), torch.tensor(IDS)),

@@ -134,6 +134,28 @@ def test_validation_sees_the_short_window_and_saving_keeps_the_accumulation(tmp_
 
 
 @pytest.mark.torch_only
+def test_a_compute_loss_of_ones_own_accumulates_too():
+    class Own(models.LanguageModel):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(y_pred)
+
+    weights = []
+    for size, steps in ((4, None), (2, 2)):
+        keras.utils.set_random_seed(1)
+        model = Own(keras.layers.Embedding(VOCAB, 8), keras.layers.Dense(VOCAB))
+        model(np.zeros((1, 1), "int32"))
+        model.compile(
+            keras.optimizers.SGD(1.0, gradient_accumulation_steps=steps),
+            "masked_sparse_categorical_crossentropy",
+        )
+        start = model.get_weights()[0]
+        model.fit(*padded(documents(4), 9), batch_size=size, verbose=0, shuffle=False)
+        weights.append(model.get_weights()[0])
+    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5, atol=1e-7)
+    assert np.abs(weights[0] - start).max() > 1e-4
+
+
+@pytest.mark.torch_only
 def test_a_window_that_an_interruption_left_is_dropped():
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

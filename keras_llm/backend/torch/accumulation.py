@@ -25,8 +25,9 @@ class Window:
         self.size = self._inner.gradient_accumulation_steps or 1
         # Whether micro-batches bring sums, which the window divides by its tokens.
         self.divides = self.size > 1 and mean
-        # Micro-batches so far, their tokens, and the tokens of the last one.
-        self.batches, self.tokens, self.step_tokens = 0, 0.0, 0.0
+        # Micro-batches so far, their tokens, and the tokens of the last one: 1 where the user's own
+        # `compute_loss` does not tell, so that micro-batches then weigh the same.
+        self.batches, self.tokens, self.step_tokens = 0, 0.0, 1.0
         self.take()
 
     @property
@@ -61,7 +62,7 @@ class Window:
         gradients = [variable.value.grad for variable in variables]
         if self.divides:
             # A window with nothing to count has gradient 0 already.
-            divisor = torch.clamp(self.tokens, min=torch.finfo(torch.float32).tiny)
+            divisor = torch.clamp(torch.as_tensor(self.tokens), min=torch.finfo(torch.float32).tiny)
             torch._foreach_div_([g for g in gradients if g is not None], divisor)
         optimizer.apply(gradients, variables)
         self.drop(variables)

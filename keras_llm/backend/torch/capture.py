@@ -1,5 +1,6 @@
 """A layer as a graph of torch operations, without Keras's Python between them."""
 
+import inspect
 import warnings
 
 import keras
@@ -71,6 +72,9 @@ class Graph:
         self.trainable = layer.trainable_variables
         self.others = layer.non_trainable_variables
         self.checks = []
+        # Called as usual, a layer without the argument is spared it; called statelessly, it is not.
+        takes_training = "training" in inspect.signature(layer.call).parameters
+        arguments = {"training": training} if takes_training else {}
 
         def call(trainable, others, tensors):
             with deferred_checks(tensors, self.checks):
@@ -78,7 +82,7 @@ class Graph:
                     trainable,
                     others,
                     keras.tree.pack_sequence_as(inputs, tensors),
-                    training=training,
+                    **arguments,
                 )
             for variable, old, new in zip(self.others, others, updated, strict=True):
                 if variable.name == "seed_generator_state" and new is not old:
