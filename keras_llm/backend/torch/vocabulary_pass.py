@@ -13,17 +13,8 @@ and likewise for K and b: one buffer of a few hundred rows holds z, then E, and 
 
 import torch
 
+from keras_llm.backend.chunks import chunk_rows
 from keras_llm.token_statistics import TokenStatistics
-
-# On a CPU a chunk of the logits should stay near the caches; on a GPU it should fill the device.
-CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 64 * 2**20, 512 * 2**20
-
-
-def chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """How many rows of logits are held at once."""
-    if device.type == "cpu":
-        return min(max(CPU_CHUNK_BYTES // (4 * vocab_size), 64), 512)
-    return max(GPU_CHUNK_BYTES // (4 * vocab_size), 256)
 
 
 def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, count_correct):
@@ -103,7 +94,7 @@ class Rows:
     def reduce(self, loss, count_correct, needs_gradients):
         """The sums `(loss, nll, correct, tokens)`, and the gradients of hidden, kernel and bias."""
         count, vocab_size = len(self.hidden), self.kernel.shape[1]
-        rows = max(min(chunk_rows(vocab_size, self.hidden.device), count), 1)
+        rows = max(min(chunk_rows(vocab_size, self.hidden.device.type), count), 1)
         buffer = self.hidden.new_empty(rows, vocab_size, dtype=self.product_dtype)
         sums = self.hidden.new_zeros(4, dtype=self.dtype)
         self.allocate(needs_gradients)
