@@ -2,6 +2,8 @@
 
 import importlib
 
+import keras
+
 
 def keras_mask(tensor):
     """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None."""
@@ -25,3 +27,38 @@ def known_names(kind: str) -> dict:
     """
     module = importlib.import_module(f"keras.src.{kind}")
     return getattr(module, "ALL_OBJECTS_DICT", {})
+
+
+def does_nothing(hook) -> bool:
+    """Whether a callback's method is the empty one of `keras.callbacks.Callback`.
+
+    Where Keras stops marking those, every callback counts as one that does something.
+    """
+    return getattr(hook, "_is_default", False)
+
+
+def learning_rate_schedule(optimizer):
+    """The schedule of an optimizer, or None for a learning rate that is not one.
+
+    The public `learning_rate` is only its value at the next update.
+    """
+    schedule = getattr(optimizer, "_learning_rate", None)
+    is_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
+    return schedule if is_schedule else None
+
+
+def compile_arguments(model) -> dict:
+    """What `compile` was called with, as it was given; of that only the loss is public.
+
+    Where Keras stops keeping them, the metrics are unknown.
+    """
+    kept = getattr(model, "_compile_config", None)
+    return {"loss": model.loss, **getattr(kept, "config", {})}
+
+
+def keras_decays(optimizer, variable) -> bool:
+    """Whether one of Keras's own optimizers, which has a `weight_decay`, shrinks `variable`.
+
+    Keras leaves out only what `exclude_from_weight_decay` named; without a way to ask, nothing.
+    """
+    return getattr(optimizer, "_use_weight_decay", lambda variable: True)(variable)

@@ -4,7 +4,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_llm.backend.keras_private import all_layers, keras_mask, known_names
+from keras_llm.backend.keras_private import (
+    all_layers,
+    compile_arguments,
+    keras_decays,
+    keras_mask,
+    known_names,
+)
 
 
 def test_masking_layers_hang_their_mask_on_the_tensor():
@@ -29,3 +35,24 @@ def test_keras_looks_strings_up_in_the_table(kind, name):
         assert getattr(keras, kind).get("a_name_of_ours") == {}
     finally:
         del known_names(kind)["a_name_of_ours"]
+
+
+def test_the_arguments_of_compile_are_kept():
+    model = keras.Sequential([keras.layers.Dense(2)])
+    metric = keras.metrics.MeanSquaredError()
+    model.compile(loss="mse", metrics=[metric], loss_weights=2.0)
+    arguments = compile_arguments(model)
+    assert (arguments["loss"], arguments["loss_weights"]) == ("mse", 2.0)
+    assert arguments["metrics"] == [metric]
+    assert arguments["weighted_metrics"] is None
+
+
+def test_an_optimizer_of_keras_tells_what_it_decays():
+    dense = keras.layers.Dense(2)
+    dense.build((None, 3))
+    optimizer = keras.optimizers.AdamW(weight_decay=0.1)
+    assert keras_decays(optimizer, dense.bias)
+    optimizer = keras.optimizers.AdamW(weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert not keras_decays(optimizer, dense.bias)
+    assert keras_decays(optimizer, dense.kernel)
