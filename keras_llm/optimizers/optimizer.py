@@ -69,6 +69,9 @@ class Optimizer(keras.optimizers.Optimizer):
         self.decay_exclusions = patterns(exclude_from_weight_decay)
         self._prepared = None
 
+    # The global norm of the last gradients before they were clipped, on PyTorch.
+    gradient_norm = None
+
     @property
     def learning_rate(self):
         """The learning rate of the next update; assignable where it is not a schedule."""
@@ -207,7 +210,8 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def _clip_gradients(self, grads):
         if self.global_clipnorm and clip_by_global_norm_ is not None:
-            return clip_by_global_norm_(grads, self.global_clipnorm)
+            self.gradient_norm = clip_by_global_norm_(grads, self.global_clipnorm)
+            return grads
         if self.clipnorm or self.global_clipnorm or self.clipvalue:
             grads = [in_float32(gradient) for gradient in grads]
         return super()._clip_gradients(grads)

@@ -30,16 +30,30 @@ class TokenStep(backend.TrainStep, keras.Model):
         loss_weights=None,
         metrics=None,
         weighted_metrics=None,
-        **kwargs,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+        micro_batch_size: int | str | None = None,
     ):
         """Keras's `compile`, with the loss and the metrics checked against each other.
 
         Warns when a metric counts tokens that the loss ignores.
 
+        Args:
+            optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly,
+                steps_per_execution, auto_scale_loss: As for `keras.Model.compile`.
+            jit_compile: On PyTorch, whether `torch.compile` makes kernels of the backbone's graph.
+                `"auto"` tries it once a run has lasted a minute, and keeps what is faster.
+            micro_batch_size: PyTorch only. How many rows of `fit`'s batch are in memory at once;
+                the update is that of the whole batch. `"auto"` starts with the whole batch and
+                halves when memory runs out.
+
         Raises:
             ValueError: the loss has `reduction="none"`, which leaves nothing to minimise;
-                `loss_weights` come with one of our losses; or the optimizer accumulates gradients
-                on a backend where that is not exact per token.
+                `loss_weights` come with one of our losses; the optimizer accumulates gradients
+                or there are micro-batches on a backend where that is not exact per token; or
+                `micro_batch_size` is not a number of rows.
         """
         loss = keras.losses.get(loss) if isinstance(loss, str) else loss
         metrics, weighted_metrics = resolve(metrics), resolve(weighted_metrics)
@@ -55,7 +69,14 @@ class TokenStep(backend.TrainStep, keras.Model):
                 f"Received: loss_weights={loss_weights}"
             )
         optimizer = keras.optimizers.get(optimizer)
-        self.take_over_accumulation(optimizer, loss if ours else None)
+        self.prepare_step(optimizer, loss if ours else None, micro_batch_size, jit_compile)
+        self.micro_batch_size = micro_batch_size
+        kwargs = {
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
+        }
         self.accounts = TokenAccounts(loss, metrics, weighted_metrics) if ours else None
         if ours:
             # Keras gets what is not counted here; an empty list clears what it had before.
@@ -109,6 +130,7 @@ class TokenStep(backend.TrainStep, keras.Model):
             serialize = keras.saving.serialize_keras_object
             config["loss"] = serialize(self.loss)
             config |= {key: serialize(value) for key, value in self.accounts.arguments.items()}
+            config["micro_batch_size"] = self.micro_batch_size
         return config
 
     def compile_from_config(self, config):

@@ -4,11 +4,11 @@ import inspect
 import warnings
 
 import keras
-import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from keras_llm.backend import ids as id_checks
 from keras_llm.backend.keras_private import all_layers, keras_mask
+from keras_llm.backend.torch.jit_trial import JitTrial, compiled
 
 # A graph is made for a shape that is seen again, and for no more shapes than this.
 MAX_GRAPHS = 32
@@ -24,7 +24,8 @@ class Capture:
 
     Args:
         layer: The layer, built.
-        jit_compile: Whether `torch.compile` turns each graph, in one piece, into kernels.
+        jit_compile: Whether `torch.compile` turns each graph, in one piece, into kernels; `"auto"`
+            where that turns out to be faster.
     """
 
     def __init__(self, layer, jit_compile=False):
@@ -32,9 +33,12 @@ class Capture:
         self.jit_compile = jit_compile
         self.graphs = {}
         self.reason = unknown_layers(layer)
+        # Whether the last call was answered by a graph.
+        self.replayed = False
 
     def __call__(self, inputs, training):
         """What `layer(inputs, training=training)` returns."""
+        self.replayed = False
         if self.reason is not None:
             return self.layer(inputs, training=training)
         tensors = keras.tree.flatten(inputs)
@@ -42,6 +46,7 @@ class Capture:
         if key in self.graphs:
             graph = self.graphs[key] = self.graphs[key] or self.trace(inputs, training)
             if graph is not None:
+                self.replayed = True
                 return graph(tensors)
         elif len(self.graphs) < MAX_GRAPHS:
             self.graphs[key] = None
@@ -94,11 +99,10 @@ class Graph:
         self.module = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(
             *self.values(), tensors
         )
-        if jit_compile:
-            # Dropout draws what it draws without a compiler.
-            self.module = torch.compile(
-                self.module, fullgraph=True, dynamic=False, options={"fallback_random": True}
-            )
+        if jit_compile == "auto":
+            self.module = JitTrial(self.module)
+        elif jit_compile:
+            self.module = compiled(self.module)
 
     def values(self):
         """The variables' tensors."""

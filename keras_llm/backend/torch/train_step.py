@@ -6,8 +6,10 @@ import keras
 import torch
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.backend.torch.accumulation import Window, WindowEnd
+from keras_llm.backend.torch.accumulation import Window
 from keras_llm.backend.torch.capture import Capture
+from keras_llm.backend.torch.micro_batches import MicroBatches, Snapshot
+from keras_llm.backend.torch.step_logs import LogPoints
 from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 from keras_llm.token_statistics import countable, divide
 
@@ -15,16 +17,35 @@ from keras_llm.token_statistics import countable, divide
 class TrainStep:
     """The step of a model that is compiled with a loss of tokens; any other takes Keras's own."""
 
-    # The micro-batches of the update to come, and the backbone's graphs: set by compile with a loss
-    # of tokens.
-    window = capture = None
+    # Set by compile with a loss of tokens: how batches are cut, the backward passes of the update
+    # to come, and the backbone's graphs.
+    micro_batches = window = capture = None
+    # Set while `fit` or `evaluate` runs: what does not change within an epoch, and when logs are
+    # computed.
+    trained = log_points = None
 
-    def take_over_accumulation(self, optimizer, loss):
-        """Moves the accumulation from the optimizer into this step, for a loss of tokens."""
+    def prepare_step(self, optimizer, loss, micro_batch_size, jit_compile):
+        """Gets ready for what `compile` was given; the optimizer's accumulation moves here.
+
+        Args:
+            optimizer: The optimizer.
+            loss: The loss of tokens, or None for another one.
+            micro_batch_size: Rows of a micro-batch, `"auto"` or None.
+            jit_compile: Whether graphs are compiled; `"auto"` finds out what is faster.
+        """
+        if loss is None and micro_batch_size is not None:
+            raise ValueError(
+                "micro_batch_size needs a loss of keras_llm, whose sums add up over micro-batches. "
+                f"Received: micro_batch_size={micro_batch_size!r}"
+            )
+        micro_batches = MicroBatches(micro_batch_size)
         if self.window is not None and self.window.optimizer is optimizer:
             self.window.give_back()
-        self.window = None if loss is None else Window(optimizer, loss.reduction == "mean")
-        self.capture = None
+        self.window = self.micro_batches = self.capture = None
+        if loss is not None:
+            self.micro_batches = micro_batches
+            self.window = Window(optimizer, loss.reduction == "mean", micro_batches.may_cut)
+            self.graphs_are_compiled = jit_compile
 
     @contextlib.contextmanager
     def accumulation_given_back(self):
@@ -62,31 +83,48 @@ class TrainStep:
             self.jit_compile = jit_compile
 
     def train_step(self, data):
-        """One micro-batch; an update where the window is full."""
+        """One batch; an update where the window is full."""
         if self.window is None:
             return super().train_step(data)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        variables = self.trainable_variables
+        trained = self.trained or TrainedVariables(self)
         if self.window.batches == 0:
-            self.window.drop(variables)
-        objective, y_pred = self.objective(x, y, sample_weight, training=True)
-        self.optimizer.scale_loss(objective).backward()
+            self.window.drop(trained)
+        undo = self.snapshot() if self.micro_batches.argument == "auto" else None
+        logs = self.micro_batches.run(
+            on_device(data), lambda rows: self.backward_pass(rows, trained, undo), undo
+        )
         if self.window.full():
-            self.window.apply(self.optimizer, variables)
+            self.window.apply(self.optimizer, trained)
+        return logs
+
+    def backward_pass(self, data, trained, undo):
+        """Forward and backward of one micro-batch: its gradient goes into `.grad`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        objective, y_pred = self.objective(x, y, sample_weight, training=True)
+        objective = self.optimizer.scale_loss(objective)
+        if undo is None:
+            objective.backward()
+        else:
+            # All of the gradient or nothing: memory may run out in the middle of it.
+            gradients = torch.autograd.grad(objective, trained.tensors, allow_unused=True)
+            add_gradients(trained.tensors, gradients)
+            undo.move_on()
+        self.window.add()
         return self.results(x, y, y_pred, sample_weight)
 
     def test_step(self, data):
         """One batch of evaluation."""
         if self.window is None:
             return super().test_step(data)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(on_device(data))
         _, y_pred = self.objective(x, y, sample_weight, training=False)
         return self.results(x, y, y_pred, sample_weight)
 
     def objective(self, x, y, sample_weight, training):
         """What is minimised, and the logits if they were made.
 
-        While gradients accumulate it is the sum over the tokens, which the window divides.
+        Where a window has several backward passes it is the sum over the tokens, which the window
+        divides.
         """
         matrix = self.head_matrix()
         if matrix is not None and self.accounts.can_do_without_logits(sample_weight):
@@ -100,7 +138,7 @@ class TrainStep:
     def one_pass(self, matrix, x, y, sample_weight, training):
         """What is minimised, without logits: straight from the hidden vectors."""
         loss, (kernel, bias) = self.loss, matrix
-        hidden = self.hidden_vectors(x, training)
+        hidden, penalty = self.hidden_vectors(x, training)
         labels, weights, outside = countable(
             y,
             (*hidden.shape[:-1], kernel.shape[1]),
@@ -127,18 +165,20 @@ class TrainStep:
             wrong = torch.where(outside.any(), float("nan"), 0.0)
             statistics = statistics._replace(loss=statistics.loss + wrong)
             objective = objective + wrong
-        penalty = self.penalty()
         self.accounts.add(statistics, penalty, sample_weight is not None)
         self.record_tokens(statistics.tokens)
         return objective + (penalty * statistics.tokens if self.window.divides else penalty)
 
     def hidden_vectors(self, x, training):
-        """The backbone's hidden vectors."""
+        """The backbone's hidden vectors, and what the layers add to the loss of every token."""
         if self.run_eagerly or not self.backbone.built:
-            return self.backbone(x, training=training)
+            return self.backbone(x, training=training), self.penalty()
         if self.capture is None or self.capture.layer is not self.backbone:
-            self.capture = Capture(self.backbone, self.jit_compile)
-        return self.capture(x, training)
+            self.capture = Capture(self.backbone, self.graphs_are_compiled)
+        hidden = self.capture(x, training)
+        # A graph is of layers that add nothing. To ask all of them takes as long as a small graph.
+        adds = self.trained is None or self.trained.regularized or not self.capture.replayed
+        return hidden, self.penalty() if adds else 0.0
 
     def record_tokens(self, tokens):
         """Keeps what the mean of this micro-batch was divided by."""
@@ -146,9 +186,17 @@ class TrainStep:
 
     def results(self, x, y, y_pred, sample_weight):
         """The metrics so far; those that need logits are brought up to date."""
-        if y_pred is None:
-            return self.get_metrics_result()
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        if y_pred is not None:
+            return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self.log_points.logs(self) if self.log_points else self.get_metrics_result()
+
+    def gradient_norm(self) -> float | None:
+        """The mean global norm of this epoch's gradients before clipping; None before any."""
+        return None if self.window is None else self.window.norms.mean()
+
+    def snapshot(self):
+        """What a failed backward pass has to give back."""
+        return Snapshot([*self.metrics_variables, *self.non_trainable_variables])
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
@@ -159,9 +207,99 @@ class TrainStep:
         change them in the middle of one, compile with `run_eagerly=True`.
         """
         self.capture = None
-        if self.window is not None and self.window.size > 1:
-            if isinstance(callbacks, keras.callbacks.CallbackList):
-                callbacks.append(WindowEnd())
-            else:
-                callbacks = [WindowEnd(), *keras.tree.flatten(callbacks or [])]
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        if self.window is None:
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        callbacks = with_callback(EpochBounds(), callbacks)
+        self.log_points = LogPoints(callbacks, "train")
+        try:
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        finally:
+            self.trained = self.log_points = None
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """Keras's `evaluate`."""
+        training_points = self.log_points
+        self.log_points = LogPoints(callbacks, "test")
+        try:
+            return super().evaluate(
+                x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs
+            )
+        finally:
+            self.log_points = training_points
+
+
+class TrainedVariables:
+    """The variables that an epoch trains, which take a small model's time to look up.
+
+    Args:
+        model: The model, built.
+    """
+
+    def __init__(self, model):
+        self.variables = model.trainable_variables
+        self.tensors = [variable.value for variable in self.variables]
+        self.regularized = any(variable.regularizer is not None for variable in self.variables)
+
+
+class EpochBounds(keras.callbacks.Callback):
+    """What the step does where an epoch begins and ends."""
+
+    def on_train_begin(self, logs=None):
+        """An interrupted `fit` may have left a window."""
+        self.model.window.drop(TrainedVariables(self.model))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Callbacks may have frozen or thawed layers."""
+        self.model.trained = TrainedVariables(self.model)
+        self.model.window.norms.reset()
+
+    def on_test_begin(self, logs=None):
+        """Validation comes before the epoch's end, and should see a short last window."""
+        self.model.window.apply(self.model.optimizer, self.model.trained)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Without validation, this is the first to know."""
+        self.model.window.apply(self.model.optimizer, self.model.trained)
+
+
+def with_callback(callback, callbacks):
+    """The callbacks of `fit`, one more before all others."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(callback)
+        return callbacks
+    return [callback, *keras.tree.flatten(callbacks or [])]
+
+
+def on_device(data):
+    """The batch, where pinned memory allows it on its way to the device while the CPU goes on."""
+    if not torch.cuda.is_available():
+        return data
+    return keras.tree.map_structure(
+        lambda t: (
+            t.to("cuda", non_blocking=True) if isinstance(t, torch.Tensor) and t.is_pinned() else t
+        ),
+        data,
+    )
+
+
+def add_gradients(tensors, gradients):
+    """Adds to `.grad`, as a backward pass does."""
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        if gradient is None:
+            continue
+        if tensor.grad is None:
+            # Two tensors may share what autograd hands out.
+            tensor.grad = gradient.clone()
+        else:
+            tensor.grad += gradient

@@ -1,0 +1,85 @@
+"""The logs of a step, computed when somebody looks."""
+
+import time
+
+import keras
+
+from keras_llm.backend.keras_private import does_nothing
+
+# Between two looks of the progress bar, in seconds.
+INTERVAL = 0.5
+
+
+class LogPoints:
+    """Decides after which steps the logs are computed.
+
+    Keras makes a float of every value in the logs after every step, for which a GPU has to be
+    waited for, and hands them to the callbacks. Here that happens after every step only where a
+    callback looks at every step; for the progress bar now and then is enough.
+
+    Args:
+        callbacks: What `fit` or `evaluate` was given.
+        phase: `"train"` or `"test"`.
+    """
+
+    def __init__(self, callbacks, phase: str):
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = callbacks.callbacks
+        hooks = ("on_batch_end", f"on_{phase}_batch_end")
+        self.always = any(
+            not does_nothing(getattr(callback, hook))
+            for callback in keras.tree.flatten(callbacks or [])
+            for hook in hooks
+            if not isinstance(callback, keras.callbacks.ProgbarLogger)
+            and not getattr(callback, "looks_at_log_points", False)
+        )
+        self.names, self.last = None, 0.0
+
+    def logs(self, model) -> dict:
+        """The model's metrics by name, now or when they are asked for."""
+        now = time.monotonic()
+        if self.names is None or self.always or now - self.last >= INTERVAL:
+            logs = model.get_metrics_result()
+            self.names, self.last = tuple(logs), now
+            return logs
+        return LaterLogs(model, self.names)
+
+
+class LaterLogs(dict):
+    """The model's metrics by name, none of them computed before it is asked for.
+
+    False like an empty dictionary, so that Keras passes an empty one on: its progress bar then goes
+    on showing the values of the last time.
+    """
+
+    def __init__(self, model, names):
+        super().__init__(dict.fromkeys(names))
+        self.model, self.is_known = model, False
+
+    def __bool__(self):
+        return False
+
+    def __getitem__(self, name):
+        if not self.is_known:
+            self.is_known = True
+            self.update(self.model.get_metrics_result())
+        return super().__getitem__(name)
+
+    def __iter__(self):
+        # Defined, so that `dict(logs)` and `{**logs}` ask for the values.
+        return super().__iter__()
+
+    def get(self, name, default=None):
+        """The value of a metric."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def values(self):
+        """All values."""
+        return [self[name] for name in self]
+
+    def items(self):
+        """All names with their values."""
+        return [(name, self[name]) for name in self]
