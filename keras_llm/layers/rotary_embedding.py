@@ -24,13 +24,13 @@ class RotaryEmbedding(keras.layers.Layer):
         positions: Integers, `[length]` or `[batch, length]`.
 
     Returns:
-        The cosines and sines, each `[..., length, 1, head_dim / 2]`: computed in float32,
-        given in the compute dtype.
+        What `rotate` takes, two arrays `[..., length, 1, head_dim]`: the cosines, twice, and the
+        sines, first negated. Computed in float32, given in the compute dtype.
 
     Example:
     >>> import numpy as np
     >>> cos, sin = RotaryEmbedding(head_dim=2)(np.array([0, 1, 2]))
-    >>> turned = rotate(np.array([[[[1, 0]]]], "float32"), (cos, sin))
+    >>> turned = rotate(ops.array([[[[1.0, 0.0]]]]), (cos, sin))
     >>> [[round(float(c), 3) for c in plane] for plane in turned[0, :, 0]]   # 0, 1 and 2 radians
     [[1.0, 0.0], [0.54, 0.841], [-0.416, 0.909]]
     """
@@ -49,10 +49,8 @@ class RotaryEmbedding(keras.layers.Layer):
         """The cosines and sines of the angles at `positions`."""
         exponents = ops.arange(0, self.head_dim, 2, dtype="float32") / self.head_dim
         angles = ops.cast(positions, "float32")[..., None, None] * self.theta**-exponents
-        return (
-            ops.cast(ops.cos(angles), self.compute_dtype),
-            ops.cast(ops.sin(angles), self.compute_dtype),
-        )
+        cos, sin = (ops.cast(x, self.compute_dtype) for x in (ops.cos(angles), ops.sin(angles)))
+        return ops.concatenate([cos, cos], axis=-1), ops.concatenate([-sin, sin], axis=-1)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -60,7 +58,10 @@ class RotaryEmbedding(keras.layers.Layer):
 
 
 def rotate(x, rotation):
-    """Queries or keys `[batch, length, heads, head_dim]`, turned by `RotaryEmbedding`'s angles."""
+    """Queries or keys `[batch, length, heads, head_dim]`, turned by `RotaryEmbedding`'s angles.
+
+    In each plane (a, b) becomes (a cos - b sin, b cos + a sin).
+    """
     cos, sin = rotation
-    first, second = ops.split(x, 2, axis=-1)
-    return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    # Rolled by half, every coordinate stands where its partner stood.
+    return x * cos + ops.roll(x, x.shape[-1] // 2, axis=-1) * sin

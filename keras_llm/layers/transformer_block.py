@@ -46,7 +46,7 @@ class TransformerBlock(keras.layers.Layer):
     Example:
     >>> import numpy as np
     >>> block = TransformerBlock(d_model=8, num_heads=2)
-    >>> no_rotation = (np.ones((3, 1, 2), "float32"), np.zeros((3, 1, 2), "float32"))
+    >>> no_rotation = (np.ones((3, 1, 4), "float32"), np.zeros((3, 1, 4), "float32"))
     >>> tuple(block(np.ones((1, 3, 8), "float32"), rotation=no_rotation, causal=True).shape)
     (1, 3, 8)
     """

@@ -15,7 +15,8 @@ X = RNG.standard_normal((2, 7, 3, 10)).astype("float32")  # batch, length, heads
 
 
 def rotated(x, positions, theta=10_000.0):
-    return ops.convert_to_numpy(rotate(x, RotaryEmbedding(x.shape[-1], theta)(positions)))
+    rotation = RotaryEmbedding(x.shape[-1], theta)(positions)
+    return ops.convert_to_numpy(rotate(ops.convert_to_tensor(x), rotation))
 
 
 def test_a_plane_is_a_complex_number_times_a_unit():
