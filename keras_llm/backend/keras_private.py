@@ -1,5 +1,6 @@
 """What Keras has no public name for; `tests/backend/test_keras_private.py` guards it."""
 
+import copy
 import importlib
 
 import keras
@@ -62,3 +63,14 @@ def keras_decays(optimizer, variable) -> bool:
     Keras leaves out only what `exclude_from_weight_decay` named; without a way to ask, nothing.
     """
     return getattr(optimizer, "_use_weight_decay", lambda variable: True)(variable)
+
+
+def optimizer_settings(optimizer) -> dict:
+    """An optimizer's `get_config()`, but for its learning rate, which may be a schedule.
+
+    To serialise one, Keras imports every other backend that is installed; TensorFlow alone takes
+    seconds.
+    """
+    twin = copy.copy(optimizer)
+    vars(twin)["_learning_rate"] = 0.5
+    return twin.get_config()

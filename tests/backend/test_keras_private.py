@@ -10,6 +10,7 @@ from keras_llm.backend.keras_private import (
     keras_decays,
     keras_mask,
     known_names,
+    optimizer_settings,
 )
 
 
@@ -56,3 +57,15 @@ def test_an_optimizer_of_keras_tells_what_it_decays():
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     assert not keras_decays(optimizer, dense.bias)
     assert keras_decays(optimizer, dense.kernel)
+
+
+@pytest.mark.parametrize("kind", [keras.optimizers.AdamW, keras.optimizers.SGD])
+def test_the_settings_of_an_optimizer_are_those_of_its_config(kind):
+    optimizer = kind(keras.optimizers.schedules.CosineDecay(1e-3, 10), clipnorm=2.0)
+    config = optimizer.get_config()
+    schedule = config.pop("learning_rate")
+    assert isinstance(schedule, dict)
+    settings = optimizer_settings(optimizer)
+    assert settings.pop("learning_rate") == 0.5
+    assert settings == config
+    assert optimizer.get_config()["learning_rate"] == schedule
