@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_llm.backend.attention import attend
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.projection import projection
 from keras_llm.layers.rotary_embedding import rotate
@@ -33,7 +34,8 @@ class Attention(keras.layers.Layer):
         keys_values: What to look at, from `keys_values(source)`.
         rotation: `RotaryEmbedding`'s angles at the positions of `x`, or None.
         attention_mask: Booleans that broadcast to `[batch, heads, length, source_length]`, true
-            where a token may look. A token that may look nowhere receives zeros.
+            where a token may look. A token that may look nowhere receives zeros; to say only that
+            of whole tokens, `[batch, 1, length, 1]` costs no mask of all pairs.
         causal: Whether token t sees only tokens 0..t: the backend's own way, which needs no mask.
 
     Returns:
@@ -103,14 +105,13 @@ class Attention(keras.layers.Layer):
         if rotation is not None:
             query = rotate(query, rotation)
         key, value = keys_values
-        if self.num_key_value_heads == 1:
-            # Keras on TensorFlow repeats grouped heads by itself, but not a single one.
-            key = ops.repeat(key, self.num_heads, axis=2)
-            value = ops.repeat(value, self.num_heads, axis=2)
-
-        gathered = ops.dot_product_attention(
-            query, key, value, mask=attention_mask, is_causal=causal
-        )
+        if attention_mask is None or attention_mask.shape[-1] == 1:
+            gathered = attend(query, key, value, causal=causal)
+        else:
+            if causal:
+                past = causal_mask(ops.shape(x)[1], ops.shape(key)[1])
+                attention_mask = attention_mask & past
+            gathered = attend(query, key, value, attention_mask)
         if attention_mask is not None:
             # Masked scores are equal, not infinite: where all are masked, softmax would average
             # everything that must not be seen.

@@ -108,16 +108,26 @@ class CausalBackbone(keras.Model):
     def call(self, ids, training=None):
         """The hidden vectors of whole sequences."""
         check_ids_shape(ids, self.max_length, "ids")
-        length = ops.shape(ids)[1]
-        rotation = self.rotary(ops.arange(length))
-        mask = None
-        if self.pad_id is not None:
-            mask = causal_mask(length, length) & (ids != self.pad_id)[:, None, None, :]
-
         x = self.dropout(self.token_embedding(ids), training=training)
+        positions, tokens = ops.arange(ops.shape(ids)[1]), None
+        if self.pad_id is not None:
+            # Behind the tokens of its row padding is seen by none: no mask of all pairs is needed.
+            padding = ids == self.pad_id
+            positions = ops.argsort(ops.where(padding, self.max_length, 0) + positions, axis=1)
+            x = ops.take_along_axis(x, positions[..., None], axis=1)
+            tokens = ~ops.take_along_axis(padding, positions, axis=1)[:, None, :, None]
+
+        rotation = self.rotary(positions)
         for block in self.blocks:
-            x = block(x, rotation, attention_mask=mask, causal=mask is None, training=training)
+            x = block(x, rotation, attention_mask=tokens, causal=True, training=training)
+        if self.pad_id is not None:
+            x = ops.take_along_axis(x, ops.argsort(positions, axis=1)[..., None], axis=1)
         return self.norm(x)
+
+    def compute_output_spec(self, ids, training=None):
+        """Keras would find it out with a length of its own, perhaps more than `max_length`."""
+        check_ids_shape(ids, self.max_length, "ids")
+        return keras.KerasTensor((*ids.shape, self.d_model), self.compute_dtype)
 
     def start(self, first, room: int) -> DecodingState:
         """The state before any token: row b's tokens begin at slot `first[b]`, of `room` slots."""

@@ -44,6 +44,12 @@ class LanguageModel(TokenStep):
         """Logits `[batch, length, vocab]` of the next token at every position."""
         return self.head(self.backbone(inputs, training=training))
 
+    def compute_output_spec(self, inputs, training=None):
+        """Of the two parts, which may know better than a trial what they can take."""
+        if type(self).call is not LanguageModel.call:
+            return super().compute_output_spec(inputs, training=training)
+        return self.head.compute_output_spec(self.backbone.compute_output_spec(inputs))
+
     def head_matrix(self):
         """The head's kernel and bias, unless a subclass or another kind of head does more."""
         head = self.head

@@ -149,15 +149,8 @@ class Seq2SeqBackbone(keras.Model):
 
     def call(self, inputs, training=None):
         """The hidden vectors of whole targets."""
-        if not isinstance(inputs, dict) or not {"encoder_ids", "decoder_ids"} <= set(inputs):
-            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-            raise ValueError(
-                'inputs must be a dictionary of "encoder_ids" and "decoder_ids". '
-                f"Received: {received}"
-            )
-        source = self.encode(inputs["encoder_ids"], training=training)
-        decoder_ids = inputs["decoder_ids"]
-        check_ids_shape(decoder_ids, self.max_length, "decoder_ids")
+        encoder_ids, decoder_ids = self._unpack(inputs)
+        source = self.encode(encoder_ids, training=training)
         rotation = self.rotary(ops.arange(ops.shape(decoder_ids)[1]))
 
         x = self.dropout(self.target_embedding(decoder_ids), training=training)
@@ -171,6 +164,22 @@ class Seq2SeqBackbone(keras.Model):
                 training=training,
             )
         return self.decoder_norm(x)
+
+    def compute_output_spec(self, inputs, training=None):
+        """Keras would find it out with lengths of its own, perhaps more than `max_length`."""
+        encoder_ids, decoder_ids = self._unpack(inputs)
+        check_ids_shape(encoder_ids, self.max_length, "encoder_ids")
+        return keras.KerasTensor((*decoder_ids.shape, self.d_model), self.compute_dtype)
+
+    def _unpack(self, inputs):
+        if not isinstance(inputs, dict) or not {"encoder_ids", "decoder_ids"} <= set(inputs):
+            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+            raise ValueError(
+                'inputs must be a dictionary of "encoder_ids" and "decoder_ids". '
+                f"Received: {received}"
+            )
+        check_ids_shape(inputs["decoder_ids"], self.max_length, "decoder_ids")
+        return inputs["encoder_ids"], inputs["decoder_ids"]
 
     def encode(self, encoder_ids, training=None) -> Source:
         """The source as every decoder block reads it."""

@@ -14,6 +14,13 @@ X = RNG.standard_normal((3, 5, 16)).astype("float32")
 SOURCE = RNG.standard_normal((3, 6, 16)).astype("float32")
 KEEP = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]], bool)[:, None, None, :]
 
+MASKS = {
+    "none": None,
+    "pairs": np.tril(np.ones((5, 5), bool), 1) & KEEP,
+    "keys": KEEP[..., ::-1].copy(),  # with causal, the first tokens of a row see nothing
+    "queries": KEEP.transpose(0, 1, 3, 2).copy(),
+}
+
 
 def expected(layer, x, source, mask):
     """softmax(Q K^T / sqrt(head_dim)) V, head by head; zeros for a query that may see nothing."""
@@ -37,16 +44,15 @@ def built(num_key_value_heads):
 
 @pytest.mark.parametrize("num_key_value_heads", [1, 2, 4])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_self_attention(num_key_value_heads, causal, masked):
-    layer = built(num_key_value_heads)
+@pytest.mark.parametrize("mask", MASKS)
+def test_self_attention(num_key_value_heads, causal, mask):
+    layer, mask = built(num_key_value_heads), MASKS[mask]
     allowed = np.ones((3, 5, 5), bool)
     if causal:
         allowed &= np.tril(np.ones((5, 5), bool))
-    if masked:
-        allowed &= KEEP[:, 0]
-    given = allowed[:, None] if masked else None
-    actual = layer(X, layer.keys_values(X), attention_mask=given, causal=causal)
+    if mask is not None:
+        allowed &= mask[:, 0]
+    actual = layer(X, layer.keys_values(X), attention_mask=mask, causal=causal)
     want = expected(layer, X, X, allowed)
     np.testing.assert_allclose(ops.convert_to_numpy(actual), want, rtol=1e-4, atol=1e-5)
 

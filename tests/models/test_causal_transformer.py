@@ -131,19 +131,6 @@ def test_mixed_precision(given):
     assert np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
 
 
-def test_training_builds_no_mask(monkeypatch):
-    masks = []
-    attend = ops.dot_product_attention
-
-    def spy(*args, mask=None, is_causal=False, **kwargs):
-        masks.append((mask, is_causal))
-        return attend(*args, mask=mask, is_causal=is_causal, **kwargs)
-
-    monkeypatch.setattr(ops, "dot_product_attention", spy)
-    build()(IDS, training=True)
-    assert masks == [(None, True)] * 2
-
-
 def test_no_token_sees_what_comes_after_it():
     model, changed = build(), IDS.copy()
     changed[:, 5:] = 22 - changed[:, 5:]
