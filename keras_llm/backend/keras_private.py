@@ -1,6 +1,5 @@
 """What Keras has no public name for; `tests/backend/test_keras_private.py` guards it."""
 
-import copy
 import importlib
 
 import keras
@@ -71,6 +70,6 @@ def optimizer_settings(optimizer) -> dict:
     To serialise one, Keras imports every other backend that is installed; TensorFlow alone takes
     seconds.
     """
-    twin = copy.copy(optimizer)
-    vars(twin)["_learning_rate"] = 0.5
+    twin = object.__new__(type(optimizer))
+    vars(twin).update({**vars(optimizer), "_learning_rate": 0.5})
     return twin.get_config()
