@@ -11,10 +11,14 @@ import keras  # noqa: E402
 
 # The train step is built on what comes before it here.
 if keras.backend.backend() == "torch":
+    from keras_llm.backend.torch.device import peak_flops, peak_memory_gb
+    from keras_llm.backend.torch.logits_pass import among_top, reduce_logits
     from keras_llm.backend.torch.tensors import SUM_DTYPE, host_values
     from keras_llm.backend.torch.train_step import TrainStep
 else:
+    from keras_llm.backend.ops.device import peak_flops, peak_memory_gb
+    from keras_llm.backend.ops.logits_pass import among_top, reduce_logits
     from keras_llm.backend.ops.tensors import SUM_DTYPE, host_values
     from keras_llm.backend.ops.train_step import TrainStep
 
-__all__ = ["SUM_DTYPE", "TrainStep", "host_values"]
+__all__ = ["SUM_DTYPE", "TrainStep", "host_values", "peak_flops", "peak_memory_gb"]

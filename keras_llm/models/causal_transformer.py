@@ -39,8 +39,8 @@ class CausalTransformer(LanguageModel):
         rope_theta: Base of the rotary wavelengths.
         epsilon: Added to the mean square in RMSNorm.
         tie_embeddings: Whether the head's matrix is the embedding's.
-        pad_id: The id of padding that may stand before or between tokens, where attention must
-            mask it. None, the faster, is enough for padding at the end: no token sees what comes
+        pad_id: The id of padding that may stand before or between tokens: no token sees it, and it
+            sees none. None, the faster, is enough for padding at the end: no token sees what comes
             after it.
         dtype: A dtype or policy, such as `"mixed_bfloat16"`; None for Keras's global policy.
 
@@ -162,6 +162,24 @@ class CausalTransformer(LanguageModel):
             new = generate(logits, state, step, sampler, max_new_tokens, end_id)
         rows = [np.concatenate(pair) for pair in zip(prompts, new, strict=True)]
         return from_rows(rows, like=ids, fill=end_id if pad_id is None else pad_id)
+
+    def flops_per_token(self, length: int) -> float:
+        """Operations that training spends on a token, forward and backward:
+
+            6 * parameters + 12 * num_layers * d_model * length
+
+        Two for each weight forward and four backward, and the products of queries with keys and of
+        scores with values, causal or not (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311,
+        appendix B). An embedding that is only looked up is no product.
+
+        Args:
+            length: Of the sequences.
+        """
+        parameters = self.count_params()
+        if not self.tie_embeddings:
+            parameters -= self.backbone.token_embedding.count_params()
+        backbone = self.backbone
+        return 6.0 * parameters + 12.0 * backbone.num_layers * backbone.d_model * length
 
     def get_config(self):
         """The constructor's arguments."""

@@ -136,6 +136,10 @@ class Optimizer(keras.optimizers.Optimizer):
         """Loads the state."""
         state = {name: store[name] for name in store.keys()}  # noqa: SIM118
         decaying = state.pop("decaying", None)
+        if self.built and decaying is None:
+            # Saved before it was built; a model builds it when it is loaded, and Keras would warn
+            # that there is no state for the variables.
+            state = {str(i): v.numpy() for i, v in enumerate(self.variables)} | state
         super().load_own_variables(state)
         if self.built and decaying is not None and len(decaying) == len(self._decaying):
             self._decaying = dict(zip(self._decaying, np.array(decaying).tolist(), strict=True))

@@ -20,6 +20,10 @@ class TokenMean(keras.metrics.Metric):
         """Adds the sum of a batch's losses and of its tokens."""
         self.sums.add(ops.stop_gradient(total), ops.stop_gradient(tokens))
 
+    def tokens(self):
+        """The tokens so far: the sum of the weights of those that count."""
+        return self.sums.values()[1]
+
     def result(self):
         """The mean; 0 where nothing counted."""
         return divide(*self.sums.values())

@@ -10,6 +10,7 @@ from keras_llm.backend.keras_private import known_names
 from keras_llm.losses import MaskedLoss
 from keras_llm.metrics import TokenMetric
 from keras_llm.training.token_accounts import TokenAccounts
+from keras_llm.training.training_logs import TrainingLogs
 
 
 class TokenStep(backend.TrainStep, keras.Model):
@@ -22,6 +23,9 @@ class TokenStep(backend.TrainStep, keras.Model):
 
     # Set by compile: the token sums of a `MaskedLoss`, None with any other loss.
     accounts = None
+    # Set in a step of JAX or TensorFlow that needs no logits: `call` ends, and `compute_loss`
+    # begins, with the hidden vectors.
+    without_logits = False
 
     def compile(
         self,
@@ -95,13 +99,31 @@ class TokenStep(backend.TrainStep, keras.Model):
         """The loss of a batch; the logged loss and the metrics are updated on the way."""
         if self.accounts is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if self.without_logits:
+            return self.one_pass(y, y_pred, sample_weight, training)
         objective, tokens = self.accounts.count(y, y_pred, sample_weight, self.penalty())
         self.record_tokens(tokens)
         return objective
 
+    def flops_per_token(self, length: int) -> float | None:
+        """Operations that training spends on a token, in a sequence of `length`, if known."""
+        return None
+
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
+        """Keras's `fit`; with a loss of tokens its logs have what `TrainingLogs` adds."""
+        if self.accounts is not None:
+            callbacks = with_callbacks([*self.step_callbacks(), TrainingLogs()], callbacks)
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
     def penalty(self):
         """What the layers add to the loss of every token: regularisation and `add_loss`."""
         return sum((ops.sum(loss) for loss in self.losses), 0.0)
+
+    def head_is_matrix(self):
+        """Whether `head_matrix` is known."""
+        return False
 
     def head_matrix(self):
         """The kernel `[d_model, vocab]` and bias (or None) that make the logits; None if unknown.
@@ -138,6 +160,17 @@ class TokenStep(backend.TrainStep, keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+
+def with_callbacks(first, callbacks):
+    """The callbacks of `fit`, with some before all others."""
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        return [*first, *keras.tree.flatten(callbacks or [])]
+    for callback in first:
+        callback.set_params(callbacks.params)
+        callback.set_model(callbacks.model)
+    callbacks.callbacks[:0] = first
+    return callbacks
 
 
 def resolve(metrics):

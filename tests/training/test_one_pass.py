@@ -40,6 +40,11 @@ def build(cls, loss=LOSSES[0], dtype="float32", **sizes):
     return model
 
 
+def deterministic(history):
+    """The columns of a history that do not depend on the machine."""
+    return [(name, values) for name, values in history.items() if name != "tokens_per_second"]
+
+
 @pytest.fixture
 def passes(monkeypatch):
     """How many batches took the one pass."""
@@ -64,7 +69,7 @@ def test_twenty_steps_are_the_same_twenty_steps(loss, sizes, passes):
         )
         weights.append(model.get_weights())
     assert len(passes) == 5 * (4 + 4)
-    for name, values in histories[0].items():
+    for name, values in deterministic(histories[0]):
         assert histories[1][name] == pytest.approx(values, rel=1e-4), name
     for whole, one in zip(*weights, strict=True):
         np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-5)
@@ -116,7 +121,7 @@ def test_compiled_graphs_take_the_same_steps(passes):
         histories.append(model.fit(X, Y, **arguments).history)
         assert model.capture.reason is None
         assert model.get_compile_config()["jit_compile"] == jit_compile
-    for name, values in histories[0].items():
+    for name, values in deterministic(histories[0]):
         assert histories[1][name] == pytest.approx(values, rel=1e-5), name
 
 

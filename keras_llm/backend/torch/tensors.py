@@ -7,12 +7,16 @@ import torch
 SUM_DTYPE = "float32" if torch.backends.mps.is_available() else "float64"
 
 
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has values: a subclass is a tracer's stand-in without them."""
+    exact = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return exact and not tensor.is_meta and not torch.compiler.is_compiling()
+
+
 def host_values(tensor) -> np.ndarray | None:
     """The values in numpy, or None where reading them would wait for a GPU or break a trace."""
     if isinstance(tensor, torch.Tensor):
-        # The exact types: a subclass is a tracer's stand-in without values.
-        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        if not plain or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        if not is_plain(tensor) or tensor.device.type != "cpu":
             return None
         return tensor.detach().numpy()
     return np.asarray(tensor)

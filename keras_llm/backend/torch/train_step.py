@@ -139,6 +139,8 @@ class TrainStep:
         """What is minimised, without logits: straight from the hidden vectors."""
         loss, (kernel, bias) = self.loss, matrix
         hidden, penalty = self.hidden_vectors(x, training)
+        if self.trained is not None:
+            self.trained.length = hidden.shape[1]
         labels, weights, outside = countable(
             y,
             (*hidden.shape[:-1], kernel.shape[1]),
@@ -190,6 +192,10 @@ class TrainStep:
             return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return self.log_points.logs(self) if self.log_points else self.get_metrics_result()
 
+    def step_callbacks(self) -> list:
+        """What `fit` needs beside the step."""
+        return [EpochBounds()]
+
     def gradient_norm(self) -> float | None:
         """The mean global norm of this epoch's gradients before clipping; None before any."""
         return None if self.window is None else self.window.norms.mean()
@@ -209,7 +215,6 @@ class TrainStep:
         self.capture = None
         if self.window is None:
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
-        callbacks = with_callback(EpochBounds(), callbacks)
         self.log_points = LogPoints(callbacks, "train")
         try:
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
@@ -250,6 +255,8 @@ class TrainedVariables:
         self.variables = model.trainable_variables
         self.tensors = [variable.value for variable in self.variables]
         self.regularized = any(variable.regularizer is not None for variable in self.variables)
+        # Of the last batch's sequences.
+        self.length = None
 
 
 class EpochBounds(keras.callbacks.Callback):
@@ -263,6 +270,7 @@ class EpochBounds(keras.callbacks.Callback):
         """Callbacks may have frozen or thawed layers."""
         self.model.trained = TrainedVariables(self.model)
         self.model.window.norms.reset()
+        self.model.log_points.last = 0.0
 
     def on_test_begin(self, logs=None):
         """Validation comes before the epoch's end, and should see a short last window."""
@@ -271,14 +279,6 @@ class EpochBounds(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Without validation, this is the first to know."""
         self.model.window.apply(self.model.optimizer, self.model.trained)
-
-
-def with_callback(callback, callbacks):
-    """The callbacks of `fit`, one more before all others."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(callback)
-        return callbacks
-    return [callback, *keras.tree.flatten(callbacks or [])]
 
 
 def on_device(data):

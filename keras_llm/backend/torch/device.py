@@ -1,0 +1,36 @@
+"""What the device tells about itself."""
+
+import torch
+
+# Dense bfloat16 (float16 before Ampere) operations a second, from NVIDIA's data sheets. The first
+# name that a device's name contains is its own.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+
+
+def peak_flops(compute_dtype: str) -> float | None:
+    """Operations a second that the device could do, if that is known for its kind and dtype."""
+    if not torch.cuda.is_available() or compute_dtype not in ("bfloat16", "float16"):
+        return None
+    return peak_of(torch.cuda.get_device_name())
+
+
+def peak_of(device_name: str) -> float | None:
+    """The peak of a kind of device."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+
+
+def peak_memory_gb() -> float | None:
+    """The most that tensors have taken on the GPU so far, in 10^9 bytes."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None

@@ -1,0 +1,67 @@
+"""What language-model people look at beside the loss while a model trains."""
+
+import time
+
+import keras
+
+from keras_llm import backend
+
+
+class TrainingLogs(keras.callbacks.Callback):
+    """Adds to the progress bar and to `fit`'s history:
+
+        learning_rate       of the next update
+        gradient_norm       global norm before clipping, the mean over the epoch's updates (PyTorch)
+        tokens_per_second   tokens that count, over the epoch's time without validation
+        peak_memory_gb      the most that the device has held, in 10^9 bytes, where it tells
+        mfu                 model FLOPs utilisation, where the device's peak is known
+
+    Utilisation is `tokens_per_second * flops_per_token / peak`, with the model's own
+    `flops_per_token` and the peak of dense bfloat16 products. Padding and recomputation do not
+    count as work (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B).
+
+    The first epoch's time includes what is compiled in it. `fit` puts one of these before your own
+    callbacks, so that they find the numbers in their `logs`.
+    """
+
+    # It adds to logs that somebody else looks at; it is no reason to compute them.
+    looks_at_log_points = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self.began, self.ended = time.perf_counter(), None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Adds to the progress bar's numbers, when it has new ones."""
+        # JAX has the optimizer's variables elsewhere until the epoch ends.
+        if logs and keras.backend.backend() != "jax":
+            logs.update(self.numbers())
+
+    def on_test_begin(self, logs=None):
+        """Stops the clock: validation is not training."""
+        self.ended = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the epoch's numbers."""
+        logs.update(self.numbers())
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers that are known, as they are now."""
+        model = self.model
+        seconds = (self.ended or time.perf_counter()) - self.began
+        tokens = float(model.accounts.mean.tokens())
+        numbers = {
+            "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
+            "gradient_norm": model.gradient_norm(),
+            "tokens_per_second": tokens / seconds,
+            "peak_memory_gb": backend.peak_memory_gb(),
+            "mfu": utilisation(model, tokens / seconds),
+        }
+        return {name: value for name, value in numbers.items() if value is not None}
+
+
+def utilisation(model, tokens_per_second: float) -> float | None:
+    """The share of the device's peak that the model's own operations took, if both are known."""
+    peak = backend.peak_flops(model.compute_dtype)
+    flops = model.flops_per_token(model.trained.length) if peak else None
+    return None if flops is None else tokens_per_second * flops / peak
