@@ -1,0 +1,1 @@
+"""What compile decided, and one step slowly: `explain`, `trace`, `plots`."""
