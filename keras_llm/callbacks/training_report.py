@@ -1,0 +1,123 @@
+"""A page that grows while a model trains."""
+
+import os
+import time
+import weakref
+from collections.abc import Sequence
+
+import keras
+
+from keras_llm.callbacks.report_page import ReportPage, Row
+from keras_llm.teaching.explain import explain
+
+
+class TrainingReport(keras.callbacks.Callback):
+    """Writes one HTML file about a training: curves, epochs, samples, and what `compile` decided.
+
+    The file needs no network and no other file. It is written when training begins, after every
+    epoch, when training ends, and, where that is interrupted, when Python exits; a process that is
+    killed leaves the file of its last epoch. Between, nothing is done: no step waits for it.
+
+    A prompt is continued before training and after every epoch, in the same way each time, so that
+    one can read how the model learns. Greedy generation, and sampling with a `seed`, leave the
+    training's own random numbers as they are.
+
+    A callback that is given to `fit` again with `initial_epoch` goes on with what it has; what an
+    earlier process did it does not know.
+
+    Args:
+        path: The HTML file. An earlier one is overwritten.
+        prompts: A text or several, for models with `generate(ids, ...)`.
+        tokenizer: What encodes the prompts and decodes what is generated; needed with `prompts`.
+        title: The page's heading.
+        **generate: What else `model.generate` is given, such as `max_new_tokens=40`,
+            `temperature=0.8`, `seed=0`; for a `Seq2SeqTransformer`, `start_id` and `end_id`.
+
+    Raises:
+        ImportError: Matplotlib, which draws the curves, is not installed.
+        ValueError: prompts without a tokenizer, or for a model that cannot generate.
+
+    Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from keras_llm import callbacks, losses, models
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "report.html")
+    >>> model = models.CausalTransformer(vocab_size=11, d_model=8, num_layers=1, num_heads=2)
+    >>> model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
+    >>> x, y = np.array([[1, 2, 3]]), np.array([[2, 3, 4]])
+    >>> history = model.fit(x, y, verbose=0, callbacks=[callbacks.TrainingReport(path)])
+    >>> "Finished after epoch 1 of 1" in path.read_text(encoding="utf-8")
+    True
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        prompts: str | Sequence[str] = (),
+        tokenizer=None,
+        title: str = "Training report",
+        **generate,
+    ):
+        super().__init__()
+        self.prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        if self.prompts and tokenizer is None:
+            raise ValueError(
+                "prompts need a tokenizer that encodes them and decodes what is generated. "
+                f"Received: prompts={prompts!r}, tokenizer=None"
+            )
+        # Now rather than after an epoch of training.
+        import keras_llm.teaching.plots  # noqa: F401
+
+        self.tokenizer = tokenizer
+        self.generate = generate
+        self.page = ReportPage(path, title, self.prompts)
+        self.interruption = None
+
+    def set_model(self, model):
+        """Takes the model, and refuses one that prompts are of no use to."""
+        super().set_model(model)
+        if self.prompts and not hasattr(model, "generate"):
+            raise ValueError(
+                "prompts need a model with generate(ids, ...), such as a CausalTransformer. "
+                f"Received: a {type(model).__name__}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the page, if this is the first epoch; keeps what is known of those before."""
+        rows = [row for row in self.page.rows if row.epoch <= epoch]
+        self.page.rows = rows
+        status = f"in epoch {epoch + 1} of {self.params['epochs']}."
+        if not rows or rows[-1].epoch != epoch:
+            rows.append(Row(epoch, samples=self.samples()))
+            self.write(f"Now {status}")
+        if self.interruption is not None:
+            self.interruption.detach()
+        # When the callback is gone or Python exits, unless training ends before; the page does not
+        # keep the callback or the model alive.
+        self.interruption = weakref.finalize(self, self.page.write, f"Interrupted {status}")
+        self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the epoch to the page."""
+        seconds = time.monotonic() - self.began
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        self.page.rows.append(Row(epoch + 1, logs, seconds, self.samples()))
+        self.write(f"After epoch {epoch + 1} of {self.params['epochs']}.")
+
+    def on_train_end(self, logs=None):
+        """Says that this is all."""
+        if self.interruption is None:
+            return  # no epoch was asked for
+        self.interruption.detach()
+        epoch, total = self.page.rows[-1].epoch, self.params["epochs"]
+        self.write(f"{'Finished' if epoch == total else 'Stopped'} after epoch {epoch} of {total}.")
+
+    def samples(self) -> tuple[str, ...]:
+        """What the model makes of each prompt now."""
+        ids = (self.tokenizer.encode(prompt) for prompt in self.prompts)
+        return tuple(self.tokenizer.decode(self.model.generate(i, **self.generate)) for i in ids)
+
+    def write(self, status: str):
+        """Writes the page."""
+        self.page.explained = explain(self.model, show=False).to_html()
+        self.page.write(status)
