@@ -36,10 +36,13 @@ def test_history_has_the_learning_rate_and_the_tokens_of_a_second(monkeypatch):
         def on_test_end(self, logs=None):
             now[0] += 100.0
 
-    logs = build().fit(
-        X, Y, batch_size=8, epochs=2, verbose=0, validation_data=(X, Y), callbacks=[Clock()]
+    model = build()
+    some = (X[:5], Y[:5])
+    logs = model.fit(
+        X, Y, batch_size=8, epochs=2, verbose=0, validation_data=some, callbacks=[Clock()]
     )
     assert logs.history["tokens_per_second"] == pytest.approx([(Y != PAD).sum() / 2.0] * 2)
+    assert model.tokens_per_update == (Y != PAD).sum() / 3
     assert logs.history["learning_rate"] == pytest.approx([float(SCHEDULE(3)), float(SCHEDULE(6))])
     assert not [name for name in logs.history if name.startswith("val_l") and "rate" in name]
     assert "peak_memory_gb" not in logs.history

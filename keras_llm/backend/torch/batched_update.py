@@ -55,6 +55,8 @@ def working_copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     PyTorch's fused kernels walk through memory and take no notice of strides: handed a transposed
     gradient they update the wrong elements, without an error.
     """
+    if tensor.dtype is dtype and tensor.is_contiguous():
+        return tensor
     return tensor.to(dtype).contiguous()
 
 

@@ -36,6 +36,10 @@ class FusedAdamW(BatchedUpdate):
     def __init__(self, slots: list[AdamWSlot], tensors: list[torch.Tensor]):
         # The kernel needs no temporary tensors, so there is no cache to fit on a CPU.
         super().__init__(slots, tensors, cpu_batch=GPU_BATCH)
+        self.states = [
+            ([slot.momentum for slot in batch], [slot.velocity for slot in batch])
+            for batch in self.batches
+        ]
 
     @staticmethod
     def is_available() -> bool:
@@ -64,14 +68,14 @@ class FusedAdamW(BatchedUpdate):
             beta_2: Decay of the velocities.
             epsilon: Added to the denominator.
         """
-        for batch in self.batches:
+        for batch, (momentums, velocities) in zip(self.batches, self.states, strict=True):
             dtype, decays = batch[0].kind
             copies = [working_copy(slot.value, dtype) for slot in batch]
             kernel(
                 copies,
                 [working_copy(gradients[slot.position], dtype) for slot in batch],
-                [slot.momentum for slot in batch],
-                [slot.velocity for slot in batch],
+                momentums,
+                velocities,
                 [],
                 [step] * len(batch),
                 lr=learning_rate,
