@@ -23,6 +23,8 @@ class TokenStep(backend.TrainStep, keras.Model):
 
     # Set by compile: the token sums of a `MaskedLoss`, None with any other loss.
     accounts = None
+    # Set by fit: the tokens that an update of the last epoch was made from, on average.
+    tokens_per_update = None
     # Set in a step of JAX or TensorFlow that needs no logits: `call` ends, and `compute_loss`
     # begins, with the hidden vectors.
     without_logits = False
@@ -75,6 +77,7 @@ class TokenStep(backend.TrainStep, keras.Model):
         optimizer = keras.optimizers.get(optimizer)
         self.prepare_step(optimizer, loss if ours else None, micro_batch_size, jit_compile)
         self.micro_batch_size = micro_batch_size
+        self.tokens_per_update = None
         kwargs = {
             "run_eagerly": run_eagerly,
             "steps_per_execution": steps_per_execution,
@@ -104,6 +107,13 @@ class TokenStep(backend.TrainStep, keras.Model):
         objective, tokens = self.accounts.count(y, y_pred, sample_weight, self.penalty())
         self.record_tokens(tokens)
         return objective
+
+    def explain(self, batch=None, show: bool = True):
+        """What `compile` decided, on one screen: see `keras_llm.explain`."""
+        # Here, because teaching is built on models, and those on this.
+        from keras_llm.teaching.explain import explain
+
+        return explain(self, batch, show)
 
     def flops_per_token(self, length: int) -> float | None:
         """Operations that training spends on a token, in a sequence of `length`, if known."""

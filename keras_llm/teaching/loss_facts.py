@@ -1,0 +1,199 @@
+"""`compile(loss=...)`: what is minimised, what it leaves out, what it is divided by."""
+
+import dataclasses
+import math
+import re
+
+import keras
+from keras import ops
+
+from keras_llm.losses import MaskedKLDivergence, MaskedLoss, TokenLoss
+from keras_llm.teaching import typical
+from keras_llm.teaching.compiled import Compiled
+from keras_llm.teaching.facts import Fact, Section, setting, shown
+from keras_llm.teaching.loss_words import equation_and_words
+from keras_llm.teaching.words import name_of
+
+NOTES = {
+    "label_smoothing": "share spread over all tokens",
+    "z_loss": "keeps logits from drifting",
+    "gamma": "how little sure tokens count",
+    "alpha": "weight of a token",
+    "temperature": "softens both distributions",
+    "log_target": "the teacher comes as log-probabilities",
+    "target_from_logits": "the teacher comes as logits",
+}
+# Told elsewhere in the section, or of no interest.
+TOLD = {"name", "reduction", "dtype", "fn", "axis", "from_logits", "ignore_index", "ignore_class"}
+
+
+def loss_sections(compiled: Compiled) -> list[Section]:
+    """One section for each loss that `compile` was given."""
+    losses, weights = compiled.loss, compiled.loss_weights
+    if not isinstance(losses, dict | list | tuple):
+        weight = [] if weights is None else [weight_of(weights)]
+        return [loss_section(compiled, losses, "Loss", weight)]
+    sections = []
+    for name in losses if isinstance(losses, dict) else range(len(losses)):
+        one = dataclasses.replace(compiled, output_shape=shape_of(compiled.model, name))
+        weight = [] if weights is None else [weight_of(weights[name])]
+        sections.append(loss_section(one, losses[name], f"Loss of output {name}", weight))
+    return sections
+
+
+def shape_of(model, output) -> tuple | None:
+    """The shape of one of several outputs, by its name or number; None where it is not known."""
+    shapes, names = getattr(model, "output_shape", None), getattr(model, "output_names", ())
+    if isinstance(shapes, list):
+        shapes = dict(enumerate(shapes)) | dict(zip(names, shapes, strict=False))
+    return shapes.get(output) if isinstance(shapes, dict) else None
+
+
+def weight_of(weight) -> Fact:
+    """What an output's loss is multiplied by."""
+    return Fact("loss_weights", weight, note="times this, in the sum of all outputs")
+
+
+def loss_section(compiled: Compiled, loss, title: str, weight: list[Fact]) -> Section:
+    """What one loss is."""
+    if loss is None:
+        text = "what the model's own compute_loss or add_loss says"
+        return Section(title, "none given", (Fact("each batch", None, text),))
+    name = name_of(loss)
+    loss = as_object(loss)
+    equation, words = equation_and_words(loss)
+    text = with_p(loss, equation) if equation else f"what {name} returns"
+    facts = [
+        Fact("each token", equation or None, text, words),
+        left_out(compiled, loss),
+        divided_by(compiled, loss),
+        *at_the_start(compiled, loss),
+    ]
+    facts += weight
+    if compiled.model.losses:
+        added = len(compiled.model.losses)
+        facts.append(Fact("added", added, note="terms of the layers: regularisation, add_loss"))
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    for key, value in config.items():
+        if key not in TOLD and (value or key in typical.LOSSES):
+            facts.append(loss_setting(key, value))
+    return Section(title, name, tuple(facts))
+
+
+def loss_setting(key, value) -> Fact:
+    """A setting of a loss; its value in short if it is long."""
+    if isinstance(value, list):
+        return Fact(key, value, f"{len(value):,} weights", NOTES.get(key, ""))
+    return setting(key, value, NOTES.get(key, ""), typical.LOSSES.get(key))
+
+
+def as_object(loss):
+    """Keras's own loss where there is one of that name; else `loss` as it is.
+
+    >>> type(as_object("mse")).__name__
+    'MeanSquaredError'
+    """
+    function = loss
+    if isinstance(loss, str) and loss not in ("crossentropy", "ce"):
+        function = keras.losses.get(loss)
+    stock = {name.lower(): cls for name, cls in vars(keras.losses).items() if name[0].isupper()}
+    name = getattr(function, "__name__", "").replace("_", "")
+    if getattr(keras.losses, getattr(function, "__name__", ""), None) is function:
+        return stock[name]() if name in stock else function
+    return function
+
+
+def with_p(loss, equation) -> str:
+    """The equation, and what p stands for in it."""
+    if "p" not in re.findall("[a-z]+", equation) or not hasattr(loss, "from_logits"):
+        return equation
+    where = "softmax of the logits" if loss.from_logits else "the model's outputs"
+    return f"{equation}, p = {where}"
+
+
+def left_out(compiled, loss) -> Fact:
+    """Which tokens do not count."""
+    hidden = "sample_weight 0, what a Keras mask hides"
+    if isinstance(loss, MaskedLoss):
+        index, note = loss.ignore_index, ""
+        if isinstance(loss, MaskedKLDivergence):
+            note = "labels are looked at where y is a pair (teacher, labels)"
+        elif index < 0:
+            note = "padding under any other id would count"
+        return Fact("left out", index, f"labels of {index}, {hidden}", note)
+    index = getattr(loss, "ignore_class", None)
+    if index is not None:
+        note = "Keras's metrics do not know ignore_class: they count them"
+        return Fact("left out", index, f"labels of {index}, what a Keras mask hides", note)
+    flag = "padding counts like text; ignore_class, or a loss of keras_llm, leaves it out"
+    flag = flag if compiled.is_of_tokens else ""
+    return Fact("left out", None, "nothing but what a Keras mask hides", flag=flag)
+
+
+def divided_by(compiled, loss) -> Fact:
+    """What the sum of the losses is divided by, in a batch and in the log of an epoch."""
+    reduction = getattr(loss, "reduction", "sum_over_batch_size")
+    if reduction == "sum":
+        note = "a larger batch makes larger gradients"
+        return Fact("divided by", reduction, "nothing", note)
+    if reduction in (None, "none"):
+        return Fact("divided by", "none", "nothing", "one loss a token; fit needs one number")
+    rows = "an epoch's loss weighs batches by their rows, not by their tokens"
+    if isinstance(loss, MaskedLoss):
+        if compiled.accounts is not None:
+            text = "the tokens that count, in a batch and over the epoch"
+            return Fact("divided by", "tokens", text)
+        flag = f"{rows}; models.LanguageModel(backbone, head) makes it exact"
+        return Fact("divided by", "tokens", "the tokens that count, in a batch", flag=flag)
+    what = {
+        "mean_with_sample_weight": "the sum of the weights",
+        "sum_over_batch_size": "all positions that no mask hides",
+        "mean": "all positions that no mask hides",
+    }[reduction]
+    return Fact("divided by", reduction, what, flag=rows if compiled.is_of_tokens else "")
+
+
+def at_the_start(compiled, loss) -> list[Fact]:
+    """The loss of a model that has learnt nothing, and its perplexity."""
+    if isinstance(loss, MaskedKLDivergence):
+        return [Fact("first loss", None, "unknown", "it depends on how sure the teacher is")]
+    if not is_crossentropy(loss):
+        return []
+    size = compiled.vocab_size
+    if size is None:
+        note = "V, the vocabulary's size, is not known yet"
+        return [Fact("first loss", None, "ln V", note)]
+    value = uniform_loss(loss, size)
+    note = f"where all {size:,} tokens are equally likely"
+    if math.isclose(value, math.log(size), rel_tol=1e-6):
+        note = f"ln {size:,}: all tokens are equally likely"
+    return [
+        Fact("first loss", value, shown(round(value, 4)), note),
+        Fact("first perplexity", size, note="a choice between so many tokens"),
+    ]
+
+
+def is_crossentropy(loss) -> bool:
+    """Whether a loss is one of the label's probability."""
+    stock = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+    return isinstance(loss, (TokenLoss, *stock))
+
+
+def uniform_loss(loss, vocab_size: int) -> float:
+    """The loss of a token to whom all tokens are equally likely; ln V for cross entropy.
+
+    >>> import keras_llm
+    >>> loss = keras_llm.losses.MaskedSparseCategoricalFocalCrossentropy(gamma=2.0)
+    >>> round(uniform_loss(loss, 2), 6)                   # (1/2)^2 * ln 2
+    0.173287
+    """
+    log_size = math.log(vocab_size)
+    if not isinstance(loss, TokenLoss):
+        return log_size
+    # Logits of 0; log-probabilities where the outputs are probabilities.
+    lse, mean_logit = (log_size, 0.0) if loss.from_logits else (0.0, -log_size)
+    numbers = [ops.convert_to_tensor([x], "float32") for x in (log_size, lse, mean_logit)]
+    if loss.class_weights is not None:
+        weight = sum(loss.class_weights) / len(loss.class_weights)
+        numbers.append(ops.convert_to_tensor([weight], "float32"))
+    return float(loss.token_loss(*numbers)[0])

@@ -1,0 +1,118 @@
+"""An explanation as a piece of an HTML page, for a notebook or a report."""
+
+from html import escape
+
+from keras_llm.teaching.facts import Curve, Fact, Section, shown
+from keras_llm.teaching.typical import SOURCES
+
+# Colours are the page's own, paler or stronger, so that light and dark pages are both readable;
+# the one colour of its own is of middle brightness and never alone: a mark goes with it.
+STYLE = """
+.keras-llm-explain { max-width: 62em; line-height: 1.45; }
+.keras-llm-explain h3 { font-size: 1em; margin: 1.2em 0 .3em; }
+.keras-llm-explain h3 code { font-weight: normal; background: none; }
+.keras-llm-explain table { border-collapse: collapse; border: 0; width: 100%; margin: 0;
+  table-layout: fixed; }
+.keras-llm-explain tr { background: none !important;
+  border-top: 1px solid rgba(128, 128, 128, .3); }
+.keras-llm-explain td { border: 0; padding: .2em .8em .2em 0; text-align: left;
+  vertical-align: top; color: inherit; overflow-wrap: anywhere; }
+.keras-llm-explain col.name { width: 13em; }
+.keras-llm-explain col.value { width: 5.5em; }
+.keras-llm-explain col.usual { width: 13em; }
+.keras-llm-explain sup { line-height: 0; }
+.keras-llm-explain .note:not(:first-child) { margin-left: .8em; }
+.keras-llm-explain .note, .keras-llm-explain .usual, .keras-llm-explain footer { opacity: .75; }
+.keras-llm-explain .flag { display: block; border-left: 3px solid #c77700;
+  padding-left: .6em; }
+.keras-llm-explain svg { display: block; width: 100%; max-width: 36em; height: auto;
+  margin: .4em 0; }
+.keras-llm-explain a { color: inherit; }
+.keras-llm-explain footer { font-size: .85em; margin-top: 1.2em; }
+"""
+
+
+COLUMNS = '<colgroup><col class="name"><col class="value"><col class="usual"><col></colgroup>'
+
+
+def html(explanation) -> str:
+    """The explanation as one `<div>`, with its own style and nothing to load."""
+    flags = len(explanation.flags)
+    look = f"<p>{mark(f'{flags} to look at')}</p>" if flags else ""
+    numbers = {key: n for n, key in enumerate(explanation.sources, start=1)}
+    sections = "".join(section_html(section, numbers) for section in explanation.sections)
+    return (
+        f'<div class="keras-llm-explain"><style>{STYLE}</style>'
+        f"<p><strong>{escape(explanation.title)}</strong></p>{look}"
+        f"{sections}{footer(numbers)}</div>"
+    )
+
+
+def section_html(section: Section, numbers) -> str:
+    """The heading, the curve and the facts."""
+    subject = f" <code>{escape(section.subject)}</code>" if section.subject else ""
+    rows = "".join(fact_html(fact, numbers) for fact in section.facts)
+    return (
+        f"<h3>{escape(section.title)}{subject}</h3>"
+        f"{curve_html(section.curve) if section.curve else ''}"
+        f"<table>{COLUMNS}<tbody>{rows}</tbody></table>"
+    )
+
+
+def fact_html(fact: Fact, numbers) -> str:
+    """A row: the name, the value, where it usually lies, what it means and what is odd."""
+    note = f'<span class="note">{escape(fact.note)}</span>' if fact.note else ""
+    if fact.details:
+        items = "<br>".join(escape(line) for line in fact.details)
+        note += f"<details><summary>all {len(fact.details)}</summary>{items}</details>"
+    if fact.flag:
+        note += mark(fact.flag)
+    name = f"<td>{escape(fact.name)}</td>"
+    if not fact.typical:
+        return f'<tr>{name}<td colspan="3"><span>{escape(fact.text)}</span>{note}</td></tr>'
+    marks = " ".join(f"{numbers[key]}" for key in fact.typical.sources)
+    usual = f'<td class="usual">usual: {escape(str(fact.typical))} <sup>{marks}</sup></td>'
+    return f"<tr>{name}<td>{escape(fact.text)}</td>{usual}<td>{note}</td></tr>"
+
+
+def mark(text: str) -> str:
+    """A flag."""
+    return f'<span class="flag">▲ {escape(text)}</span>'
+
+
+def footer(numbers) -> str:
+    """The sources, by their numbers."""
+    if not numbers:
+        return ""
+    links = (
+        f'{n} <a href="{escape(SOURCES[key][1])}">{escape(SOURCES[key][0])}</a>'
+        for key, n in numbers.items()
+    )
+    return f"<footer>Usual ranges are from {'; '.join(links)}.</footer>"
+
+
+def curve_html(curve: Curve) -> str:
+    """The curve as a drawing in the page's own colour, with a dot for today."""
+    width, height, left, top = 600, 110, 60, 12
+    end, peak = max(curve.steps[-1], 1), max(curve.values) or 1.0
+
+    def place(step, value):
+        x = left + step / end * (width - left - 12)
+        return f"{x:.1f},{top + (1 - value / peak) * (height - top - 24):.1f}"
+
+    points = " ".join(place(s, v) for s, v in zip(curve.steps, curve.values, strict=True))
+    x, y = place(curve.step, curve.value).split(",")
+    zero = height - 24
+    title = f"learning rate {shown(curve.value)} at update {curve.step:,}, peak {shown(peak)}"
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"'
+        f' font-size="14" fill="currentColor"><title>{escape(title)}</title>'
+        f'<path d="M{left},{top}V{zero}H{width - 12}" fill="none" stroke="currentColor"'
+        f' stroke-opacity=".35"/>'
+        f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
+        f'<circle cx="{x}" cy="{y}" r="5" fill="#c77700"/>'
+        f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{escape(shown(peak))}</text>'
+        f'<text x="{left - 6}" y="{zero + 4}" text-anchor="end">0</text>'
+        f'<text x="{left}" y="{height - 6}">0</text>'
+        f'<text x="{width - 12}" y="{height - 6}" text-anchor="end">{end:,} updates</text></svg>'
+    )
