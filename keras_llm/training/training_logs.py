@@ -30,6 +30,7 @@ class TrainingLogs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
         self.began, self.ended = time.perf_counter(), None
+        self.updates = int(self.model.optimizer.iterations)
 
     def on_train_batch_end(self, batch, logs=None):
         """Adds to the progress bar's numbers, when it has new ones."""
@@ -39,17 +40,27 @@ class TrainingLogs(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         """Stops the clock: validation is not training."""
-        self.ended = time.perf_counter()
+        self.end_count()
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the epoch's numbers."""
+        if self.ended is None:
+            self.end_count()
         logs.update(self.numbers())
+
+    def end_count(self):
+        """Ends the epoch's time and count of tokens, before validation starts its own."""
+        model = self.model
+        self.ended, self.tokens = time.perf_counter(), float(model.accounts.mean.tokens())
+        model.tokens_per_update = self.tokens / max(
+            1, int(model.optimizer.iterations) - self.updates
+        )
 
     def numbers(self) -> dict[str, float]:
         """The numbers that are known, as they are now."""
         model = self.model
         seconds = (self.ended or time.perf_counter()) - self.began
-        tokens = float(model.accounts.mean.tokens())
+        tokens = self.tokens if self.ended is not None else float(model.accounts.mean.tokens())
         numbers = {
             "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
             "gradient_norm": model.gradient_norm(),
