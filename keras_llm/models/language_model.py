@@ -42,7 +42,8 @@ class LanguageModel(TokenStep):
 
     def call(self, inputs, training=None):
         """Logits `[batch, length, vocab]` of the next token at every position."""
-        return self.head(self.backbone(inputs, training=training))
+        hidden = self.backbone(inputs, training=training)
+        return hidden if self.without_logits else self.head(hidden)
 
     def compute_output_spec(self, inputs, training=None):
         """Of the two parts, which may know better than a trial what they can take."""
@@ -50,17 +51,24 @@ class LanguageModel(TokenStep):
             return super().compute_output_spec(inputs, training=training)
         return self.head.compute_output_spec(self.backbone.compute_output_spec(inputs))
 
-    def head_matrix(self):
-        """The head's kernel and bias, unless a subclass or another kind of head does more."""
-        head = self.head
-        plain = type(self).call is LanguageModel.call and (
-            type(self).compute_loss is TokenStep.compute_loss
+    def head_is_matrix(self):
+        """Whether logits are the head's kernel and bias, and no subclass has a use for them."""
+        cls, head = type(self), self.head
+        plain = (
+            cls.call is LanguageModel.call
+            and cls.compute_loss is TokenStep.compute_loss
+            and cls.compute_metrics is TokenStep.compute_metrics
         )
         linear = isinstance(head, VocabularyHead) or (
             type(head) is keras.layers.Dense and head.activation is keras.activations.linear
         )
-        if not (plain and linear and head.built):
+        return plain and linear and head.built and head.activity_regularizer is None
+
+    def head_matrix(self):
+        """The head's kernel and bias, unless a subclass or another kind of head does more."""
+        if not self.head_is_matrix():
             return None
+        head = self.head
         bias = None if head.bias is None else ops.convert_to_tensor(head.bias)
         return ops.convert_to_tensor(head.kernel), bias
 
