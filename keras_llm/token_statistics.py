@@ -6,10 +6,11 @@ over micro-batches, steps, ranks and epochs. Means do not. So everything here pa
 
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
+from keras_llm.backend import among_top, reduce_logits
 from keras_llm.backend.ids import check_ids, check_integers
+from keras_llm.backend.ops.logits_pass import TokenNumbers, wide, wide_dtype
 
 
 class TokenStatistics(NamedTuple):
@@ -36,21 +37,26 @@ class TokenStatistics(NamedTuple):
 
 
 class TokenRows(NamedTuple):
-    """One number a token, of the labels' shape, in float32 (float64 where the logits are).
+    """A batch, and what its logits come to.
 
     Attributes:
         logits: The logits, `[..., vocab]`.
-        labels: The labels; 0 where they do not count, so that they always index the vocabulary.
-        weights: 0 where a token does not count, else its weight.
-        nll: `lse - logits[label]`.
-        lse: The log-sum-exp of the logits.
+        labels: The labels `[...]`; 0 where they do not count, so that they always index the
+            vocabulary.
+        weights: 0 where a token does not count, else its weight; `[...]`, in float32 (float64
+            where the logits are).
+        numbers: The `TokenNumbers`.
     """
 
     logits: Any
     labels: Any
     weights: Any
-    nll: Any
-    lse: Any
+    numbers: TokenNumbers
+
+    @property
+    def nll(self):
+        """The negative log-likelihood of each label."""
+        return self.numbers.nll
 
 
 def divide(total, tokens):
@@ -73,11 +79,23 @@ def token_statistics(rows, losses=None, top_k=0):
     """
     nll = ops.sum(weighted(rows.nll, rows.weights))
     loss = nll if losses is None else ops.sum(weighted(losses, rows.weights))
-    correct = ops.sum(among_top(rows, top_k) * rows.weights) if top_k else ops.zeros_like(nll)
+    correct = ops.zeros_like(nll)
+    if top_k:
+        logits, labels, weights, numbers = rows
+        hits = among_top(logits, labels, weights != 0, numbers.largest, top_k)
+        correct = ops.sum(ops.cast(hits, weights.dtype) * weights)
     return TokenStatistics(loss, nll, correct, ops.sum(rows.weights))
 
 
-def token_rows(labels, logits, ignore_index=-100, from_logits=True, sample_weight=None, mask=None):
+def token_rows(
+    labels,
+    logits,
+    ignore_index=-100,
+    from_logits=True,
+    sample_weight=None,
+    mask=None,
+    for_loss=False,
+):
     """Reduces logits over the vocabulary: what every token loss and metric starts from.
 
     Args:
@@ -88,6 +106,7 @@ def token_rows(labels, logits, ignore_index=-100, from_logits=True, sample_weigh
         sample_weight: None, or weights that broadcast to the labels from the left: `[batch]`,
             `[batch, length]`. A weight of 0 is padding.
         mask: None, or booleans of the labels' shape: false is padding.
+        for_loss: Whether a loss asks: it needs the mean of the logits too.
 
     Returns:
         `TokenRows`. Where values cannot be seen (a traced graph, a GPU), a label outside the
@@ -98,19 +117,15 @@ def token_rows(labels, logits, ignore_index=-100, from_logits=True, sample_weigh
         ValueError: the shapes do not fit, or a label that counts is outside the vocabulary.
     """
     logits = ops.convert_to_tensor(logits)
-    if keras.backend.standardize_dtype(logits.dtype) != "float64":
-        logits = ops.cast(logits, "float32")
     if not from_logits:
-        logits = log_probabilities(logits)
+        logits = log_probabilities(wide(logits))
     labels, weights, outside = countable(
-        labels, logits.shape, ignore_index, sample_weight, mask, logits.dtype
+        labels, logits.shape, ignore_index, sample_weight, mask, wide_dtype(logits)
     )
-    lse = ops.logsumexp(logits, axis=-1)
-    label_logit = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)
-    nll = lse - ops.squeeze(label_logit, -1)
+    numbers = reduce_logits(logits, labels, weights != 0, for_loss)
     if outside is not None:
-        nll = ops.where(outside, float("nan"), nll)
-    return TokenRows(logits, labels, weights, nll, lse)
+        numbers = numbers._replace(nll=ops.where(outside, float("nan"), numbers.nll))
+    return TokenRows(logits, labels, weights, numbers)
 
 
 def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype):
@@ -184,18 +199,3 @@ def token_weights(counts, sample_weight, mask, dtype):
             factor = ops.expand_dims(factor, -1)
         weights = weights * factor
     return weights
-
-
-def among_top(rows: TokenRows, top_k: int):
-    """1 where the label is among the `top_k` largest logits, else 0; of equals the first wins.
-
-    For `top_k=1` that is `argmax(logits) == label`.
-    """
-    if top_k == 1:
-        best = ops.argmax(rows.logits, axis=-1)
-        return ops.cast(best == ops.cast(rows.labels, best.dtype), rows.weights.dtype)
-    label = ops.expand_dims(rows.labels, -1)
-    label_logit = ops.take_along_axis(rows.logits, label, axis=-1)
-    earlier = ops.arange(rows.logits.shape[-1], dtype=label.dtype) < label
-    ahead = (rows.logits > label_logit) | ((rows.logits == label_logit) & earlier)
-    return ops.cast(ops.sum(ops.cast(ahead, "int32"), axis=-1) < top_k, rows.weights.dtype)

@@ -65,13 +65,19 @@ class TokenLoss(MaskedLoss):
     def rows(self, y_true, y_pred, sample_weight):
         """The batch reduced over the vocabulary, as this loss masks and weighs it."""
         return token_rows(
-            y_true, y_pred, self.ignore_index, self.from_logits, sample_weight, keras_mask(y_pred)
+            y_true,
+            y_pred,
+            self.ignore_index,
+            self.from_logits,
+            sample_weight,
+            keras_mask(y_pred),
+            for_loss=True,
         )
 
     def losses(self, rows):
         """The loss of each of the rows."""
-        mean_logit = ops.mean(rows.logits, axis=-1)
-        return self.formula(rows.nll, rows.lse, mean_logit, rows.labels, rows.logits.shape[-1])
+        nll, lse, mean_logit, _ = rows.numbers
+        return self.formula(nll, lse, mean_logit, rows.labels, rows.logits.shape[-1])
 
     def formula(self, nll, lse, mean_logit, labels, vocab_size):
         """`token_loss`, with the labels' class weights if there are any."""
