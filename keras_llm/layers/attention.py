@@ -106,6 +106,7 @@ class Attention(keras.layers.Layer):
             query = rotate(query, rotation)
         key, value = keys_values
         if attention_mask is None or attention_mask.shape[-1] == 1:
+            # One column is about whole tokens: it is enough to blank what they gather.
             gathered = attend(query, key, value, causal=causal)
         else:
             if causal:
@@ -115,8 +116,8 @@ class Attention(keras.layers.Layer):
         if attention_mask is not None:
             # Masked scores are equal, not infinite: where all are masked, softmax would average
             # everything that must not be seen.
-            sees_any = ops.any(attention_mask, axis=-1)[..., None]  # [batch, heads or 1, length, 1]
-            gathered = ops.where(ops.transpose(sees_any, (0, 2, 1, 3)), gathered, 0.0)
+            sees_any = ops.any(attention_mask, axis=-1, keepdims=True)
+            gathered = ops.where(ops.swapaxes(sees_any, 1, 2), gathered, 0.0)
         return self.output_projection(ops.reshape(gathered, ops.shape(x)))
 
     def _split_heads(self, x, num_heads):

@@ -1,0 +1,38 @@
+"""A graph with fewer views gives the same numbers, bit for bit."""
+
+import keras
+import pytest
+import torch
+
+from keras_llm.backend.torch.capture import Graph
+from keras_llm.backend.torch.views import VIEWS, merge_views
+from tests.backend.test_capture import BACKBONES, run
+
+pytestmark = pytest.mark.torch_only
+
+
+def views(graph):
+    """What is viewed as what."""
+    nodes = [node for node in graph.module.graph.nodes if node.target in VIEWS]
+    return [(node.args[0], tuple(node.args[1])) for node in nodes]
+
+
+@pytest.mark.parametrize("name", ["causal", "padded", "dropout", "bfloat16", "seq2seq"])
+def test_same_numbers_with_fewer_views(name):
+    layer, inputs = BACKBONES[name]()
+    graph = Graph(layer, inputs, True, False)
+
+    def forward(inputs, training):
+        return graph(keras.tree.flatten(inputs))
+
+    before = len(views(graph))
+    want, gradients = run(forward, layer, inputs, True)
+    merge_views(graph.module)
+    got, ours = run(forward, layer, inputs, True)
+    assert torch.equal(got, want)
+    for mine, theirs in zip(ours, gradients, strict=True):
+        assert torch.equal(mine, theirs)
+
+    after = views(graph)
+    assert len(after) == len(set(after)) < 0.7 * before
+    assert not any(source.target in VIEWS for source, _ in after)
