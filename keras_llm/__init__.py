@@ -4,12 +4,27 @@ The folders are the words of `compile` and `fit`: `losses`, `metrics`, `optimize
 are its arguments, `models` is what it is called on, `data` is what `fit` reads.
 """
 
+import importlib
+
 from keras_llm import backend  # isort: skip  (chooses the backend before Keras loads)
-from keras_llm import data, generation, layers, losses, metrics, models, optimizers, schedules
+from keras_llm import (
+    callbacks,
+    data,
+    generation,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    schedules,
+)
+from keras_llm.teaching.explain import explain
 
 __all__ = [
     "backend",
+    "callbacks",
     "data",
+    "explain",
     "generation",
     "layers",
     "losses",
@@ -18,3 +33,10 @@ __all__ = [
     "optimizers",
     "schedules",
 ]
+
+
+def __getattr__(name):
+    """`plots`, when it is first asked for: it needs Matplotlib, and nothing else here does."""
+    if name == "plots":
+        return importlib.import_module("keras_llm.teaching.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
