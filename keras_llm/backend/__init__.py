@@ -21,4 +21,12 @@ else:
     from keras_llm.backend.ops.tensors import SUM_DTYPE, host_values
     from keras_llm.backend.ops.train_step import TrainStep
 
-__all__ = ["SUM_DTYPE", "TrainStep", "host_values", "peak_flops", "peak_memory_gb"]
+__all__ = [
+    "SUM_DTYPE",
+    "TrainStep",
+    "among_top",
+    "host_values",
+    "peak_flops",
+    "peak_memory_gb",
+    "reduce_logits",
+]
