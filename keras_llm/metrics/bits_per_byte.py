@@ -36,6 +36,8 @@ class BitsPerByte(TokenMetric):
     1.0
     """
 
+    needs_rows = True
+
     def __init__(self, token_bytes, ignore_index=-100, from_logits=True, name="bits_per_byte"):
         super().__init__(ignore_index, from_logits, name)
         token_bytes = np.asarray(token_bytes)
@@ -49,19 +51,18 @@ class BitsPerByte(TokenMetric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; see `TokenMetric.update_state`."""
         rows = self.rows(y_true, y_pred, sample_weight)
-        vocab_size = rows.logits.shape[-1]
+        self.update_from_rows(rows.labels, rows.nll, rows.weights, rows.logits.shape[-1])
+
+    def update_from_rows(self, labels, nll, weights, vocab_size):
+        """Adds tokens of which label, `nll` and weight are known."""
         if len(self.token_bytes) != vocab_size:
             raise ValueError(
                 f"token_bytes needs one number for each of the {vocab_size} ids of the logits. "
                 f"Received: {len(self.token_bytes)} numbers"
             )
-        size = ops.cast(ops.take(self.token_bytes, rows.labels, axis=0), rows.nll.dtype)
-        nats = weighted(rows.nll, ops.where(size > 0, rows.weights, 0.0))
-        self.sums.add(ops.sum(nats), ops.sum(size * rows.weights))
-
-    def can_share(self, loss):
-        """Never: bytes are not among the `TokenStatistics`."""
-        return False
+        size = ops.cast(ops.take(self.token_bytes, labels, axis=0), nll.dtype)
+        nats = weighted(nll, ops.where(size > 0, weights, 0.0))
+        self.sums.add(ops.sum(nats), ops.sum(size * weights))
 
     def result(self):
         """Bits per byte."""

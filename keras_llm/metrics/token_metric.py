@@ -23,6 +23,8 @@ class TokenMetric(keras.metrics.Metric):
 
     # How many best guesses count as correct; 0 where the metric does not ask.
     top_k = 0
+    # Whether sums over all tokens are not enough; then there is an `update_from_rows`.
+    needs_rows = False
 
     def __init__(self, ignore_index=-100, from_logits=True, name=None):
         super().__init__(name=name)
@@ -59,8 +61,7 @@ class TokenMetric(keras.metrics.Metric):
     def can_share(self, loss):
         """Whether a loss's `TokenStatistics` are the ones that this metric needs."""
         return (
-            self.top_k <= 1
-            and getattr(loss, "ignore_index", None) == self.ignore_index
+            getattr(loss, "ignore_index", None) == self.ignore_index
             and getattr(loss, "from_logits", None) == self.from_logits
         )
 

@@ -44,9 +44,11 @@ class TokenAccounts:
         self.loss = loss
         self.mean = TokenMean()
         self.arguments = {"metrics": metrics, "weighted_metrics": weighted_metrics}
-        self.shared, self.left = split(loss, metrics)
-        self.shared_weighted, self.left_weighted = split(loss, weighted_metrics)
-        self.top_k = max((m.top_k for m in self.shared + self.shared_weighted), default=0)
+        # `TokenStatistics` have one count of correct guesses. Others are made from the logits.
+        asked = [getattr(m, "top_k", 0) for m in (*flat(metrics), *flat(weighted_metrics))]
+        self.top_k = next(filter(None, asked), 0)
+        self.shared, self.left = self.split(metrics)
+        self.shared_weighted, self.left_weighted = self.split(weighted_metrics)
 
     @property
     def metrics(self):
@@ -67,21 +69,41 @@ class TokenAccounts:
             statistics = self.loss.statistics(y_true, y_pred, sample_weight, self.top_k)
             total, tokens = statistics.loss, statistics.tokens
             self.add(statistics, penalty, sample_weight is not None)
-            if sample_weight is not None:
-                for metric in self.shared:
+            for metric in self.shared:
+                if metric.needs_rows or sample_weight is not None:
                     metric.update_state(y_true, y_pred)
+            for metric in self.shared_weighted:
+                if metric.needs_rows:
+                    metric.update_state(y_true, y_pred, sample_weight)
         else:
             total, tokens = self.loss.sums(y_true, y_pred, sample_weight)
             self.mean.update_state(total + penalty * tokens, tokens)
         objective = total if self.loss.reduction == "sum" else divide(total, tokens)
         return objective + penalty, tokens
 
-    def add(self, statistics, penalty, are_weighted):
-        """Adds a batch's `TokenStatistics`; weighted ones only to the metrics that Keras weighs."""
+    def add(self, statistics, penalty, are_weighted, rows=None):
+        """Adds a batch to the logged loss and the metrics.
+
+        Args:
+            statistics: The batch's `TokenStatistics`.
+            penalty: What the layers add to the loss of every token.
+            are_weighted: Whether the statistics are of weighted tokens; then they are only for the
+                metrics that Keras weighs.
+            rows: Labels, `nll` and weight of each token and the vocabulary's size, for metrics
+                that want to know.
+        """
         statistics = TokenStatistics(*(ops.stop_gradient(field) for field in statistics))
         self.mean.update_state(statistics.loss + penalty * statistics.tokens, statistics.tokens)
         for metric in self.shared_weighted if are_weighted else self.shared + self.shared_weighted:
-            metric.update_from_statistics(statistics)
+            if not metric.needs_rows:
+                metric.update_from_statistics(statistics)
+            elif rows is not None:
+                metric.update_from_rows(*rows)
+
+    @property
+    def need_rows(self):
+        """Whether a metric wants to know about each token."""
+        return any(metric.needs_rows for metric in self.shared + self.shared_weighted)
 
     def can_do_without_logits(self, sample_weight):
         """Whether `TokenStatistics` are all that the loss and the metrics ask for."""
@@ -93,10 +115,20 @@ class TokenAccounts:
             and (sample_weight is None or not self.shared)
         )
 
+    def split(self, metrics):
+        """The metrics that can live on the loss's statistics, and the rest as Keras wants them."""
+        if not isinstance(self.loss, TokenLoss) or not isinstance(metrics, list | tuple):
+            return [], metrics
+        shared = [
+            metric
+            for metric in metrics
+            if isinstance(metric, TokenMetric)
+            and metric.can_share(self.loss)
+            and metric.top_k in (0, self.top_k)
+        ]
+        return shared, [m for m in metrics if not any(m is s for s in shared)]
 
-def split(loss, metrics):
-    """The metrics that can live on the loss's statistics, and the rest as Keras wants them."""
-    if not isinstance(loss, TokenLoss) or not isinstance(metrics, list | tuple):
-        return [], metrics
-    shared = [m for m in metrics if isinstance(m, TokenMetric) and m.can_share(loss)]
-    return shared, [m for m in metrics if not any(m is s for s in shared)]
+
+def flat(metrics):
+    """The metrics of an argument of `compile`, however they are nested."""
+    return [] if metrics is None else keras.tree.flatten(metrics)

@@ -9,7 +9,7 @@ from keras_llm import backend
 from keras_llm.backend.keras_private import known_names
 from keras_llm.losses import MaskedLoss
 from keras_llm.metrics import TokenMetric
-from keras_llm.training.token_accounts import TokenAccounts
+from keras_llm.training.token_accounts import TokenAccounts, flat
 from keras_llm.training.training_logs import TrainingLogs
 
 
@@ -194,11 +194,6 @@ def is_ours(metric):
     """Whether `metric` is the name of one of our metrics."""
     known = known_names("metrics").get(metric) if isinstance(metric, str) else None
     return isinstance(known, type) and issubclass(known, TokenMetric)
-
-
-def flat(metrics):
-    """The metrics of an argument of `compile`, however they are nested."""
-    return [] if metrics is None else keras.tree.flatten(metrics)
 
 
 def warn_of_counted_padding(loss, metric):

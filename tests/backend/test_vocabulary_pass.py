@@ -83,7 +83,7 @@ def chunks(request, monkeypatch):
 @pytest.mark.parametrize("loss, formula", list(cases()))
 def test_objective_statistics_and_gradients(loss, formula, tied, bias, chunks):
     ours, theirs = inputs(tied=tied, bias=bias), inputs(tied=tied, bias=bias)
-    objective, statistics = vocabulary_pass(*ours, LABELS, WEIGHTS, loss, SCALE, True)
+    objective, statistics, _ = vocabulary_pass(*ours, LABELS, WEIGHTS, loss, SCALE, 1)
     want, sums = whole(*theirs, formula)
     torch.testing.assert_close(objective, want)
     for got, expected in zip(statistics, sums, strict=True):
@@ -99,7 +99,7 @@ def test_objective_statistics_and_gradients(loss, formula, tied, bias, chunks):
 def test_float32_is_close_to_float64():
     loss = losses.MaskedSparseCategoricalCrossentropy(label_smoothing=0.1)
     ours, theirs = inputs(torch.float32), inputs()
-    objective, _ = vocabulary_pass(*ours, LABELS, WEIGHTS.float(), loss, SCALE, False)
+    objective, *_ = vocabulary_pass(*ours, LABELS, WEIGHTS.float(), loss, SCALE, 0)
     want, _ = whole(*theirs, lambda z, t: reference.crossentropy(z, t, 0.1))
     objective.backward()
     want.backward()
@@ -111,7 +111,7 @@ def test_float32_is_close_to_float64():
 def test_bfloat16_inputs_have_float32_statistics():
     loss = losses.MaskedSparseCategoricalCrossentropy()
     ours = inputs(torch.bfloat16)
-    objective, statistics = vocabulary_pass(*ours, LABELS, WEIGHTS.float(), loss, SCALE, True)
+    objective, statistics, _ = vocabulary_pass(*ours, LABELS, WEIGHTS.float(), loss, SCALE, 1)
     exact = [x.detach().double().requires_grad_() for x in ours]
     want, sums = whole(*exact, reference.crossentropy)
     assert objective.dtype == torch.float32
@@ -129,7 +129,7 @@ def test_ignored_rows_may_hold_anything():
     hidden, kernel, bias = inputs()
     with torch.no_grad():
         hidden[WEIGHTS == 0] = float("nan")
-    objective, _ = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS, loss, SCALE, True)
+    objective, *_ = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS, loss, SCALE, 1)
     objective.backward()
     assert objective.isfinite()
     assert kernel.grad.isfinite().all()
@@ -140,7 +140,7 @@ def test_nothing_to_count():
     loss = losses.MaskedSparseCategoricalCrossentropy(label_smoothing=0.1)
     hidden, kernel, bias = inputs()
     zeros = torch.zeros_like(WEIGHTS)
-    objective, statistics = vocabulary_pass(hidden, kernel, bias, LABELS, zeros, loss, 1.0, True)
+    objective, statistics, _ = vocabulary_pass(hidden, kernel, bias, LABELS, zeros, loss, 1.0, 1)
     objective.backward()
     assert [float(s) for s in statistics] == [0.0] * 4
     assert not hidden.grad.any()
@@ -150,27 +150,41 @@ def test_nothing_to_count():
 def test_evaluation_makes_no_gradients():
     loss = losses.MaskedSparseCategoricalCrossentropy()
     with torch.no_grad():
-        objective, _ = vocabulary_pass(*inputs(), LABELS, WEIGHTS, loss, SCALE, True)
+        objective, *_ = vocabulary_pass(*inputs(), LABELS, WEIGHTS, loss, SCALE, 1)
     assert not objective.requires_grad
     # Not even inside, where autograd would not show them.
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.Rows, "accumulate", None)
-        vocabulary_pass(*inputs(), LABELS, WEIGHTS, loss, SCALE, True)
+        vocabulary_pass(*inputs(), LABELS, WEIGHTS, loss, SCALE, 1)
 
 
 def test_the_first_of_equal_logits_is_the_guess():
     hidden, kernel = torch.zeros(VOCAB, WIDTH), torch.zeros(WIDTH, VOCAB)
     loss = losses.MaskedSparseCategoricalCrossentropy()
     labels, weights = torch.arange(VOCAB), torch.ones(VOCAB)
-    _, statistics = vocabulary_pass(hidden, kernel, None, labels, weights, loss, 1.0, True)
+    _, statistics, _ = vocabulary_pass(hidden, kernel, None, labels, weights, loss, 1.0, 1)
     assert statistics.correct.item() == 1.0
+
+
+def test_each_token_has_its_nll_and_the_best_guesses_are_counted():
+    loss = losses.MaskedSparseCategoricalCrossentropy(label_smoothing=0.1)
+    hidden, kernel, bias = inputs()
+    logits = (hidden @ kernel + (0 if bias is None else bias)).detach()
+    want = torch.nn.functional.cross_entropy(logits, LABELS, reduction="none")
+    for k in (1, 3, VOCAB):
+        _, statistics, nll = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS, loss, SCALE, k)
+        torch.testing.assert_close(nll, want * (WEIGHTS != 0))
+        hits = (logits.topk(k).indices == LABELS[:, None]).any(1)
+        torch.testing.assert_close(statistics.correct, (hits * WEIGHTS).sum())
 
 
 def test_a_loss_scale_saves_small_float16_gradients():
     # Without one, a gradient below 6e-8 is 0 in float16: it must be scaled before it is cast.
     loss = losses.MaskedSparseCategoricalCrossentropy()
     hidden, kernel, bias = inputs(torch.float16)
-    objective, _ = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS.float(), loss, 1e-9, False)
+    objective, *_ = vocabulary_pass(
+        hidden, kernel, bias, LABELS, WEIGHTS.float(), loss, 1e-9, False
+    )
     (objective * 2.0**24).backward()
     exact = [x.detach().double().requires_grad_() for x in (hidden, kernel, bias)]
     want, _ = whole(*exact, reference.crossentropy)

@@ -147,19 +147,32 @@ def test_compiled_graphs_take_the_same_steps(passes):
         assert histories[1][name] == pytest.approx(values, rel=1e-5), name
 
 
-def test_metrics_that_need_logits_get_them(passes):
+def test_bytes_and_one_count_of_guesses_need_no_logits_and_two_do(passes):
     model = build(models.CausalTransformer)
-    model.compile(
-        optimizer="sgd",
-        loss=LOSSES[0],
-        metrics=[metrics.MaskedTokenAccuracy(top_k=5, ignore_index=0)],
-    )
-    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
-    assert not passes
-    logits = keras.ops.convert_to_numpy(model(X))
-    best = np.argsort(-logits, axis=-1)[..., :5]
-    hits = (best == Y[..., None]).any(-1)[Y != 0]
-    assert logs["masked_token_accuracy"] == pytest.approx(hits.mean())
+    token_bytes = RNG.integers(0, 4, VOCAB)
+    logits = keras.ops.convert_to_numpy(model(X)).astype("float64")
+    nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, Y[..., None], -1)[..., 0]
+    best = np.argsort(-logits, axis=-1)
+    hits = {k: (best[..., :k] == Y[..., None]).any(-1)[Y != 0].mean() for k in (1, 5)}
+    size = token_bytes[Y] * (Y != 0)
+    bits = nll[size > 0].sum() / np.log(2) / size.sum()
+
+    top_5 = metrics.MaskedTokenAccuracy(top_k=5, ignore_index=0, name="top_5")
+    of_bytes = metrics.BitsPerByte(token_bytes, ignore_index=0)
+    for more, taken in (([], True), ([metrics.MaskedTokenAccuracy(1, 0, name="top_1")], False)):
+        passes.clear()
+        for arguments in ({"metrics": [top_5, of_bytes, *more]}, {"weighted_metrics": [of_bytes]}):
+            model.compile("sgd", LOSSES[0], **arguments)
+            weights = np.ones(Y.shape) if "weighted_metrics" in arguments else None
+            logs = model.evaluate(X, Y, sample_weight=weights, verbose=0, return_dict=True)
+            assert logs["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+            assert logs.get("top_5", hits[5]) == pytest.approx(hits[5])
+            assert logs.get("top_1", hits[1]) == pytest.approx(hits[1])
+            assert bool(passes) == (taken or weights is not None)
+
+    model.compile("sgd", LOSSES[0], metrics=[metrics.BitsPerByte(token_bytes[:-1], 0)])
+    with pytest.raises(ValueError, match="one number for each of the 31 ids"):
+        model.evaluate(X, Y, verbose=0)
 
 
 def test_weights_weigh_and_wrong_ids_are_named(passes):

@@ -51,6 +51,8 @@ class TrainStep:
         self.without_logits = (
             self.accounts is not None
             and self.accounts.can_do_without_logits(sample_weight)
+            and not self.accounts.need_rows
+            and self.accounts.top_k <= 1
             and self.head_is_matrix()
             # Rows that are spread over devices would be gathered for each chunk of them.
             and keras.distribution.distribution() is None

@@ -152,7 +152,7 @@ class TrainStep:
         if outside is not None:
             weights = weights.masked_fill(outside, 0.0)
         sums = self.window.divides or loss.reduction == "sum"
-        objective, statistics = vocabulary_pass(
+        objective, statistics, nll = vocabulary_pass(
             hidden.reshape(-1, hidden.shape[-1]),
             kernel,
             bias,
@@ -160,14 +160,15 @@ class TrainStep:
             weights.reshape(-1),
             loss,
             1.0 if sums else divide(1.0, weights.sum()),
-            self.accounts.top_k > 0,
+            self.accounts.top_k,
         )
         if outside is not None:
             # The loss shows that an id was wrong; the weights are spared.
             wrong = torch.where(outside.any(), float("nan"), 0.0)
             statistics = statistics._replace(loss=statistics.loss + wrong)
             objective = objective + wrong
-        self.accounts.add(statistics, penalty, sample_weight is not None)
+        rows = labels.reshape(-1), nll, weights.reshape(-1), kernel.shape[1]
+        self.accounts.add(statistics, penalty, sample_weight is not None, rows)
         self.record_tokens(statistics.tokens)
         return objective + (penalty * statistics.tokens if self.window.divides else penalty)
 

@@ -14,10 +14,12 @@ and likewise for K and b: one buffer of a few hundred rows holds z, then E, and 
 import torch
 
 from keras_llm.backend.chunks import chunk_rows
+from keras_llm.backend.torch.logits_pass import among_top
+from keras_llm.backend.torch.tensors import exp_in_place
 from keras_llm.token_statistics import TokenStatistics
 
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, count_correct):
+def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, top_k):
     """Reduces hidden vectors over the vocabulary.
 
     Args:
@@ -28,35 +30,34 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, count_co
         weights: `[tokens]`, float32; rows of weight 0 are dropped before the product.
         loss: The `TokenLoss` whose formula is used.
         scale: What the sum of the losses is multiplied by to be minimised; a number or a scalar.
-        count_correct: Whether argmax is compared with the label.
+        top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
 
     Returns:
-        The number to minimise, which can be differentiated, and the `TokenStatistics`.
+        The number to minimise, which can be differentiated; the `TokenStatistics`; and the `nll` of
+        each token, `[tokens]`, 0 where the weight is 0.
     """
-    outputs = VocabularyPass.apply(
-        hidden, kernel, bias, labels, weights, loss, scale, count_correct, torch.is_grad_enabled()
+    objective, nll, *sums = VocabularyPass.apply(
+        hidden, kernel, bias, labels, weights, loss, scale, top_k, torch.is_grad_enabled()
     )
-    return outputs[0], TokenStatistics(*outputs[1:])
+    return objective, TokenStatistics(*sums), nll
 
 
 class VocabularyPass(torch.autograd.Function):
     """The pass; gradients are made going forward, while the logits are at hand."""
 
     @staticmethod
-    def forward(
-        ctx, hidden, kernel, bias, labels, weights, loss, scale, count_correct, needs_gradients
-    ):
-        """The objective and the four sums; see `vocabulary_pass`."""
+    def forward(ctx, hidden, kernel, bias, labels, weights, loss, scale, top_k, needs_gradients):
+        """The objective, each token's nll and the four sums; see `vocabulary_pass`."""
         kept = None
         if hidden.device.type == "cpu" and not bool((weights != 0).all()):
             kept = weights.nonzero().squeeze(1)
         rows = Rows(hidden, kernel, bias, labels, weights, kept, scale)
-        sums, gradients = rows.reduce(loss, count_correct, needs_gradients)
+        sums, gradients = rows.reduce(loss, top_k, needs_gradients)
         ctx.gradients = gradients
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, kernel, bias)]
-        objective = sums[0] * scale
-        ctx.mark_non_differentiable(*sums)
-        return objective, *sums
+        objective, nll = sums[0] * scale, rows.nll
+        ctx.mark_non_differentiable(nll, *sums)
+        return objective, nll, *sums
 
     @staticmethod
     def backward(ctx, upstream, *_):
@@ -91,7 +92,7 @@ class Rows:
         self.bias = None if bias is None else bias.to(self.dtype)
         self.scale = scale
 
-    def reduce(self, loss, count_correct, needs_gradients):
+    def reduce(self, loss, top_k, needs_gradients):
         """The sums `(loss, nll, correct, tokens)`, and the gradients of hidden, kernel and bias."""
         count, vocab_size = len(self.hidden), self.kernel.shape[1]
         rows = max(min(chunk_rows(vocab_size, self.hidden.device.type), count), 1)
@@ -104,23 +105,23 @@ class Rows:
             logits = logits.to(self.dtype)
             if self.bias is not None:
                 logits += self.bias
-            sums += self.reduce_chunk(logits, chunk, loss, count_correct, needs_gradients)
+            sums += self.reduce_chunk(logits, chunk, loss, top_k, needs_gradients)
         return sums.unbind(), self.gradients()
 
-    def reduce_chunk(self, logits, chunk, loss, count_correct, needs_gradients):
+    def reduce_chunk(self, logits, chunk, loss, top_k, needs_gradients):
         """The sums of one chunk; its gradients are added to the accumulators."""
         labels, weights = self.labels[chunk], self.weights[chunk]
         label_logit = logits.gather(1, labels[:, None]).squeeze(1)
-        if count_correct:
-            largest, best = logits.max(dim=1)
-            correct = (weights * (best == labels)).sum()
-        else:
-            largest = logits.amax(dim=1)
-            correct = weights.new_zeros(())
-        exponentials = logits.sub_(largest[:, None]).exp_()
+        largest = logits.amax(dim=1)
+        correct = weights.new_zeros(())
+        if top_k:
+            hits = among_top(logits, labels, weights != 0, largest, top_k)
+            correct = (weights * hits).sum()
+        exponentials = exp_in_place(logits.sub_(largest[:, None]))
         total = exponentials.sum(dim=1)
         lse = total.log() + largest
         nll = lse - label_logit
+        self.kept_nll[chunk] = nll
 
         losses, (f_nll, f_lse, f_mean) = self.differentiate(loss, nll, lse, chunk)
         weighted_losses = (losses * weights).sum()
@@ -151,6 +152,7 @@ class Rows:
 
     def allocate(self, needs_gradients):
         """Makes the accumulators."""
+        self.kept_nll = torch.empty_like(self.weights)
         self.kernel_mean = None
         if not needs_gradients:
             self.d_hidden = self.d_kernel = self.d_bias = None
@@ -186,11 +188,20 @@ class Rows:
 
     def gradients(self):
         """Of hidden, kernel and bias, for all rows."""
-        d_hidden = self.d_hidden
-        if d_hidden is not None and self.kept is not None:
-            whole = d_hidden.new_zeros(self.all_rows, d_hidden.shape[1])
-            d_hidden = whole.index_copy_(0, self.kept, d_hidden)
+        d_hidden = None if self.d_hidden is None else self.of_all_rows(self.d_hidden)
         return d_hidden, self.d_kernel, self.d_bias
+
+    @property
+    def nll(self):
+        """Of all rows."""
+        return self.of_all_rows(self.kept_nll)
+
+    def of_all_rows(self, values):
+        """The values, with zeros for the rows that were dropped."""
+        if self.kept is None:
+            return values
+        whole = values.new_zeros(self.all_rows, *values.shape[1:])
+        return whole.index_copy_(0, self.kept, values)
 
 
 def differentiate(loss, nll, lse, mean_logit, labels, vocab_size):
