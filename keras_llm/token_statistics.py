@@ -61,6 +61,7 @@ class TokenRows(NamedTuple):
 
 def divide(total, tokens):
     """`total / tokens`, and 0 with gradient 0 where nothing counts."""
+    # Ones of the device, here and below: a Python number would be copied to it, which waits.
     return total / ops.where(tokens == 0, ops.ones_like(tokens), tokens)
 
 

@@ -9,17 +9,23 @@ with contextlib.suppress(ImportError):
 import keras_llm  # noqa: F401  isort: skip  (chooses the backend before Keras loads)
 import keras
 import pytest
+import torch
 
 
 def pytest_collection_modifyitems(config, items):
     """Leaves out the tests that are marked as another backend's."""
-    markers = {"torch_only": "torch", "jax_only": "jax"}
     backend = keras.backend.backend()
+    markers = {
+        "torch_only": backend == "torch",
+        "jax_only": backend == "jax",
+        "not_torch": backend != "torch",
+        "not_jax": backend != "jax",
+        "not_tensorflow": backend != "tensorflow",
+        "cuda_only": backend == "torch" and torch.cuda.is_available(),
+    }
 
     def belongs(item):
-        return all(
-            backend == only for name, only in markers.items() if item.get_closest_marker(name)
-        )
+        return all(here for name, here in markers.items() if item.get_closest_marker(name))
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
     items[:] = [item for item in items if belongs(item)]

@@ -72,7 +72,9 @@ class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentro
     def token_loss(self, nll, lse, mean_logit, class_weight=1.0):
         """Smoothed cross entropy times the doubt to the power of gamma."""
         doubt = -ops.expm1(-nll)
-        doubt = ops.where(doubt > SMALLEST_DOUBT, doubt, SMALLEST_DOUBT)
+        # A tensor of the device: a Python number would be copied to it, which waits for a GPU.
+        smallest = ops.zeros_like(doubt) + SMALLEST_DOUBT
+        doubt = ops.where(doubt > smallest, doubt, smallest)
         focus = class_weight * doubt**self.gamma
         if isinstance(self.alpha, float):
             focus = self.alpha * focus

@@ -47,6 +47,8 @@ class BitsPerByte(TokenMetric):
                 f"Received: shape {token_bytes.shape}, dtype {token_bytes.dtype}"
             )
         self.token_bytes = token_bytes.astype("int32")
+        # On the device from the start: a copy in every step would wait for a GPU.
+        self.sizes = ops.convert_to_tensor(self.token_bytes)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; see `TokenMetric.update_state`."""
@@ -60,8 +62,8 @@ class BitsPerByte(TokenMetric):
                 f"token_bytes needs one number for each of the {vocab_size} ids of the logits. "
                 f"Received: {len(self.token_bytes)} numbers"
             )
-        size = ops.cast(ops.take(self.token_bytes, labels, axis=0), nll.dtype)
-        nats = weighted(nll, ops.where(size > 0, weights, 0.0))
+        size = ops.cast(ops.take(self.sizes, labels, axis=0), nll.dtype)
+        nats = weighted(nll, ops.where(size > 0, weights, ops.zeros_like(weights)))
         self.sums.add(ops.sum(nats), ops.sum(size * weights))
 
     def result(self):

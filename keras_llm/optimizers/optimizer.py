@@ -12,8 +12,9 @@ from keras import ops
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.gradient_clipping import clip_by_global_norm_
+    from keras_llm.backend.torch.tensors import count_in_place
 else:
-    clip_by_global_norm_ = None
+    clip_by_global_norm_ = count_in_place = None
 
 LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -68,6 +69,8 @@ class Optimizer(keras.optimizers.Optimizer):
         self.decay_vectors = bool(decay_vectors)
         self.decay_exclusions = patterns(exclude_from_weight_decay)
         self._prepared = None
+        if count_in_place is not None:
+            count_in_place(self.variables[0])
 
     # The global norm of the last gradients before they were clipped, on PyTorch.
     gradient_norm = None

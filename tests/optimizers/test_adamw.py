@@ -22,9 +22,6 @@ from tests.optimizers.updates import (
 
 # A power of two, so that float32 holds it exactly.
 RATE = 2.0**-7
-without_float64 = pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="JAX has no float64 unless told so before it starts"
-)
 
 
 def torch_adamw(decayed=MATRICES, weight_decay=0.01, schedule=None, **arguments):
@@ -51,7 +48,7 @@ def moments(optimizer):
 
 @pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize(
-    "dtype, atol", [("float32", 2e-6), pytest.param("float64", 1e-8, marks=without_float64)]
+    "dtype, atol", [("float32", 2e-6), pytest.param("float64", 1e-8, marks=pytest.mark.not_jax)]
 )
 @pytest.mark.parametrize(
     "ours, theirs",
@@ -111,7 +108,7 @@ def test_low_precision_variables_move_and_have_float32_state(dtype):
     assert {v.dtype for v in moments(optimizer)} == {"float32"}
 
 
-@without_float64
+@pytest.mark.not_jax
 def test_the_state_of_float64_variables_is_float64():
     optimizer = optimizers.AdamW()
     optimizer.build(list(as_variables(values(), "float64").values()))

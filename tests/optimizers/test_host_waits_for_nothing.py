@@ -57,5 +57,4 @@ def test_an_update_waits_for_nothing(optimizer):
     optimizer.apply(gradients, variables)
     with CountWaits() as counter:
         optimizer.apply(gradients, variables)
-    # The one is Keras's own, as it counts the update: `iterations + 1`.
-    assert counter.waits <= 1
+    assert counter.waits == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keras_llm import optimizers
-from tests.optimizers.test_adamw import RATE, torch_adamw, without_float64
+from tests.optimizers.test_adamw import RATE, torch_adamw
 from tests.optimizers.updates import (
     SHAPES,
     apply,
@@ -26,7 +26,7 @@ EACH = pytest.mark.parametrize("cls", [optimizers.AdamW, optimizers.Adafactor])
 @pytest.mark.parametrize(
     # PyTorch adds 1e-6 to the norm, which in float64 is seen.
     "dtype, atol",
-    [("float32", 5e-6), pytest.param("float64", 1e-7, marks=without_float64)],
+    [("float32", 5e-6), pytest.param("float64", 1e-7, marks=pytest.mark.not_jax)],
 )
 @pytest.mark.parametrize("max_norm", [1.0, 10.0])
 def test_global_clipnorm(max_norm, dtype, atol):
@@ -217,9 +217,7 @@ def test_adafactor_config_with_and_without_a_learning_rate():
 
 
 @EACH
-@pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="Keras has no stateless_apply on TensorFlow"
-)
+@pytest.mark.not_tensorflow
 def test_stateless_apply_between_updates_touches_nothing(cls):
     def copies(variables):
         return [keras.ops.copy(variable.value) for variable in variables]

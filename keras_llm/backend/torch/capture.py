@@ -8,6 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from keras_llm.backend import ids as id_checks
 from keras_llm.backend.keras_private import all_layers, keras_mask
+from keras_llm.backend.torch import tensors as facts
 from keras_llm.backend.torch.jit_trial import JitTrial, compiled
 
 # A graph is made for a shape that is seen again, and for no more shapes than this.
@@ -140,7 +141,7 @@ class deferred_checks:
     def accept(self, ids, vocab_size, what):
         """Whether the check will be made."""
         for index, tensor in enumerate(self.tensors):
-            if ids is tensor and ids.device.type == "cpu":
+            if ids is tensor and facts.is_on_host(ids):
                 self.checks.append((index, vocab_size, what))
                 return True
         return False

@@ -10,15 +10,23 @@ SUM_DTYPE = "float32" if torch.backends.mps.is_available() else "float64"
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has values: a subclass is a tracer's stand-in without them."""
-    exact = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return exact and not tensor.is_meta and not torch.compiler.is_compiling()
+    """Whether a tensor has values, and is not a tracer's or a transformation's stand-in."""
+    if torch.compiler.is_compiling() or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    # Inside torch.func.grad and its like, which have no public way to say so.
+    transforming = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return transforming is None or not transforming()
+
+
+def is_on_host(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values are at hand: to read a GPU's, one waits for it."""
+    return tensor.device.type == "cpu"
 
 
 def host_values(tensor) -> np.ndarray | None:
     """The values in numpy, or None where reading them would wait for a GPU or break a trace."""
     if isinstance(tensor, torch.Tensor):
-        if not is_plain(tensor) or tensor.device.type != "cpu":
+        if not (is_plain(tensor) and is_on_host(tensor)):
             return None
         return tensor.detach().numpy()
     return np.asarray(tensor)
@@ -31,3 +39,20 @@ def exp_in_place(tensor: torch.Tensor) -> torch.Tensor:
     small for a normal number, as a sure model's are.
     """
     return tensor.mul_(math.log2(math.e)).exp2_()
+
+
+def count_in_place(counter) -> None:
+    """Lets a Keras variable of one number be counted up without copying the one to the device.
+
+    In a stateless scope, where the variable stands for another tensor, it is assigned as ever.
+    """
+    tensor, assign_add = counter.value, counter.assign_add
+
+    def add(value):
+        if counter.value is not tensor:
+            return assign_add(value)
+        with torch.no_grad():
+            tensor.add_(value)
+        return counter
+
+    counter.assign_add = add

@@ -14,8 +14,8 @@ and likewise for K and b: one buffer of a few hundred rows holds z, then E, and 
 import torch
 
 from keras_llm.backend.chunks import chunk_rows
+from keras_llm.backend.torch import tensors as facts
 from keras_llm.backend.torch.logits_pass import among_top
-from keras_llm.backend.torch.tensors import exp_in_place
 from keras_llm.token_statistics import TokenStatistics
 
 
@@ -49,7 +49,7 @@ class VocabularyPass(torch.autograd.Function):
     def forward(ctx, hidden, kernel, bias, labels, weights, loss, scale, top_k, needs_gradients):
         """The objective, each token's nll and the four sums; see `vocabulary_pass`."""
         kept = None
-        if hidden.device.type == "cpu" and not bool((weights != 0).all()):
+        if facts.is_on_host(hidden) and not bool((weights != 0).all()):
             kept = weights.nonzero().squeeze(1)
         rows = Rows(hidden, kernel, bias, labels, weights, kept, scale)
         sums, gradients = rows.reduce(loss, top_k, needs_gradients)
@@ -67,7 +67,7 @@ class VocabularyPass(torch.autograd.Function):
         """
         gradients, ctx.gradients = ctx.gradients, None
         # Reading the number would make a GPU wait; there the product costs next to nothing.
-        is_one = upstream.device.type == "cpu" and upstream.item() == 1.0
+        is_one = facts.is_on_host(upstream) and upstream.item() == 1.0
         gradients = [
             None if g is None else (g if is_one else g.mul_(upstream)).to(dtype)
             for g, dtype in zip(gradients, ctx.dtypes, strict=True)
@@ -117,7 +117,7 @@ class Rows:
         if top_k:
             hits = among_top(logits, labels, weights != 0, largest, top_k)
             correct = (weights * hits).sum()
-        exponentials = exp_in_place(logits.sub_(largest[:, None]))
+        exponentials = facts.exp_in_place(logits.sub_(largest[:, None]))
         total = exponentials.sum(dim=1)
         lse = total.log() + largest
         nll = lse - label_logit
