@@ -1,5 +1,6 @@
 """What Keras has no public name for; `tests/backend/test_keras_private.py` guards it."""
 
+import contextlib
 import importlib
 
 import keras
@@ -73,3 +74,44 @@ def optimizer_settings(optimizer) -> dict:
     twin = object.__new__(type(optimizer))
     vars(twin).update({**vars(optimizer), "_learning_rate": 0.5})
     return twin.get_config()
+
+
+def optimizer_twin(optimizer):
+    """An optimizer that makes the next update of `optimizer`, in one batch.
+
+    Of one that is built it shares the variables, so it changes those, but nothing else of it. Of
+    one that is not, and must not become so, it shares the learning rate.
+    """
+    if optimizer.built:
+        twin = object.__new__(type(optimizer))
+        vars(twin).update(vars(optimizer))
+    elif hasattr(optimizer, "inner_optimizer"):
+        kept = {
+            name: getattr(optimizer, name) for name in ("initial_scale", "dynamic_growth_steps")
+        }
+        twin = type(optimizer)(optimizer.inner_optimizer, **kept)
+    else:
+        twin = type(optimizer).from_config(optimizer_settings(optimizer))
+        kept = ("_learning_rate", "_exclude_from_weight_decay")
+        vars(twin).update({k: v for k, v in vars(optimizer).items() if k.startswith(kept)})
+        twin.iterations.assign(optimizer.iterations)
+    if hasattr(optimizer, "inner_optimizer"):
+        vars(twin)["inner_optimizer"] = optimizer_twin(optimizer.inner_optimizer)
+    else:
+        vars(twin)["gradient_accumulation_steps"] = None
+    return twin
+
+
+@contextlib.contextmanager
+def global_seeds_kept():
+    """While it lasts, seeds may be drawn that nobody gave; then the next one is what it was."""
+    state = importlib.import_module("keras.src.backend.common.global_state")
+    name = "global_seed_generator"
+    generator = state.get_global_attribute(name)
+    before = None if generator is None else keras.ops.copy(generator.state)
+    try:
+        yield
+    finally:
+        state.set_global_attribute(name, generator)
+        if generator is not None:
+            generator.state.assign(before)
