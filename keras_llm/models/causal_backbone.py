@@ -45,6 +45,9 @@ class CausalBackbone(keras.Model):
     (1, 3, 8)
     """
 
+    # A hidden vector knows of its token and those before: labels are the tokens that come next.
+    is_causal = True
+
     def __init__(
         self,
         vocab_size: int,
@@ -114,14 +117,14 @@ class CausalBackbone(keras.Model):
             # Behind the tokens of its row padding is seen by none: no mask of all pairs is needed.
             padding = ids == self.pad_id
             positions = ops.argsort(ops.where(padding, self.max_length, 0) + positions, axis=1)
-            x = ops.take_along_axis(x, positions[..., None], axis=1)
+            x = reordered(x, positions)
             tokens = ~ops.take_along_axis(padding, positions, axis=1)[:, None, :, None]
 
         rotation = self.rotary(positions)
         for block in self.blocks:
             x = block(x, rotation, attention_mask=tokens, causal=True, training=training)
         if self.pad_id is not None:
-            x = ops.take_along_axis(x, ops.argsort(positions, axis=1)[..., None], axis=1)
+            x = reordered(x, ops.argsort(positions, axis=1))
         return self.norm(x)
 
     def compute_output_spec(self, ids, training=None):
@@ -170,3 +173,11 @@ class CausalBackbone(keras.Model):
             "epsilon": block["epsilon"],
             "pad_id": self.pad_id,
         }
+
+
+def reordered(x, order):
+    """`[batch, length, d_model]` with the vectors `order[b]` in row b."""
+    # Not take_along_axis: an index for every number, kept for the gradient, is larger than x.
+    batch, length, width = ops.shape(x)
+    vectors = ops.reshape(x, (-1, width))
+    return ops.take(vectors, order + length * ops.arange(batch)[:, None], axis=0)
