@@ -19,6 +19,7 @@ from keras_llm import (
     schedules,
 )
 from keras_llm.teaching.explain import explain
+from keras_llm.teaching.trace import trace
 
 __all__ = [
     "backend",
@@ -32,6 +33,7 @@ __all__ = [
     "models",
     "optimizers",
     "schedules",
+    "trace",
 ]
 
 

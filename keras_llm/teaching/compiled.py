@@ -47,19 +47,23 @@ class Compiled:
         return size(self.model.trainable_variables) if self.model.built else None
 
 
-def compiled(model) -> Compiled:
+def compiled(model, asker: str = "explain") -> Compiled:
     """What there is to explain about `model`.
+
+    Args:
+        model: Anything.
+        asker: Who needs a compiled model.
 
     Raises:
         TypeError: it is not a Keras model.
         ValueError: it has not been compiled.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(f"explain needs a Keras model. Received: {type(model).__name__}")
+        raise TypeError(f"{asker} needs a Keras model. Received: {type(model).__name__}")
     if not model.compiled:
         raise ValueError(
-            "explain tells what compile decided: call model.compile(optimizer=..., loss=...) "
-            f"first. Received: {type(model).__name__} {model.name!r}, not compiled"
+            f"{asker} needs a compiled model: call model.compile(optimizer=..., loss=...) first. "
+            f"Received: {type(model).__name__} {model.name!r}, not compiled"
         )
     accounts = getattr(model, "accounts", None)
     arguments = compile_arguments(model)

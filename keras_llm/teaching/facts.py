@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_llm.teaching.table import Table
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -113,12 +115,14 @@ class Section:
         subject: The class that was chosen.
         facts: Its lines.
         curve: A picture above the lines.
+        table: A table above the lines.
     """
 
     title: str
     subject: str
     facts: tuple[Fact, ...]
     curve: Curve | None = None
+    table: Table | None = None
 
     def __getitem__(self, name: str) -> Fact:
         """The fact of that name."""
@@ -134,6 +138,7 @@ class Section:
             "subject": self.subject,
             "facts": [fact.to_dict() for fact in self.facts],
             "curve": self.curve and dataclasses.asdict(self.curve),
+            "table": self.table and self.table.to_dict(),
         }
 
 

@@ -3,6 +3,7 @@
 from html import escape
 
 from keras_llm.teaching.facts import Curve, Fact, Section, shown
+from keras_llm.teaching.table import table_html
 from keras_llm.teaching.typical import SOURCES
 
 # Colours are the page's own, paler or stronger, so that light and dark pages are both readable;
@@ -49,12 +50,13 @@ def html(explanation) -> str:
 
 
 def section_html(section: Section, numbers) -> str:
-    """The heading, the curve and the facts."""
+    """The heading, the curve, the table and the facts."""
     subject = f" <code>{escape(section.subject)}</code>" if section.subject else ""
     rows = "".join(fact_html(fact, numbers) for fact in section.facts)
     return (
         f"<h3>{escape(section.title)}{subject}</h3>"
         f"{curve_html(section.curve) if section.curve else ''}"
+        f"{table_html(section.table) if section.table else ''}"
         f"<table>{COLUMNS}<tbody>{rows}</tbody></table>"
     )
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_llm.teaching.facts import Curve, Fact, Section, shown
+from keras_llm.teaching.table import table_lines
 
 # Columns of a line: what it is about, its value, where that usually lies; the rest is its meaning.
 INDENT, NAME, VALUE, USUAL = 2, 21, 8, 18
@@ -51,10 +52,12 @@ def screen(explanation, width: int) -> Group:
 
 
 def section_lines(section: Section, letters, width: int):
-    """The heading, the curve and the facts."""
+    """The heading, the curve, the table and the facts."""
     yield Text.assemble((section.title, HEADING), f"  {section.subject}".rstrip())
     if section.curve:
         yield curve_lines(section.curve, width)
+    if section.table:
+        yield table_lines(section.table, INDENT)
     for fact in section.facts:
         yield from fact_lines(fact, letters, width)
 

@@ -115,6 +115,12 @@ class TokenStep(backend.TrainStep, keras.Model):
 
         return explain(self, batch, show)
 
+    def trace(self, batch, tokenizer=None, tokens: int = 12, show: bool = True):
+        """One training step, slowly, and taken back: see `keras_llm.trace`."""
+        from keras_llm.teaching.trace import trace
+
+        return trace(self, batch, tokenizer, tokens, show)
+
     def flops_per_token(self, length: int) -> float | None:
         """Operations that training spends on a token, in a sequence of `length`, if known."""
         return None

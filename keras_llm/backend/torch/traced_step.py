@@ -19,8 +19,8 @@ class TracedStep:
     """What a step was, in numbers.
 
     Attributes:
-        x, y, sample_weight: The batch as it was given.
-        batch_bytes: Its size.
+        x: What the model read, as it was given.
+        batch: Each array of the batch on its way into the model, as `Shape`.
         logits: What the model returned, as `Shape`.
         tokens: What `read` made of the logits.
         loss: What was minimised.
@@ -39,9 +39,7 @@ class TracedStep:
     """
 
     x: Any
-    y: Any
-    sample_weight: Any
-    batch_bytes: int
+    batch: dict[str, "Shape"]
     logits: "Shape"
     tokens: Any
     loss: float
@@ -127,8 +125,8 @@ def take(model, batch, read) -> TracedStep:
     with clock("optimizer"), torch.no_grad():
         optimizer.apply(gradients, variables)
     return TracedStep(
-        *given,
-        batch_bytes=sum(size(leaf) for leaf in keras.tree.flatten((x, y, sample_weight))),
+        x=given[0],
+        batch=shapes({"x": x, "y": y, "sample_weight": sample_weight}),
         logits=shape,
         tokens=tokens,
         loss=loss,
@@ -231,6 +229,18 @@ def checked(batch) -> tuple:
     return tuple(batch)
 
 
+def shapes(parts, name="{}") -> dict[str, Shape]:
+    """The shapes in nested parts, each by the name that it has in a program."""
+    found = {}
+    for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):
+        own = name.format(key)
+        if isinstance(part, dict | list | tuple):
+            found |= shapes(part, own + "[{!r}]")
+        elif part is not None:
+            found[own] = Shape.of(part)
+    return found
+
+
 def on_device(leaf):
     """A tensor where the model is."""
     return None if leaf is None else keras.ops.convert_to_tensor(leaf)
@@ -244,7 +254,7 @@ def unscaled(gradient, optimizer):
 
 def norm(tensor) -> float | None:
     """The root of the sum of squares."""
-    return None if tensor is None else float(torch.linalg.vector_norm(tensor.double()))
+    return None if tensor is None else float(torch.linalg.vector_norm(tensor.detach().double()))
 
 
 def clipped_norms(gradients, norms, optimizer) -> list[float | None]:

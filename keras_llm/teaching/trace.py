@@ -1,0 +1,104 @@
+"""`trace`: one training step, slowly."""
+
+import sys
+
+import keras
+
+from keras_llm.teaching.compiled import compiled
+from keras_llm.teaching.explanation import Explanation
+from keras_llm.teaching.trace_sections import (
+    backward_section,
+    batch_section,
+    forward_section,
+    loss_section,
+    optimizer_section,
+)
+from keras_llm.teaching.trace_texts import Texts
+from keras_llm.teaching.trace_tokens import read_tokens
+
+if keras.backend.backend() == "torch":
+    from keras_llm.backend.torch.traced_step import traced_step
+else:
+    traced_step = None
+
+
+def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> Explanation:
+    """Takes one training step in the five stages of every training loop, and takes it back.
+
+        for x, y in batches:            1 batch
+            logits = model(x)           2 forward, with teacher forcing
+            loss = loss_fn(logits, y)   3 loss
+            loss.backward()             4 backward
+            optimizer.step()            5 optimizer
+
+    Each stage tells its shapes, types, devices, time and memory. Some tokens are shown with what
+    the model read, should say and said, and what each cost; then how those losses add up, how long
+    the gradient of each block is, and how far the update goes.
+
+    The numbers are those of the step that `fit` would take on this batch, up to rounding. The times
+    are not: `fit` need not hold the logits, and replays its layers as a graph. Afterwards weights,
+    optimizer, metrics, gradients, random numbers and accumulated batches are as they were, for
+    which there must be memory for a copy of all of them. What a layer of your own keeps in plain
+    Python attributes is not given back.
+
+    Args:
+        model: A compiled Keras model with weights; `model.trace(batch)` is the same.
+        batch: What `fit` gets at once, `(x, y)` or `(x, y, sample_weight)`, or what it reads: a
+            data loader or data set, of which the first batch is taken, and left there.
+        tokenizer: Shows ids as text: anything with `decode(ids)`. A pair `(source, target)` where
+            an encoder's ids have a tokenizer of their own.
+        tokens: Lines of the table of tokens.
+        show: Whether to print it. A notebook prints nothing: it shows what is returned.
+
+    Returns:
+        An `Explanation`: `str()` of it is plain text, `to_dict()` is for programs, and a notebook
+        shows it as HTML.
+
+    Raises:
+        NotImplementedError: Keras runs on another backend than PyTorch.
+        TypeError: `model` is not a Keras model, `batch` is not a batch, or `tokenizer` no
+            tokenizer.
+        ValueError: the model is not compiled or has no weights, or `batch` is not of two or three.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_llm import losses, models, optimizers
+    >>> model = models.CausalTransformer(vocab_size=11, d_model=8, num_layers=1, num_heads=2)
+    >>> loss = losses.MaskedSparseCategoricalCrossentropy(ignore_index=0)
+    >>> model.compile(optimizers.AdamW(1e-3, global_clipnorm=1.0), loss)
+    >>> batch = np.array([[1, 2, 3, 4]]), np.array([[2, 3, 4, 0]])
+    >>> if keras.backend.backend() == "torch":
+    ...     traced = model.trace(batch, show=False)
+    ...     print(traced["3 Loss"]["sum"].note)
+    ... else:
+    ...     print("of the losses of 3 tokens")
+    of the losses of 3 tokens
+    """
+    if traced_step is None:
+        raise NotImplementedError(
+            "trace runs on PyTorch, where a step can be stopped between its stages: set "
+            f"KERAS_BACKEND=torch. Received: backend {keras.backend.backend()!r}"
+        )
+    decided, texts = compiled(model, "trace"), Texts.of(tokenizer)
+    if not model.built or not model.trainable_variables:
+        raise ValueError(
+            "trace needs a model with weights to train: call it on a batch first, model(x). "
+            f"Received: {type(model).__name__} {model.name!r}"
+        )
+    if decided.optimizer is None:
+        raise ValueError("trace needs an optimizer: compile(optimizer=..., loss=...)")
+    step = traced_step(model, batch, lambda *given: read_tokens(decided.loss, *given))
+    title = f"One step of {type(model).__name__} {model.name!r}, taken back: nothing has changed"
+    traced = Explanation(
+        title,
+        (
+            batch_section(decided, step, texts),
+            forward_section(step),
+            loss_section(step, texts, tokens),
+            backward_section(decided, step),
+            optimizer_section(decided, step),
+        ),
+    )
+    if show:
+        traced.show(sys.stdout)
+    return traced
