@@ -82,12 +82,17 @@ class Graph:
         takes_training = "training" in inspect.signature(layer.call).parameters
         arguments = {"training": training} if takes_training else {}
 
-        def call(trainable, others, tensors):
+        trained, stateful = len(self.trainable), len(self.trainable) + len(self.others)
+
+        # One argument a tensor: lists would be taken apart again in every call.
+        def call(*tensors):
+            trainable, others = tensors[:trained], tensors[trained:stateful]
+            tensors = tensors[stateful:]
             with deferred_checks(tensors, self.checks):
                 outputs, updated = layer.stateless_call(
                     trainable,
                     others,
-                    keras.tree.pack_sequence_as(inputs, tensors),
+                    keras.tree.pack_sequence_as(inputs, list(tensors)),
                     **arguments,
                 )
             for variable, old, new in zip(self.others, others, updated, strict=True):
@@ -98,7 +103,7 @@ class Graph:
 
         tensors = keras.tree.flatten(inputs)
         self.module = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(
-            *self.values(), tensors
+            *self.values(), *tensors
         )
         if jit_compile == "auto":
             self.module = JitTrial(self.module)
@@ -107,14 +112,15 @@ class Graph:
 
     def values(self):
         """The variables' tensors."""
-        return [v.value for v in self.trainable], [v.value for v in self.others]
+        return [variable.value for variable in (*self.trainable, *self.others)]
 
     def __call__(self, tensors):
         """The outputs, after the ids have been checked; state is brought up to date."""
         for index, vocab_size, what in self.checks:
             id_checks.check_ids(tensors[index], vocab_size, what)
-        trainable, others = self.values()
-        outputs, updated = self.module(trainable, others, tensors)
+        values = self.values()
+        outputs, updated = self.module(*values, *tensors)
+        others = values[len(self.trainable) :]
         for variable, old, new in zip(self.others, others, updated, strict=True):
             if new is not old:
                 variable.assign(new)

@@ -1,6 +1,5 @@
 """Whether a compiled graph is faster than the same graph as it is."""
 
-import itertools
 import statistics
 import time
 
@@ -42,7 +41,7 @@ def faster(module, other, arguments, rounds=5):
 
     `other` may fail, for want of a compiler for one; then it is `module`.
     """
-    devices = sorted({t.device.index for t in tensors_of(arguments) if t.is_cuda})
+    devices = sorted({t.device.index for t in arguments if t.is_cuda})
     try:
         with torch.random.fork_rng(devices):
             for _ in range(2):
@@ -56,7 +55,7 @@ def faster(module, other, arguments, rounds=5):
 
 def seconds(module, arguments):
     """How long one call takes; no gradient is kept."""
-    trained = [t for t in tensors_of(arguments) if t.requires_grad]
+    trained = [t for t in arguments if t.requires_grad]
     wait()
     began = time.perf_counter()
     hidden = module(*arguments)[0]
@@ -64,11 +63,6 @@ def seconds(module, arguments):
         torch.autograd.grad(hidden.sum(), trained, allow_unused=True)
     wait()
     return time.perf_counter() - began
-
-
-def tensors_of(arguments):
-    """All tensors in lists of tensors."""
-    return list(itertools.chain(*arguments))
 
 
 def wait():
