@@ -51,13 +51,14 @@ def among_top(logits, labels, counts, largest, top_k):
         largest: The `TokenNumbers`' own.
         top_k: How many.
     """
-    if top_k == 1:
-        best = ops.argmax(logits, axis=-1)
-        return best == ops.cast(labels, best.dtype)
+    labels = ops.cast(labels, "int32")
     label_logit = ops.expand_dims(label_logits(logits, labels), -1)
-    earlier = ops.arange(logits.shape[-1], dtype=labels.dtype) < ops.expand_dims(labels, -1)
-    ahead = (logits > label_logit) | ((logits == label_logit) & earlier)
-    return ops.sum(ops.cast(ahead, "int32"), axis=-1) < top_k
+    later = ops.arange(logits.shape[-1], dtype="int32") >= ops.expand_dims(labels, -1)
+    # What is not a number is behind nothing, so that a model which has diverged is never right.
+    behind = (logits < label_logit) | ((logits == label_logit) & later)
+    if top_k == 1:
+        return ops.all(behind, axis=-1)
+    return ops.sum(ops.cast(~behind, "int32"), axis=-1) < top_k
 
 
 def label_logits(logits, labels):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_llm.backend.keras_private import keras_mask
+from keras_llm.backend.ops.logits_pass import wide_dtype
 from keras_llm.backend.ops.vocabulary_pass import vocabulary_pass
 from keras_llm.token_statistics import countable, divide
 
@@ -51,8 +52,6 @@ class TrainStep:
         self.without_logits = (
             self.accounts is not None
             and self.accounts.can_do_without_logits(sample_weight)
-            and not self.accounts.need_rows
-            and self.accounts.top_k <= 1
             and self.head_is_matrix()
             # Rows that are spread over devices would be gathered for each chunk of them.
             and keras.distribution.distribution() is None
@@ -71,28 +70,21 @@ class TrainStep:
             loss.ignore_index,
             sample_weight,
             keras_mask(hidden),
-            "float64" if keras.backend.standardize_dtype(hidden.dtype) == "float64" else "float32",
+            wide_dtype(hidden),
         )
         if outside is not None:
             weights = ops.where(outside, 0.0, weights)
-        statistics = vocabulary_pass(
-            ops.reshape(hidden, (-1, hidden.shape[-1])),
-            kernel,
-            bias,
-            ops.reshape(labels, (-1,)),
-            ops.reshape(weights, (-1,)),
-            loss,
-            self.accounts.top_k > 0,
-            training,
+        hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
+        labels, weights = (ops.reshape(x, (-1,)) for x in (labels, weights))
+        statistics, nll = vocabulary_pass(
+            hidden, kernel, bias, labels, weights, loss, self.accounts.top_k, training
         )
         if outside is not None:
-            # The logs show that an id was wrong; the weights are spared.
+            # The loss shows that an id was wrong; the weights are spared.
             wrong = ops.where(ops.any(outside), float("nan"), 0.0)
-            statistics = statistics._replace(
-                loss=statistics.loss + wrong, nll=statistics.nll + wrong
-            )
-        penalty = self.penalty()
-        self.accounts.add(statistics, penalty, sample_weight is not None)
+            statistics = statistics._replace(loss=statistics.loss + wrong)
+        penalty, rows = self.penalty(), (labels, nll, weights, kernel.shape[1])
+        self.accounts.add(statistics, penalty, sample_weight is not None, rows)
         total, tokens = statistics.loss, statistics.tokens
         return (total if loss.reduction == "sum" else divide(total, tokens)) + penalty
 

@@ -15,10 +15,11 @@ from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.ops.derivatives import with_derivatives
+from keras_llm.backend.ops.logits_pass import among_top, label_logits
 from keras_llm.token_statistics import TokenStatistics, weighted
 
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, count_correct, training):
+def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training):
     """Reduces hidden vectors over the vocabulary.
 
     Args:
@@ -29,11 +30,12 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, count_correct, 
         weights: `[tokens]`, in the dtype of the statistics. Rows of weight 0 take part in the
             product only where they fill up the last chunk.
         loss: The `TokenLoss` whose formula is used.
-        count_correct: Whether argmax is compared with the label.
+        top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
         training: Whether gradients are made on the way.
 
     Returns:
-        `TokenStatistics`, of which the loss can be differentiated if `training`.
+        The `TokenStatistics`, of which the loss can be differentiated if `training`; and the `nll`
+        of each token, `[tokens]`, 0 for those that were left out.
     """
     inputs = (hidden, kernel) if bias is None else (hidden, kernel, bias)
     # Gradients are made here: what is inside the loop is not to be differentiated again.
@@ -50,26 +52,27 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, count_correct, 
         logits = ops.cast(ops.matmul(h, kernel), dtype)
         for b in biases:
             logits = logits + ops.cast(b, dtype)
-        statistics, d_logits = reduce_chunk(logits, t, w, loss, count_correct)
+        statistics, nll, d_logits = reduce_chunk(logits, t, w, loss, top_k)
         sums[0] = sums[0] + statistics
+        sums[1] = ops.slice_update(sums[1], (start,), nll)
         if training:
             narrow = ops.cast(d_logits, hidden.dtype)
             d_hidden = ops.matmul(narrow, ops.transpose(kernel))
             d_kernel = ops.matmul(ops.transpose(h), narrow)
-            sums[1] = ops.slice_update(sums[1], (start, 0), d_hidden)
-            sums[2] = sums[2] + ops.cast(d_kernel, dtype)
+            sums[2] = ops.slice_update(sums[2], (start, 0), d_hidden)
+            sums[3] = sums[3] + ops.cast(d_kernel, dtype)
         if training and biases:
-            sums[3] = sums[3] + ops.sum(d_logits, axis=0)
+            sums[4] = sums[4] + ops.sum(d_logits, axis=0)
         return sums
 
-    sums = [ops.zeros((4,), dtype)]
+    sums = [ops.zeros((4,), dtype), ops.zeros_like(weights)]
     if training:
         sums += [ops.zeros_like(hidden), *(ops.zeros_like(x, dtype=dtype) for x in inputs[1:])]
     counted = ops.sum(ops.cast(weights != 0, "int32"))
-    sums, *gradients = ops.fori_loop(0, -(-counted // rows), add_chunk, sums)
-    statistics = TokenStatistics(*ops.unstack(sums, 4))
+    sums, nll, *gradients = ops.fori_loop(0, -(-counted // rows), add_chunk, sums)
+    statistics, nll = TokenStatistics(*ops.unstack(sums, 4)), ops.take(nll, places)
     if not training:
-        return statistics
+        return statistics, nll
 
     gradients[0] = ops.take(gradients[0], places, axis=0)
 
@@ -86,7 +89,7 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, count_correct, 
 
         return statistics.loss, backward
 
-    return statistics._replace(loss=loss_of(*inputs))
+    return statistics._replace(loss=loss_of(*inputs)), nll
 
 
 def in_chunks(hidden, labels, weights, vocab_size):
@@ -113,30 +116,26 @@ def device_type():
     return keras.distribution.list_devices()[0].split(":")[0].lower()
 
 
-def reduce_chunk(logits, labels, weights, loss, count_correct):
-    """The four sums of a chunk, stacked, and the gradient of its logits."""
+def reduce_chunk(logits, labels, weights, loss, top_k):
+    """The four sums of a chunk, stacked; the nll of its tokens; the gradient of its logits."""
     vocab_size = logits.shape[1]
-    ids = ops.arange(vocab_size, dtype=labels.dtype)
     largest = ops.max(logits, axis=1)
     exponentials = ops.exp(logits - largest[:, None])
     total = ops.sum(exponentials, axis=1)
     lse = ops.log(total) + largest
-    nll = lse - ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    nll = lse - label_logits(logits, labels)
     losses, (f_nll, f_lse, f_mean) = with_derivatives(
         lambda *numbers: loss.formula(*numbers, labels, vocab_size),
         *(nll, lse, ops.mean(logits, axis=1)),
     )
     correct = ops.zeros_like(weights)
-    if count_correct:
-        best = ops.cast(ops.argmax(logits, axis=1), labels.dtype)
-        correct = ops.cast(best == labels, weights.dtype)
+    if top_k:
+        correct = ops.cast(among_top(logits, labels, None, largest, top_k), weights.dtype)
     sums = [ops.sum(weighted(x, weights)) for x in (losses, nll, correct)]
 
-    softmax_factor = weighted((f_nll + f_lse) / total, weights)
-    label_factor, mean_factor = weighted(f_nll, weights), weighted(f_mean / vocab_size, weights)
-    d_logits = (
-        exponentials * softmax_factor[:, None]
-        - ops.where(ids == labels[:, None], label_factor[:, None], 0.0)
-        + mean_factor[:, None]
-    )
-    return ops.stack([*sums, ops.sum(weights)]), d_logits
+    f_nll, f_lse, f_mean = (weighted(x, weights)[:, None] for x in (f_nll, f_lse, f_mean))
+    # Not softmax - 1 for the label: of a sure model that would round to 0.
+    d_label = f_nll * ops.expm1(-nll)[:, None] + f_lse * ops.exp(-nll)[:, None]
+    is_label = ops.arange(vocab_size, dtype="int32") == labels[:, None]
+    d_logits = ops.where(is_label, d_label, exponentials * ((f_nll + f_lse) / total[:, None]))
+    return ops.stack([*sums, ops.sum(weights)]), nll, d_logits + f_mean / vocab_size
