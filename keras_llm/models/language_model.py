@@ -47,15 +47,19 @@ class LanguageModel(TokenStep):
 
     def compute_output_spec(self, inputs, training=None):
         """Of the two parts, which may know better than a trial what they can take."""
-        if type(self).call is not LanguageModel.call:
+        if not self.call_ends_with_head():
             return super().compute_output_spec(inputs, training=training)
         return self.head.compute_output_spec(self.backbone.compute_output_spec(inputs))
+
+    def call_ends_with_head(self):
+        """Whether predictions are what the head returns: a subclass may do more to them."""
+        return type(self).call is LanguageModel.call
 
     def head_is_matrix(self):
         """Whether logits are the head's kernel and bias, and no subclass has a use for them."""
         cls, head = type(self), self.head
         plain = (
-            cls.call is LanguageModel.call
+            self.call_ends_with_head()
             and cls.compute_loss is TokenStep.compute_loss
             and cls.compute_metrics is TokenStep.compute_metrics
         )

@@ -67,6 +67,9 @@ class Seq2SeqBackbone(keras.Model):
     (1, 3, 8)
     """
 
+    # A hidden vector knows of its token and those before: labels are the tokens that come next.
+    is_causal = True
+
     def __init__(
         self,
         vocab_size: int,

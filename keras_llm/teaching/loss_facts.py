@@ -5,7 +5,6 @@ import math
 import re
 
 import keras
-from keras import ops
 
 from keras_llm.losses import MaskedKLDivergence, MaskedLoss, TokenLoss
 from keras_llm.teaching import typical
@@ -13,6 +12,7 @@ from keras_llm.teaching.compiled import Compiled
 from keras_llm.teaching.facts import Fact, Section, setting, shown
 from keras_llm.teaching.loss_words import equation_and_words
 from keras_llm.teaching.words import name_of
+from keras_llm.training.uniform_loss import uniform_loss
 
 NOTES = {
     "label_smoothing": "share spread over all tokens",
@@ -177,23 +177,3 @@ def is_crossentropy(loss) -> bool:
     """Whether a loss is one of the label's probability."""
     stock = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
     return isinstance(loss, (TokenLoss, *stock))
-
-
-def uniform_loss(loss, vocab_size: int) -> float:
-    """The loss of a token to whom all tokens are equally likely; ln V for cross entropy.
-
-    >>> import keras_llm
-    >>> loss = keras_llm.losses.MaskedSparseCategoricalFocalCrossentropy(gamma=2.0)
-    >>> round(uniform_loss(loss, 2), 6)                   # (1/2)^2 * ln 2
-    0.173287
-    """
-    log_size = math.log(vocab_size)
-    if not isinstance(loss, TokenLoss):
-        return log_size
-    # Logits of 0; log-probabilities where the outputs are probabilities.
-    lse, mean_logit = (log_size, 0.0) if loss.from_logits else (0.0, -log_size)
-    numbers = [ops.convert_to_tensor([x], "float32") for x in (log_size, lse, mean_logit)]
-    if loss.class_weights is not None:
-        weight = sum(loss.class_weights) / len(loss.class_weights)
-        numbers.append(ops.convert_to_tensor([weight], "float32"))
-    return float(loss.token_loss(*numbers)[0])

@@ -9,6 +9,8 @@ from keras_llm import backend
 from keras_llm.backend.keras_private import known_names
 from keras_llm.losses import MaskedLoss
 from keras_llm.metrics import TokenMetric
+from keras_llm.training.first_batch import FirstBatch
+from keras_llm.training.sanity import SanityWarning, compile_messages
 from keras_llm.training.token_accounts import TokenAccounts, flat
 from keras_llm.training.training_logs import TrainingLogs
 
@@ -28,6 +30,8 @@ class TokenStep(backend.TrainStep, keras.Model):
     # Set in a step of JAX or TensorFlow that needs no logits: `call` ends, and `compute_loss`
     # begins, with the hidden vectors.
     without_logits = False
+    # Set while the first step of a `fit` runs where its values can be seen.
+    first_batch = None
 
     def compile(
         self,
@@ -44,7 +48,8 @@ class TokenStep(backend.TrainStep, keras.Model):
     ):
         """Keras's `compile`, with the loss and the metrics checked against each other.
 
-        Warns when a metric counts tokens that the loss ignores.
+        Warns, with a `SanityWarning`, when a metric counts tokens that the loss ignores, when the
+        loss and the model disagree about logits, and when the learning rate is far from usual.
 
         Args:
             optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly,
@@ -95,11 +100,14 @@ class TokenStep(backend.TrainStep, keras.Model):
             self.loss = loss
         else:
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-        for metric in (*flat(metrics), *flat(weighted_metrics)):
-            warn_of_counted_padding(loss, metric)
+        every_metric = [*flat(metrics), *flat(weighted_metrics)]
+        for message in compile_messages(self, optimizer, loss, every_metric):
+            warnings.warn(message, SanityWarning, stacklevel=2)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of a batch; the logged loss and the metrics are updated on the way."""
+        if self.first_batch is not None:
+            self.first_batch.look_at_predictions(y_pred)
         if self.accounts is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if self.without_logits:
@@ -128,14 +136,28 @@ class TokenStep(backend.TrainStep, keras.Model):
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
     ):
-        """Keras's `fit`; with a loss of tokens its logs have what `TrainingLogs` adds."""
-        if self.accounts is not None:
-            callbacks = with_callbacks([*self.step_callbacks(), TrainingLogs()], callbacks)
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        """Keras's `fit`; with a loss of tokens its logs have what `TrainingLogs` adds.
+
+        Warns, with a `SanityWarning`, of what is wrong with the first batch.
+        """
+        first_batch = FirstBatch(x, y, kwargs.get("sample_weight"))
+        ours = [] if self.accounts is None else [*self.step_callbacks(), TrainingLogs()]
+        if type(self).compute_loss is TokenStep.compute_loss:
+            # Nobody knows what another one does with labels.
+            ours.append(first_batch)
+        callbacks = with_callbacks(ours, callbacks)
+        try:
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        finally:
+            first_batch.leave()
 
     def penalty(self):
         """What the layers add to the loss of every token: regularisation and `add_loss`."""
         return sum((ops.sum(loss) for loss in self.losses), 0.0)
+
+    def call_ends_with_head(self):
+        """Whether the predictions are what a layer named `head` returns."""
+        return False
 
     def head_is_matrix(self):
         """Whether `head_matrix` is known."""
@@ -200,25 +222,3 @@ def is_ours(metric):
     """Whether `metric` is the name of one of our metrics."""
     known = known_names("metrics").get(metric) if isinstance(metric, str) else None
     return isinstance(known, type) and issubclass(known, TokenMetric)
-
-
-def warn_of_counted_padding(loss, metric):
-    """Warns if `metric` counts tokens that `loss` ignores."""
-    ignored = getattr(loss, "ignore_index", getattr(loss, "ignore_class", None))
-    if ignored is None:
-        return
-    if isinstance(metric, TokenMetric):
-        if metric.ignore_index != ignored:
-            warnings.warn(
-                f"The loss ignores the label {ignored}, but the metric {metric.name!r} ignores "
-                f"{metric.ignore_index}: they count different tokens. "
-                f"Write {type(metric).__name__}(ignore_index={ignored}).",
-                stacklevel=3,
-            )
-    elif ignored >= 0:
-        warnings.warn(
-            f"The loss ignores the label {ignored}, but the metric "
-            f"{getattr(metric, 'name', metric)!r} counts it. Use a metric of keras_llm.metrics "
-            f"with ignore_index={ignored}, such as MaskedTokenAccuracy.",
-            stacklevel=3,
-        )

@@ -129,7 +129,7 @@ def test_validation_sees_the_short_window_and_saving_keeps_the_accumulation(tmp_
     assert again.get_compile_config() == model.get_compile_config()
     again.compile(again.optimizer, again.loss)
     assert again.window.size == 2
-    again.compile(again.optimizer, "sparse_categorical_crossentropy")
+    again.compile(again.optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     assert again.optimizer.gradient_accumulation_steps == 2
 
 

@@ -1,0 +1,159 @@
+"""Looks at the first step of a `fit`, and gets out of its way."""
+
+import itertools
+import warnings
+
+import keras
+from keras import ops
+
+from keras_llm.backend.keras_private import all_layers
+from keras_llm.losses import MaskedLoss, TokenLoss
+from keras_llm.training.sanity import SanityWarning, ignored_label, takes_logits
+from keras_llm.training.sanity_of_batch import (
+    Batch,
+    batch_messages,
+    large_first_loss,
+    unlikely_predictions,
+)
+from keras_llm.training.uniform_loss import uniform_loss
+
+# Of predictions, which may be large, so many rows and positions are looked at.
+LOOKED_AT = (slice(1), slice(8))
+# Of arrays, where the batch itself cannot be seen.
+ROWS = 32
+
+
+class FirstBatch(keras.callbacks.Callback):
+    """Warns of what is wrong with the first batch of a `fit`, once its step is done.
+
+    It stands in for the model's `train_function` once, so that later steps cost nothing. The batch
+    is the one that is trained on: none is taken from a data loader for it. TensorFlow shows no
+    batch before it is in the graph; there, `fit`'s arrays are looked at. Of a model that does not
+    hold its logits, as of a compiled graph, predictions are not seen.
+
+    Args:
+        x, y, sample_weight: What `fit` was given.
+    """
+
+    def __init__(self, x, y, sample_weight):
+        super().__init__()
+        self.given = x, y, sample_weight
+        self.step = self.predictions = None
+
+    def on_train_begin(self, logs=None):
+        """Stands in for the step."""
+        model = self.model
+        self.is_first_update = int(model.optimizer.iterations) == 0
+        self.step, model.train_function = model.train_function, self.first_step
+
+    def leave(self):
+        """Gives the model its step back, whatever happened."""
+        if self.step is not None:
+            self.model.train_function, self.step = self.step, None
+
+    def first_step(self, *state_and_data):
+        """The first step, and a look at it."""
+        model, step = self.model, self.step
+        self.leave()
+        *state, data = state_and_data
+        batch, data = self.peek(data)
+        if model.run_eagerly or (keras.backend.backend() == "torch" and not model.jit_compile):
+            model.first_batch = self
+        try:
+            results = step(*state, data)
+        finally:
+            model.first_batch = None
+        logs = results[0] if isinstance(results, tuple) else results
+        for message in self.messages(batch, logs):
+            warnings.warn(message, SanityWarning, stacklevel=2)
+        return results
+
+    def peek(self, data):
+        """The first batch, or None, and the data as the step takes it."""
+        if keras.distribution.distribution() is not None:
+            return None, data
+        if isinstance(data, list):
+            return data[0], data
+        if keras.backend.backend() == "tensorflow":
+            arrays = [a for a in keras.tree.flatten(self.given) if a is not None]
+            if not all(hasattr(a, "shape") and hasattr(a, "__getitem__") for a in arrays):
+                return None, data
+            return keras.tree.map_structure(
+                lambda a: None if a is None else a[:ROWS], self.given
+            ), data
+        batch = next(data)
+        return batch, itertools.chain([batch], data)
+
+    def look_at_predictions(self, y_pred):
+        """Keeps a few of the predictions of the first forward pass."""
+        if self.predictions is None and len(getattr(y_pred, "shape", ())) == 3:
+            few = ops.cast(ops.stop_gradient(y_pred[LOOKED_AT]), "float32")
+            self.predictions = ops.convert_to_numpy(few)
+
+    def messages(self, batch, logs):
+        """What is wrong, a line for each mistake."""
+        model, loss = self.model, self.model.loss
+        vocab_size = vocabulary(model)
+        batch = None if batch is None else read(model, batch)
+        found = []
+        if batch is not None:
+            masked = any(getattr(layer, "mask_zero", False) for layer in all_layers(model))
+            found += batch_messages(batch, vocab_size, masked)
+        found.append(unlikely_predictions(self.predictions, loss))
+        if self.is_first_update and vocab_size and has_known_start(model, loss):
+            first = float(ops.convert_to_numpy(logs["loss"]))
+            found.append(large_first_loss(first, uniform_loss(loss, vocab_size), vocab_size))
+        return [message for message in found if message]
+
+
+def vocabulary(model) -> int | None:
+    """The number of logits, where the head tells."""
+    head = getattr(model, "head", None)
+    return getattr(head, "vocab_size", getattr(head, "units", None))
+
+
+def has_known_start(model, loss) -> bool:
+    """Whether the logged loss of a model that guesses is known: nothing is added to it."""
+    adds = any(variable.regularizer is not None for variable in model.trainable_variables)
+    return isinstance(loss, TokenLoss) and loss.class_weights is None and not adds
+
+
+def read(model, batch) -> Batch | None:
+    """A batch in numpy; None where it is not one of tokens."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    loss = model.loss
+    if isinstance(loss, MaskedLoss):
+        y = loss.labels(y)
+    elif takes_logits(loss) is None:
+        return None
+    labels = integers(y)
+    if labels is None:
+        return None
+    counts = labels != ignored_label(loss)
+    if sample_weight is not None:
+        weights = ops.convert_to_numpy(sample_weight)
+        if weights.ndim == 3:
+            weights = weights[..., 0]
+        counts = counts & (weights.reshape(*weights.shape, *[1] * (2 - weights.ndim)) != 0)
+    return Batch(next_token_inputs(model, x, labels.shape), labels, counts)
+
+
+def next_token_inputs(model, x, shape):
+    """The ids of which a model predicts the next at each position; None where it does not."""
+    if not getattr(getattr(model, "backbone", None), "is_causal", False):
+        return None
+    if isinstance(x, dict):
+        x = x.get("decoder_ids")
+    ids = integers(x)
+    return ids if ids is not None and ids.shape == shape else None
+
+
+def integers(tensor):
+    """Integers `[batch, length]` in numpy; None for anything else."""
+    if not hasattr(tensor, "shape"):
+        return None
+    if len(tensor.shape) == 3 and tensor.shape[-1] == 1:
+        tensor = tensor[..., 0]
+    if len(tensor.shape) != 2 or "int" not in keras.backend.standardize_dtype(tensor.dtype):
+        return None
+    return ops.convert_to_numpy(tensor)

@@ -1,0 +1,149 @@
+"""Mistakes that `compile` can see: settings that train, but hardly what was meant."""
+
+import inspect
+import math
+
+import keras
+
+from keras_llm.backend.keras_private import learning_rate_schedule
+from keras_llm.metrics import TokenMetric
+
+# A learning rate this many times outside of its usual range is a slip, not a choice.
+FAR = 10.0
+# What schedules call their highest value; a warm-up's target comes before its start.
+PEAKS = ("learning_rate", "warmup_target", "initial_learning_rate")
+
+
+class SanityWarning(UserWarning):
+    """A set-up that trains, but most probably not what was meant.
+
+    `compile` and the first batch of a `fit` look for mistakes that raise no error. Each is one
+    line with the guide that explains it. They are checked again by every `compile` and `fit`, and
+    silenced as any warning is:
+
+    >>> import warnings
+    >>> warnings.filterwarnings("ignore", category=SanityWarning)
+    """
+
+
+def guided(message: str, guide: str) -> str:
+    """A message that ends with the guide to read."""
+    return f"{message} (examples/guides/{guide}.py)"
+
+
+def compile_messages(model, optimizer, loss, metrics) -> list[str]:
+    """What is wrong with the arguments of `compile`, a line for each mistake.
+
+    Args:
+        model: The model, with what it was compiled with before.
+        optimizer, loss: As `compile` resolved them.
+        metrics: All metrics, in one list.
+    """
+    found = [
+        unusual_learning_rate(optimizer, model),
+        unfitting_predictions(loss, predicts_logits(model)),
+        *(counted_padding(loss, metric) for metric in metrics),
+    ]
+    return [message for message in found if message]
+
+
+def unusual_learning_rate(optimizer, model) -> str | None:
+    """A learning rate that no published run comes near."""
+    # Here, because teaching is built on what this file is part of.
+    from keras_llm.teaching.typical import learning_rate_of
+
+    # Keras puts a LossScaleOptimizer around the optimizer in mixed float16.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    parameters = sum(math.prod(v.shape) for v in model.trainable_variables) if model.built else None
+    usual = learning_rate_of(optimizer, parameters)
+    peak = None if usual is None else peak_learning_rate(optimizer)
+    # With 0, somebody wants to see a training that changes nothing.
+    if not peak or usual.low / FAR <= peak <= usual.high * FAR:
+        return None
+    return guided(
+        f"The learning rate {peak:g} is far outside of {usual.low:g} to {usual.high:g}, where "
+        f"{type(optimizer).__name__} usually trains: the model will "
+        f"{'hardly learn' if peak < usual.low else 'probably diverge'}.",
+        "4_adamw_and_adafactor",
+    )
+
+
+def peak_learning_rate(optimizer) -> float | None:
+    """The highest learning rate that an optimizer will have, where that can be told."""
+    schedule = learning_rate_schedule(optimizer)
+    if schedule is None:
+        return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    try:
+        config = schedule.get_config()
+    except NotImplementedError:
+        return None
+    rates = [config[name] for name in PEAKS if isinstance(config.get(name), int | float)]
+    return max(rates, default=None)
+
+
+def predicts_logits(model) -> bool | None:
+    """Whether a model's predictions are logits (or probabilities), as far as its head tells."""
+    if model.head_is_matrix():
+        return True
+    last = model.head if model.call_ends_with_head() else None
+    while isinstance(last, keras.Sequential) and last.layers:
+        last = last.layers[-1]
+    is_softmax = isinstance(last, keras.layers.Softmax) or (
+        getattr(last, "activation", None) is keras.activations.softmax
+    )
+    return False if is_softmax else None
+
+
+def takes_logits(loss) -> bool | None:
+    """Whether a loss takes predictions as logits, or as probabilities; None if it does not say."""
+    if inspect.isfunction(loss):
+        default = getattr(inspect.signature(loss).parameters.get("from_logits"), "default", None)
+        return default if isinstance(default, bool) else None
+    return getattr(loss, "from_logits", None)
+
+
+def unfitting_predictions(loss, are_logits: bool | None) -> str | None:
+    """Probabilities in place of logits, or the other way round."""
+    wants_logits = takes_logits(loss)
+    if are_logits is None or wants_logits is None or are_logits == wants_logits:
+        return None
+    if are_logits:
+        message = (
+            "The model returns logits, but the loss takes them for probabilities: "
+            "write from_logits=True in the loss."
+        )
+    else:
+        message = (
+            "The model's predictions are softmaxed already, and the loss applies a softmax again: "
+            "leave the softmax out of the model, or write from_logits=False in the loss."
+        )
+    return guided(message, "2_cross_entropy_and_masking")
+
+
+def ignored_label(loss) -> int | None:
+    """The label that a loss leaves out, ours or one of Keras."""
+    return getattr(loss, "ignore_index", getattr(loss, "ignore_class", None))
+
+
+def counted_padding(loss, metric) -> str | None:
+    """A metric that counts tokens which the loss ignores."""
+    ignored = ignored_label(loss)
+    if ignored is None:
+        return None
+    if isinstance(metric, TokenMetric):
+        if metric.ignore_index == ignored:
+            return None
+        message = (
+            f"The loss ignores the label {ignored}, but the metric {metric.name!r} ignores "
+            f"{metric.ignore_index}: they count different tokens. "
+            f"Write {type(metric).__name__}(ignore_index={ignored})."
+        )
+    elif ignored < 0:
+        return None
+    else:
+        message = (
+            f"The loss ignores the label {ignored}, but the metric "
+            f"{getattr(metric, 'name', metric)!r} counts it. Use a metric of keras_llm.metrics "
+            f"with ignore_index={ignored}, such as MaskedTokenAccuracy."
+        )
+    return guided(message, "2_cross_entropy_and_masking")
