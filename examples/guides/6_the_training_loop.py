@@ -155,6 +155,7 @@ optimizer = torch.optim.AdamW(
 scheduler = torch.optim.lr_scheduler.LambdaLR(
     optimizer, lambda t: t / 4 if t < 4 else (20 - t) / (20 - 4)
 )
+of_loop = []
 for _ in range(5):
     total_loss, tokens = 0.0, 0
     for first_row in range(0, 32, 8):
@@ -168,4 +169,6 @@ for _ in range(5):
         scheduler.step()
         count = (target != PAD).sum().item()
         total_loss, tokens = total_loss + loss.item() * count, tokens + count
-print(f"{total_loss / tokens = :.5f}")
+    of_loop.append(total_loss / tokens)
+print(f"{of_loop[0] = :.5f}")
+print(f"{of_loop[-1] = :.5f}")

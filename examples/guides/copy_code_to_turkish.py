@@ -9,15 +9,15 @@ import re
 from pathlib import Path
 
 GUIDES = Path(__file__).parent
+CODE = "# %%"
 
 
 def cells(source: str) -> list[tuple[str, str]]:
-    """The cells of a script in percent format, each as its marker and its text."""
+    """The cells of a script in percent format, each as its marker and all text after it."""
     parts = re.split(r"^(# %%(?: \[markdown\])?)\n", source, flags=re.MULTILINE)
     if parts[0]:
         raise ValueError(f"a guide starts with '# %%'. Received: {parts[0][:60]!r}")
-    texts = [text.strip("\n") for text in parts[2::2]]
-    return list(zip(parts[1::2], texts, strict=True))
+    return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def with_code_of(english: str, turkish: str) -> str:
@@ -26,11 +26,15 @@ def with_code_of(english: str, turkish: str) -> str:
     for number, ((marker, _), (other, _)) in enumerate(pairs):
         if marker != other:
             raise ValueError(f"cell {number} is {marker!r} in English and {other!r} in Turkish")
-    texts = [
-        f"{marker}\n{text if marker == '# %%' else translated}\n"
+    return "".join(
+        f"{marker}\n{text if marker == CODE else translated.rstrip() + space_after(text)}"
         for (marker, text), (_, translated) in pairs
-    ]
-    return "\n".join(texts)
+    )
+
+
+def space_after(text: str) -> str:
+    """The empty lines at the end of a cell; a function needs two after it."""
+    return text[len(text.rstrip()) :]
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def measured(metric, probabilities, labels):
     metric.update_state(np.array([labels]), np.log([probabilities]).astype("float32"))
     return float(metric.result())
 
+
 # %% [markdown]
 # 8 token'ın hepsini eşit olası bulan bir model 8 token arasında kararsızdır.
 
@@ -37,6 +38,7 @@ print(f"{no_idea = :.6f}")
 # kez haklı. Temkinli model (careful) etiketlere 0,6, 0,6, 0,6 ve 0,2 veriyor. Atılgan model (bold)
 # 0,9, 0,9, 0,9 ve 0,001 veriyor: yanıldığı yerde yeminle yanılıyor. Doğruluk aradaki farkı görmez,
 # şaşkınlık görür. Bu olasılıklarla token token yazdırılan metinde de fark görülür.
+
 
 # %%
 def two_tokens(p_of_label):

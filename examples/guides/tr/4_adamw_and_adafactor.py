@@ -29,6 +29,7 @@ def updated(optimizer, weight, gradient):
     optimizer.apply([keras.ops.convert_to_tensor(np.asarray(gradient, "float32"))], [variable])
     return keras.ops.convert_to_numpy(variable)
 
+
 # %% [markdown]
 # ## İlk güncelleme, elle
 #
@@ -78,6 +79,7 @@ print(f"{float(schedule(10_000)) = :.3e}")
 # AdamW, m ile v'yi tutar: 4 baytlık her ağırlık için 8 bayt. Adafactor bir matrisin her satırı için
 # bir ortalama (R), her sütunu için bir ortalama (C) tutar ve v yerine R * C / ortalama(R) kullanır.
 # m tutmaz.
+
 
 # %%
 def bytes_of_state(optimizer):

@@ -73,6 +73,7 @@ print(f"{entropy = :.6f}")
 # `gamma=0` çapraz entropidir. `alpha` tek bir sayı ya da her sınıf için bir sayıdır; makaledeki
 # değeri 0,25'tir.
 
+
 # %%
 def with_probability(p):
     """Logits whose softmax gives the label, 0, the probability p."""

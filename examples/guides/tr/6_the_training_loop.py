@@ -57,6 +57,7 @@ print("decoder predicts", labels[0])
 # - **Güncelleme**: önce gradyanlar kırpılır (gradient clipping), normları en çok 1 olur; sonra
 #   eniyileyici ağırlıkları oynatır. Ardından aynı yığının kaybı küçülmüştür.
 
+
 # %%
 def new_model(cls=models.Seq2SeqTransformer):
     """A small model that always starts from the same weights."""
@@ -93,6 +94,7 @@ print(f"{loss_after.item() = :.6f}")
 #
 # `compile` 3. ve 5. adımın adını koyar; `fit` onların çevresindeki iki döngüdür.
 
+
 # %%
 def compiled(model):
     """The model with its loss and optimizer."""
@@ -110,12 +112,14 @@ of_fit = compiled(new_model()).fit(inputs, labels, **arguments).history["loss"]
 print(f"{of_fit[0] = :.5f}")
 print(f"{of_fit[-1] = :.5f}")
 
+
 # %% [markdown]
 # ## Kendi adımınız
 #
 # `fit`i geri çağrıları (callback), doğrulaması ve kayıtlarıyla birlikte tutup bir adımda olanları
 # değiştirmek için `train_step`i yeniden tanımlayın. Buradaki, beş adımın Keras diliyle yazılmış
 # hâlidir; kendi düşüncenizi satırların arasına yerleştirin.
+
 
 # %%
 class MyModel(models.Seq2SeqTransformer):
@@ -153,6 +157,7 @@ optimizer = torch.optim.AdamW(
 scheduler = torch.optim.lr_scheduler.LambdaLR(
     optimizer, lambda t: t / 4 if t < 4 else (20 - t) / (20 - 4)
 )
+of_loop = []
 for _ in range(5):
     total_loss, tokens = 0.0, 0
     for first_row in range(0, 32, 8):
@@ -166,4 +171,6 @@ for _ in range(5):
         scheduler.step()
         count = (target != PAD).sum().item()
         total_loss, tokens = total_loss + loss.item() * count, tokens + count
-print(f"{total_loss / tokens = :.5f}")
+    of_loop.append(total_loss / tokens)
+print(f"{of_loop[0] = :.5f}")
+print(f"{of_loop[-1] = :.5f}")

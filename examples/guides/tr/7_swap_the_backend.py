@@ -34,12 +34,14 @@ print(type(zeros).__module__.split(".")[0], type(zeros).__name__)
 log_of_v = float(ops.logsumexp(zeros, axis=-1)[0, 0])
 print(f"{log_of_v = :.6f}")
 
+
 # %% [markdown]
 # ## Üçü için bir kayıp
 #
 # `keras.ops` ile yazdığınız kendi kaybınız da her yerde çalışır. Tek bir metottur: bir token'ın
 # `nll` (etiketin -ln p değeri), `lse` (logit'lerin log-sum-exp'i) ve ortalama logit değerinden o
 # token'ın kaybını hesaplar. Buradaki, karelerini alarak sürprizleri daha pahalı yapıyor.
+
 
 # %%
 @keras.saving.register_keras_serializable(package="guides")

@@ -29,6 +29,7 @@ def pair(rows):
         model.set_weights([np.array(rows, "float32")])
     return stock, ours
 
+
 # %% [markdown]
 # ## Bir dönemin kaybı
 #
@@ -141,6 +142,7 @@ print(f"{ours_step = :.4f}")
 # - Adafactor: varlık nedeni bellekten kazanmaktır. Keras'ınki gene de tam boy bir kopya tutar,
 #   ağırlık başına 4 bayttan çok. Gradyanı olmayan bir satır ile bir sütun da, örneğin hiç geçmemiş
 #   bir token ile ölü bir birim, bütün ağırlıkları NaN yapar.
+
 
 # %%
 def updated(optimizer, weight, gradient, name="weight", dtype="float32"):

@@ -1,0 +1,365 @@
+"""The guides run, and every number that they print is held against one that is worked out here.
+
+Expected numbers are closed forms, or a float64 training in PyTorch from the guide's first weights.
+"""
+
+import math
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+GUIDES = Path(__file__).parent.parent / "examples" / "guides"
+NAMES = sorted(path.name for path in GUIDES.glob("[0-9]_*.py"))
+TOOL = runpy.run_path(str(GUIDES / "copy_code_to_turkish.py"))
+LN5 = math.log(5)
+
+
+def source(name):
+    return (GUIDES / name).read_text()
+
+
+def run(name, capsys):
+    """The names that a guide leaves behind, and the numbers that it prints, as text."""
+    names = runpy.run_path(str(GUIDES / name), run_name="__main__")
+    printed = re.findall(r"^(\S.*) = (\S+)$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(dict(printed)) == len(printed)
+    return names, dict(printed)
+
+
+def check(printed, expected):
+    """Every number that was printed is expected, to its last digit."""
+    assert set(printed) == set(expected)
+    for name, want in expected.items():
+        mantissa, _, exponent = printed[name].partition("e")
+        last_digit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+        got = float(printed[name])
+        assert got == pytest.approx(want, rel=1e-5, abs=0.51 * last_digit), name
+
+
+def trained(weights, x, y, rows, epochs, optimizer, rate=None, clip=None, token_loss=None):
+    """The loss and the perplexity, per token, of each epoch of training a table and a matrix."""
+    weights = [torch.tensor(np.array(w), dtype=torch.float64, requires_grad=True) for w in weights]
+    optimizer, steps, history = optimizer(weights), 0, []
+    for _ in range(epochs):
+        sums = np.zeros(3)
+        for first in range(0, len(x), rows):
+            inputs, labels = (torch.tensor(a[first : first + rows]) for a in (x, y))
+            logits = weights[0][inputs] @ weights[1] + sum(weights[2:])
+            log_p, counts = logits.log_softmax(-1), labels != 0
+            nll = F.nll_loss(log_p.flatten(0, 1), labels.flatten(), reduction="none")
+            nll = nll.view(labels.shape)
+            loss = nll if token_loss is None else token_loss(nll, log_p)
+            loss, nll = ((each * counts).sum() for each in (loss, nll))
+            optimizer.zero_grad()
+            (loss / counts.sum()).backward()
+            if clip:
+                torch.nn.utils.clip_grad_norm_(weights, clip)
+            for group in optimizer.param_groups if rate else ():
+                group["lr"] = rate(steps)
+            optimizer.step()
+            steps += 1
+            sums += [loss.item(), nll.item(), counts.sum().item()]
+        history.append((sums[0] / sums[2], math.exp(sums[1] / sums[2])))
+    return history
+
+
+def adamw(lr, weight_decay):
+    """AdamW that decays no bias."""
+    return lambda weights: torch.optim.AdamW(
+        [{"params": weights[:2]}, {"params": weights[2:], "weight_decay": 0.0}],
+        lr=lr,
+        weight_decay=weight_decay,
+    )
+
+
+@pytest.mark.torch_only
+def test_1_what_compile_means(capsys):
+    names, printed = run("1_what_compile_means.py", capsys)
+    history = trained(names["start"], names["x"], names["y"], 1, 60, adamw(0.03, 0.01))
+    floor = 4 * math.log(4) / 13
+    assert floor < history[-1][0] < floor + 0.001
+    check(
+        printed,
+        {
+            "vocab_size": 9,
+            "before['loss']": math.log(9),
+            "before['perplexity']": 9,
+            "history['loss'][0]": math.log(9),
+            "history['loss'][-1]": history[-1][0],
+            "history['perplexity'][-1]": history[-1][1],
+            "4 * np.log(4) / 13": floor,
+            "loss.item()": history[-1][0],
+        },
+    )
+
+
+@pytest.mark.torch_only
+def test_2_cross_entropy_and_masking(capsys):
+    names, printed = run("2_cross_entropy_and_masking.py", capsys)
+    e = math.e
+    tokens = [math.log(e**2 + e + 3) - 2, LN5, math.log(e**3 + e + 3)]
+    padding = math.log(e**9 + 4) - 9
+    history = trained(
+        names["start"], names["x"], names["y"], 1, 3, lambda w: torch.optim.SGD(w, lr=1.0)
+    )
+    # The mean of the two batches' means is not the loss of the nine tokens.
+    assert float(printed["sum(means) / len(means)"]) < history[-1][0] - 0.1
+    del printed["sum(means) / len(means)"]
+    check(
+        printed,
+        {
+            "per_token[0]": tokens[0],
+            "per_token[1]": tokens[1],
+            "per_token[2]": tokens[2],
+            **dict.fromkeys(("by_hand", "by_loss", "by_torch", "weighted"), sum(tokens) / 3),
+            "padding_counts": (sum(tokens) + padding) / 4,
+            "divided_by_all": sum(tokens) / 4,
+            "sum_of_tokens": sum(tokens),
+            "gradient_of_label": (1 / 5 - 1) / 3,
+            "gradient_of_padding": 0,
+            "history['loss'][0]": history[0][0],
+            "history['loss'][-1]": history[-1][0],
+            "total_loss / tokens": history[-1][0],
+        },
+    )
+
+
+@pytest.mark.torch_only
+def test_3_perplexity(capsys):
+    _, printed = run("3_perplexity.py", capsys)
+    hard = math.log1p(math.exp(8))
+    # Seven tokens of logits [8, 0] and 19 of [0, 100], all with the label 1: nll, and lse - mean.
+    smoothed = (7 * (0.9 * hard + 0.1 * (hard - 4)) + 19 * 0.1 * 50) / 26
+    check(
+        printed,
+        {
+            "no_idea": 8,
+            "careful_accuracy": 0.75,
+            "bold_accuracy": 0.75,
+            "careful_perplexity": (0.6**3 * 0.2) ** -0.25,
+            "bold_perplexity": (0.9**3 * 0.001) ** -0.25,
+            "float(padding_counts.result())": 0.5,
+            "float(token_accuracy.result())": 0,
+            "right": math.exp(56 / 26),
+            "exp_of_mean_of_means": math.exp(4),
+            "mean_of_perplexities": (math.exp(8) + 1) / 2,
+            "logs[0.0]['loss']": 7 * hard / 26,
+            "logs[0.0]['perplexity']": math.exp(7 * hard / 26),
+            "logs[0.1]['loss']": smoothed,
+            "logs[0.1]['perplexity']": math.exp(7 * hard / 26),
+            "perplexity": math.exp(7 * hard / 26),
+        },
+    )
+
+
+@pytest.mark.torch_only
+def test_4_adamw_and_adafactor(capsys):
+    names, printed = run("4_adamw_and_adafactor.py", capsys)
+    weights = names["embedding"], names["kernel"], names["bias"]
+    history = trained(
+        weights,
+        names["x"],
+        names["y"],
+        2,
+        10,
+        adamw(0.02, 0.1),
+        rate=lambda t: 0.02 * min(t / 5, (20 - t) / 15),
+    )
+    update = 0.999 - 0.01
+    check(
+        printed,
+        {
+            **dict.fromkeys(("by_hand", "of_a_large_gradient", "of_a_small_gradient"), update),
+            "float(schedule(250))": 2.5e-5,
+            "float(schedule(500))": 5e-5,
+            "float(schedule(5_250))": 2.5e-5,
+            "float(schedule(10_000))": 0,
+            "bytes_of_state(optimizers.AdamW())": 8,
+            "bytes_of_state(optimizers.Adafactor())": 4 * (512 + 512) / 512**2,
+            "step": 0.02,
+            "first_warmup_step": 2e-6,
+            "history['loss'][-1]": history[-1][0],
+            "total_loss / len(batches)": history[-1][0],
+        },
+    )
+
+
+@pytest.mark.torch_only
+def test_5_smoothing_and_focal(capsys):
+    names, printed = run("5_smoothing_and_focal.py", capsys)
+    logits = torch.tensor([2.0, 0, 1, -1, 0.5], dtype=torch.float64)
+    teacher = torch.tensor([3.0, 0, 1, 0, 0], dtype=torch.float64)
+    label = torch.tensor(0)
+    smoothed = F.cross_entropy(logits, label, label_smoothing=0.1).item()
+    divergence = 4 * F.kl_div(
+        (logits / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="sum"
+    )
+    easy, hard = 0.1**2 * -math.log(0.9), 0.9**2 * -math.log(0.1)
+    entropy = -0.92 * math.log(0.92) - 0.08 * math.log(0.02)
+    history = trained(
+        (names["embedding"], names["kernel"], names["bias"]),
+        names["x"],
+        names["y"],
+        2,
+        20,
+        lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9),
+        token_loss=lambda nll, log_p: (
+            0.25 * (1 - torch.exp(-nll)) ** 2 * (0.9 * nll - 0.1 * log_p.mean(-1))
+        ),
+    )
+    # The perplexity, like the loss, is that of the last epoch's forward pass.
+    loss, perplexity = history[-1]
+    check(
+        printed,
+        {
+            "nll": F.cross_entropy(logits, label).item(),
+            **dict.fromkeys(("smoothed_by_hand", "smoothed", "smoothed_by_torch"), smoothed),
+            "too_sure": 8,
+            "least": entropy,
+            "entropy": entropy,
+            "easy": easy,
+            "hard": hard,
+            "hard_times_alpha": hard / 4,
+            "np.log(0.1) / np.log(0.9)": math.log(0.1) / math.log(0.9),
+            "hard / easy": hard / easy,
+            **dict.fromkeys(("divergence_by_hand", "divergence"), divergence.item()),
+            "history['loss'][-1]": loss,
+            "history['perplexity'][-1]": perplexity,
+            "loss.item()": loss,
+            "perplexity.item()": perplexity,
+        },
+    )
+
+
+@pytest.mark.torch_only
+def test_6_the_training_loop(capsys):
+    names, printed = run("6_the_training_loop.py", capsys)
+    model = names["new_model"]()
+    inputs = {key: ids[:8] for key, ids in names["inputs"].items()}
+    log_p = model(inputs).log_softmax(-1)
+    labels = torch.tensor(names["labels"][:8], device=log_p.device)
+    loss = F.nll_loss(log_p[labels != 0], labels[labels != 0])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    norm = sum((gradient.double() ** 2).sum() for gradient in gradients).sqrt().item()
+    # Clipped, the step goes 0.1 along the gradient: the loss falls by about 0.1 times its norm.
+    after = float(printed.pop("loss_after.item()"))
+    assert after == pytest.approx(loss.item() - 0.1 * norm, abs=0.02)
+    assert loss.item() == pytest.approx(math.log(13), abs=0.05)
+    assert norm > 1
+    first, last = names["of_loop"][0], names["of_loop"][-1]
+    assert last < first - 0.3
+    check(
+        printed,
+        {
+            "first_loss.item()": loss.item(),
+            "norm.item()": norm,
+            "norm_after.item()": 1,
+            "of_fit[0]": first,
+            "of_fit[-1]": last,
+            "of_my_step[-1]": last,
+            "of_loop[0]": first,
+            "of_loop[-1]": last,
+        },
+    )
+
+
+def test_7_swap_the_backend(capsys):
+    names, printed = run("7_swap_the_backend.py", capsys)
+    history = trained(
+        (names["embedding"], names["kernel"]),
+        names["x"],
+        names["y"],
+        2,
+        8,
+        lambda weights: torch.optim.AdamW(weights, lr=0.02, weight_decay=0.1),
+        clip=1.0,
+    )
+    check(
+        printed,
+        {
+            "log_of_v": math.log(7),
+            "squared": math.log(7) ** 2,
+            "history['loss'][0]": history[0][0],
+            "history['loss'][-1]": history[-1][0],
+            "history['perplexity'][-1]": history[-1][1],
+            "total_loss / tokens": history[-1][0],
+        },
+    )
+
+
+@pytest.mark.torch_only
+def test_8_why_not_plain_keras(capsys):
+    _, printed = run("8_why_not_plain_keras.py", capsys)
+    hard = math.log1p(math.exp(8))
+    lone_token = ((20 / 31 - 1 / 2) - 1 / 2) / 2
+    check(
+        printed,
+        {
+            "keras_loss": LN5 / 2,
+            "ours_loss": LN5 / 32,
+            "keras_perplexity": math.exp(hard / 2),
+            "ours_perplexity": math.exp(7 * hard / 26),
+            "keras_accuracy": (100 / 128) / (100 / 128 + 10 / 16),
+            "ours_accuracy": 100 / 110,
+            "keras_weighted": LN5 * 3 / 8,
+            "ours_weighted": LN5,
+            "id_in_bfloat16": int(torch.tensor(31999.0).bfloat16()),
+            "keras_bfloat16": 1,
+            "ours_bfloat16": 0,
+            "keras_step": lone_token,
+            "ours_step": 20 / 32 - 1 / 2,
+            "keras_bias": 1 - 0.1 * 0.1,
+            "ours_bias": 1,
+            "keras_moved": 1,
+            "ours_moved": torch.tensor(0.9).bfloat16().item(),
+            "keras_bytes": 4 + 4 * (512 + 512) / 512**2,
+            "ours_bytes": 4 * (512 + 512) / 512**2,
+            "keras_nan": 512**2,
+            "ours_nan": 0,
+            "loop_loss": LN5 / 32,
+            "loop_perplexity": math.exp(7 * hard / 26),
+            "loop_accuracy": 100 / 110,
+        },
+    )
+
+
+def test_there_is_a_test_of_every_guide():
+    assert [f"test_{name.removesuffix('.py')}" in globals() for name in NAMES] == [True] * 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_english_and_turkish_share_their_code(name):
+    english, turkish = TOOL["cells"](source(name)), TOOL["cells"](source(f"tr/{name}"))
+    assert [marker for marker, _ in english] == [marker for marker, _ in turkish]
+    for (marker, text), (_, translated) in zip(english, turkish, strict=True):
+        # Code is the same; prose is not, and all of it is there.
+        assert (text == translated) == (marker == "# %%")
+        assert text.strip()
+        assert translated.strip()
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(f"tr/{name}" for name in NAMES)])
+def test_a_guide_is_prose_and_code_and_ends_with_the_loop(name):
+    cells = TOOL["cells"](source(name))
+    for marker, text in cells:
+        assert all(line.startswith("#") for line in text.split("\n") if line) == (marker != "# %%")
+    headings = [line for marker, text in cells for line in text.split("\n") if line[:5] == "# ## "]
+    last = headings[-1]
+    assert re.search(
+        "yerini aldığı döngü$" if name[:3] == "tr/" else "The loop that .* replaced$", last
+    )
+    assert cells[-1][0] == "# %%"
+
+
+def test_code_is_copied_into_a_translation():
+    english = "# %% [markdown]\n# Words\n\n# %%\nx = 1\n\n\n# %% [markdown]\n# End\n"
+    turkish = "# %% [markdown]\n# Sözcükler\n\n# %%\n\n# %% [markdown]\n# Son\n"
+    want = "# %% [markdown]\n# Sözcükler\n\n# %%\nx = 1\n\n\n# %% [markdown]\n# Son\n"
+    assert TOOL["with_code_of"](english, turkish) == want
+    with pytest.raises(ValueError, match="cell 1 is '# %%' in English"):
+        TOOL["with_code_of"](english, turkish.replace("# %%\n\n", "# %% [markdown]\n# x\n\n"))
