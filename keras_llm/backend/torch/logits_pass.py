@@ -49,15 +49,15 @@ def among_top(logits, labels, counts, largest, top_k):
     if top_k > 1:
         chunks = zip(*(x.split(chunk_rows(logits)) for x in (logits, labels)), strict=True)
         correct = torch.cat([generic.among_top(z, t, None, None, top_k) for z, t in chunks])
-    elif facts.is_on_host(logits):
-        # Only a label with the largest logit can be the first of them.
-        leads = label_logits(logits, labels) == largest.reshape(-1)
-        correct = leads & counts.reshape(-1)
+        return correct.reshape(shape)
+    # Only a label with the largest logit can be the first of them.
+    correct = (label_logits(logits, labels) == largest.reshape(-1)) & counts.reshape(-1)
+    if facts.is_on_host(logits):
         for some in correct.nonzero().squeeze(1).split(chunk_rows(logits)):
             best = logits.index_select(0, some).to(wide_dtype(logits)).argmax(1)
             correct[some] = best == labels[some]
     else:
-        correct = logits.argmax(1) == labels
+        correct &= logits.argmax(1) == labels
     return correct.reshape(shape)
 
 
