@@ -4,7 +4,8 @@
     python benchmarks/train_step.py L --sides plain ours+metrics
 
 AdamW, gradients clipped to norm 1, a tenth of the labels ignored, float32. `plain` is the loop that
-people write, `expert` has the fused optimizer and `torch.compile`.
+people write, `expert` has the fused optimizer and `torch.compile`, `jit` is `jit_compile=True`.
+Compilers run in steps that are not counted.
 """
 
 import argparse
@@ -22,7 +23,16 @@ SHAPES = {
     "XL": (128256, 512, 2, 8, 8, 512),
 }
 STEPS = {"S": 60, "M": 20, "L": 6, "XL": 3}
-SIDES = ["plain", "expert", "keras", "keras+metrics", "trainer", "ours", "ours+metrics"]
+SIDES = [
+    "plain",
+    "expert",
+    "keras",
+    "keras+metrics",
+    "trainer",
+    "ours",
+    "ours+metrics",
+    "ours+metrics+jit",
+]
 WARM_UP = 3
 
 
@@ -64,8 +74,8 @@ def run(side, shape):
     labels[torch.rand(labels.shape, generator=generator) < 0.1] = -100
     steps = WARM_UP + STEPS[shape]
     sizes = (vocab, d_model, layers, heads, length)
-    kind, _, metrics = side.partition("+")
-    times, above = RUNS[kind](sizes, ids[:, :-1].contiguous(), labels, steps, bool(metrics))
+    kind, *options = side.split("+")
+    times, above = RUNS[kind](sizes, ids[:, :-1].contiguous(), labels, steps, options)
     seconds = [b - a for a, b in itertools.pairwise(times)]
     return {"seconds": seconds[WARM_UP:], "bytes": above}
 
@@ -133,7 +143,7 @@ def fit(model, ids, labels, steps):
     return [*times, time.perf_counter()], memory.above()
 
 
-def ours(sizes, ids, labels, steps, metrics):
+def ours(sizes, ids, labels, steps, options):
     from keras_llm import losses, models, optimizers
     from keras_llm import metrics as all_metrics
 
@@ -142,12 +152,15 @@ def ours(sizes, ids, labels, steps, metrics):
     model.compile(
         optimizer=optimizers.AdamW(1e-4, global_clipnorm=1.0),
         loss=losses.MaskedSparseCategoricalCrossentropy(ignore_index=-100),
-        metrics=[all_metrics.Perplexity(), all_metrics.MaskedTokenAccuracy()] if metrics else None,
+        metrics=[all_metrics.Perplexity(), all_metrics.MaskedTokenAccuracy()]
+        if "metrics" in options
+        else None,
+        jit_compile="jit" in options,
     )
     return fit(model, ids, labels, steps)
 
 
-def stock_keras(sizes, ids, labels, steps, metrics):
+def stock_keras(sizes, ids, labels, steps, options):
     import keras
 
     from keras_llm import models  # the same layers, in a plain keras.Model
@@ -159,7 +172,7 @@ def stock_keras(sizes, ids, labels, steps, metrics):
     model.compile(
         optimizer=keras.optimizers.AdamW(1e-4, global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100),
-        metrics=["sparse_categorical_crossentropy", "accuracy"] if metrics else None,
+        metrics=["sparse_categorical_crossentropy", "accuracy"] if "metrics" in options else None,
     )
     return fit(model, ids, labels, steps)
 
