@@ -4,8 +4,8 @@
 
 Forward and backward of a `CausalBackbone` of one block with next to no feed-forward part: batch 8,
 8 heads of 64, each row with up to half of its length in padding before the tokens. `causal` knows
-of no padding: what its numbers would cost if they were right. Time is the processor's, so that it can
-be read on a busy machine.
+of no padding: what its numbers would cost if they were right. Time is the processor's, to be read
+on a busy machine too.
 """
 
 import argparse
