@@ -1,7 +1,6 @@
 """Where settings usually lie, with the publication that says so."""
 
-import dataclasses
-
+from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
 from keras_llm.teaching.facts import Range
 
 # name: (what and when, where to read it)
@@ -26,29 +25,11 @@ SOURCES = {
     "transformer": ("Transformer 2017", "https://arxiv.org/abs/1706.03762"),
 }
 
-# Below so many parameters a model counts as small: it bears a larger learning rate.
-SMALL = 10_000_000
-
 TOO_SMALL_A_STEP = "below what is usual even for fine-tuning: training will be slow"
 NOISY = "little memory: updates follow the noise of single batches"
 LATE = "a long memory: updates turn late when the gradient turns"
 TOO_LARGE_A_STEP = "above what published runs of this size use: the loss may jump or turn NaN"
 
-# GPT-3 trained 125M parameters at 6e-4 and 175B at 6e-5; Pythia's smallest at 1e-3; fine-tuning
-# goes down to 1e-5.
-ADAM_STEP = Range(
-    1e-5, 1e-3, ("roberta", "gpt-3", "pythia"), below=TOO_SMALL_A_STEP, above=TOO_LARGE_A_STEP
-)
-# char-rnn's 2e-3 for small recurrent models; nanochat's 4e-3 for its output layer.
-SMALL_MODEL_STEP = Range(
-    1e-5, 4e-3, ("roberta", "char-rnn", "nanochat"), below=TOO_SMALL_A_STEP, above=TOO_LARGE_A_STEP
-)
-# Times the size of what is updated.
-ADAFACTOR_STEP = Range(
-    1e-3, 1e-2, ("t5", "adafactor"), below=TOO_SMALL_A_STEP, above=TOO_LARGE_A_STEP
-)
-# 3 to 10 times less than AdamW's.
-LION_STEP = Range(1e-6, 1e-3, ("lion",), below=TOO_SMALL_A_STEP, above=TOO_LARGE_A_STEP)
 WEIGHT_DECAY = Range(
     0.01,
     0.1,
@@ -187,15 +168,5 @@ def learning_rate_of(optimizer, parameters: int | None = None) -> Range | None:
     >>> str(learning_rate_of(keras_llm.optimizers.AdamW(), parameters=100_000_000))
     '1e-5 – 1e-3'
     """
-    small = parameters is None or parameters < SMALL
-    adam = SMALL_MODEL_STEP if small else ADAM_STEP
-    for cls in type(optimizer).__mro__:
-        if cls.__name__ in ("Adam", "AdamW"):
-            return adam
-        if cls.__name__ == "Adafactor":
-            # Times the size of what it updates; without that it is a step of Adam's size.
-            relative = getattr(optimizer, "scale_parameter", True)
-            return ADAFACTOR_STEP if relative else adam
-        if cls.__name__ == "Lion":
-            return LION_STEP if small else dataclasses.replace(LION_STEP, high=3e-4)
-    return None
+    usual = usual_learning_rate(optimizer, parameters)
+    return usual and Range(*usual, below=TOO_SMALL_A_STEP, above=TOO_LARGE_A_STEP)

@@ -7,6 +7,7 @@ import keras
 
 from keras_llm.backend.keras_private import learning_rate_schedule
 from keras_llm.metrics import TokenMetric
+from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
 
 # A learning rate this many times outside of its usual range is a slip, not a choice.
 FAR = 10.0
@@ -49,13 +50,10 @@ def compile_messages(model, optimizer, loss, metrics) -> list[str]:
 
 def unusual_learning_rate(optimizer, model) -> str | None:
     """A learning rate that no published run comes near."""
-    # Here, because teaching is built on what this file is part of.
-    from keras_llm.teaching.typical import learning_rate_of
-
     # Keras puts a LossScaleOptimizer around the optimizer in mixed float16.
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     parameters = sum(math.prod(v.shape) for v in model.trainable_variables) if model.built else None
-    usual = learning_rate_of(optimizer, parameters)
+    usual = usual_learning_rate(optimizer, parameters)
     peak = None if usual is None else peak_learning_rate(optimizer)
     # With 0, somebody wants to see a training that changes nothing.
     if not peak or usual.low / FAR <= peak <= usual.high * FAR:
