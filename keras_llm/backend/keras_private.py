@@ -94,11 +94,13 @@ def optimizer_twin(optimizer):
         twin = type(optimizer).from_config(optimizer_settings(optimizer))
         kept = ("_learning_rate", "_exclude_from_weight_decay")
         vars(twin).update({k: v for k, v in vars(optimizer).items() if k.startswith(kept)})
-        twin.iterations.assign(optimizer.iterations)
     if hasattr(optimizer, "inner_optimizer"):
         vars(twin)["inner_optimizer"] = optimizer_twin(optimizer.inner_optimizer)
     else:
+        updates = int(optimizer.iterations)
         vars(twin)["gradient_accumulation_steps"] = None
+        # Where an optimizer accumulates, its own count is of batches.
+        twin.iterations.assign(updates)
     return twin
 
 

@@ -37,12 +37,10 @@ class Row:
     Attributes:
         values: Of each column, of types that JSON has; None where there is nothing to say.
         struck: Columns whose text is struck out.
-        is_total: Whether it says what the rows above come to.
     """
 
     values: tuple
     struck: tuple[int, ...] = ()
-    is_total: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +70,15 @@ def table_lines(table: Table, indent: int) -> Padding:
             overflow="ellipsis",
         )
     for row in table.rows:
-        cells = [column.shown(value) for column, value in zip(table.columns, row.values)]
+        cells = [
+            column.shown(value) for column, value in zip(table.columns, row.values, strict=True)
+        ]
         # Tildes strike where a screen has no lines through letters.
         texts = [
             Text(f"~~{cell}~~", "strike dim") if i in row.struck else Text(cell)
             for i, cell in enumerate(cells)
         ]
-        grid.add_row(*texts, style="bold" if row.is_total else "")
+        grid.add_row(*texts)
     return Padding(grid, (0, 0, 0, indent))
 
 
@@ -95,7 +95,6 @@ def row_html(table: Table, row: Row) -> str:
     for i, (column, value) in enumerate(zip(table.columns, row.values, strict=True)):
         cell = escape(column.shown(value))
         cell = f"<s>{cell}</s>" if i in row.struck else cell
-        cell = f"<strong>{cell}</strong>" if row.is_total else cell
         cells.append(f"<td{side(column)}>{cell}</td>")
     return f"<tr>{''.join(cells)}</tr>"
 

@@ -88,7 +88,7 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
     if decided.optimizer is None:
         raise ValueError("trace needs an optimizer: compile(optimizer=..., loss=...)")
     step = traced_step(model, batch, lambda *given: read_tokens(decided.loss, *given))
-    title = f"One step of {type(model).__name__} {model.name!r}, taken back: nothing has changed"
+    title = f"One step of {model.name!r}: update {step.update:,}, taken back afterwards"
     traced = Explanation(
         title,
         (

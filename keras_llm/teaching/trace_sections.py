@@ -64,15 +64,11 @@ def forcing(step) -> Fact | None:
     if not both.any():
         return None
     share = float((read[:, 1:] == labels[:, :-1])[both].mean())
-    text = (
-        f"{share:.4g} of inputs are the label before"
-        if share < 1
-        else "every input is the label before"
-    )
-    note = "teacher forcing: the right text so far, whatever was said"
+    text = "at each position the label before it"
+    text += "" if share == 1 else f", in {share:.0%} of them"
     same = float((read == labels)[counts].mean()) == 1.0
     flag = "the labels are the inputs themselves: the model sees the answer" if same else ""
-    return Fact("model reads", share, text, note if share > 0.5 else "", flag=flag)
+    return Fact("model reads", share, text, "teacher forcing" if share > 0.5 else "", flag=flag)
 
 
 def loss_section(step, texts: Texts, shown_tokens: int) -> Section:
@@ -100,17 +96,18 @@ def adding_up(step) -> list[Fact]:
     weighted = "" if set(np.unique(tokens.weights)) <= {0.0, 1.0} else ", times their weights"
     facts = [Fact("sum", tokens.total, note=f"of the losses of {counted:,} tokens{weighted}")]
     if tokens.divisor is not None:
-        quotient = f"{shown(tokens.total)} / {tokens.divisor:,.6g}"
-        note = f"= {quotient}; a perplexity of {math.exp(min(tokens.mean, 700)):,.4g}"
+        note = f"= {shown(tokens.total)} / {tokens.divisor:,.6g}"
         facts.append(Fact("mean", tokens.mean, note=note))
     added = step.loss - tokens.mean
     if abs(added) > 1e-5 * max(1.0, abs(step.loss)):
         note = "regularisation, add_loss, loss_weights or an own compute_loss"
         facts.append(Fact("added", added, note=note))
-    if tokens.labels is not None:
+    if tokens.nll is not None:
         counts = tokens.weights != 0
         right = int((tokens.said == tokens.labels)[counts].sum())
-        facts.append(Fact("right", right, note=f"of {counted:,} were the most probable token"))
+        facts.append(Fact("right", right, note=f"of {counted:,}: what it said is the label"))
+        note = "exp of the mean of -log p(label)"
+        facts.append(Fact("perplexity", tokens.perplexity, note=note))
     return facts
 
 
@@ -118,7 +115,7 @@ def backward_section(compiled, step) -> Section:
     """In which direction, and how steeply, the loss falls."""
     norm, clipped = total_norm(step.gradient_norms), total_norm(step.clipped_norms)
     flag = "" if math.isfinite(norm) else "not finite: a loss scale skips the update; without, NaN"
-    facts = [Fact("gradient norm", norm, note="of all gradients together", flag=flag)]
+    facts = [Fact("gradient norm", norm, note="of all blocks together, as fit logs it", flag=flag)]
     facts += clipping(compiled, step, norm, clipped)
     size = shown_bytes(step.gradient_bytes)
     facts.append(Fact("gradients", step.gradient_bytes, size, "a number for each parameter"))
@@ -153,7 +150,7 @@ def optimizer_section(compiled, step) -> Section:
             "update / weights",
             ratio,
             f"{ratio:.2g}" if ratio is not None else "none",
-            "norms; a rule of thumb is 1e-3 once warmed up",
+            "of all blocks; a rough rule is 1e-3 (CS231n)",
         ),
         Fact("state", step.state_bytes, shown_bytes(step.state_bytes), f"kept by {name}"),
         took(step, "optimizer"),
@@ -173,7 +170,7 @@ def took(step, stage) -> Fact:
     """The time of a stage, and the GPU's memory after it."""
     seconds = step.seconds[stage]
     share = seconds / sum(step.seconds.values())
-    note = f"{share:.0%} of the step"
+    note = f"{share:.0%} of the step" if share >= 0.005 else "under 1% of the step"
     if stage in step.gpu_bytes:
         note += f"; tensors on the GPU then: {shown_bytes(step.gpu_bytes[stage])}"
     return Fact("took", seconds, f"{seconds * 1e3:,.3g} ms", note)

@@ -13,7 +13,7 @@ MOST_BLOCKS = 12
 
 
 def token_table(tokens, read, name, count: int) -> Table:
-    """The first tokens of the first row; of those that are left out, neighbours share a line.
+    """The first tokens of the first row, and its end; neighbours that are left out share a line.
 
     Args:
         tokens: The `Tokens`.
@@ -22,11 +22,11 @@ def token_table(tokens, read, name, count: int) -> Table:
         count: Lines at most.
     """
     known = {"should say": tokens.labels, "said": tokens.said}
-    known = {"model reads": read, **known, "p": tokens.probabilities, "loss": tokens.losses}
+    known = {"model reads": read, **known, "p(label)": tokens.probabilities, "loss": tokens.losses}
     known = {key: array[0] for key, array in known.items() if array is not None}
     texts = {key: Column(key, str, False) for key in ("model reads", "should say", "said")}
-    numbers = {"p": Column("p", percent), "loss": Column("loss", "{:.3f}".format)}
-    columns = (Column("position"), *((texts | numbers)[key] for key in known))
+    numbers = {"p(label)": Column("p(label)", percent), "loss": Column("loss", "{:.3f}".format)}
+    columns = (Column("row 1"), *((texts | numbers)[key] for key in known))
     left_out = [False] * len(tokens.said[0])
     if tokens.weights is not None:
         left_out = (tokens.weights[0] == 0).tolist()
@@ -35,14 +35,16 @@ def token_table(tokens, read, name, count: int) -> Table:
         run = list(run)
         for some in [run] if is_out else [[position] for position in run]:
             rows.append(token_row(some, known, name, is_out, columns))
-    return Table(columns, tuple(rows[:count]))
+    if len(rows) > count:
+        rows[count - 1 :] = rows[-1:]
+    return Table(columns, tuple(rows))
 
 
 def token_row(positions, known, name, is_out, columns) -> Row:
     """A line for one token, or for some that are left out."""
     first, last = positions[0], positions[-1]
     values = [str(first + 1) if first == last else f"{first + 1}–{last + 1}"]
-    for key, array in known.items():
+    for array in known.values():
         if isinstance(array[first], np.floating):
             values.append(None if is_out or np.isnan(array[first]) else float(array[first]))
         else:
@@ -66,7 +68,7 @@ def blocks_of(paths: list[str]) -> dict[str, list[int]]:
     >>> blocks_of(["model/block_0/norm/scale", "model/block_0/up/kernel", "model/head/kernel"])
     {'block_0': [0, 1], 'head': [2]}
     """
-    layers = [path.split("/")[:-1] for path in paths]
+    layers = [path.split("/")[:-1] or [path] for path in paths]
     shared = 0
     while len({tuple(layer[: shared + 1]) for layer in layers}) == 1 and shared + 1 < max(
         map(len, layers)
@@ -94,10 +96,7 @@ def block_table(blocks: dict[str, list[int]], columns: dict[str, list]) -> Table
         middle = names[half:-half]
         inside = [index for name in middle for index in blocks[name]]
         groups[half:-half] = [(middle, inside)]
-    everything = [index for indices in blocks.values() for index in indices]
     rows = [Row((label(some), *values(columns, indices))) for some, indices in groups]
-    if len(rows) > 1:
-        rows.append(Row(("all", *values(columns, everything)), is_total=True))
     shown = [
         Column(name, "{:,}".format if name == "parameters" else significant) for name in columns
     ]
@@ -138,4 +137,4 @@ def significant(number: float) -> str:
     >>> significant(0.001234567), significant(1234.5678)
     ('0.001235', '1,235')
     """
-    return f"{number:,.4g}" if not number or 1e-4 <= abs(number) else f"{number:.2e}"
+    return f"{number:,.4g}" if not number or abs(number) >= 1e-4 else f"{number:.2e}"

@@ -19,7 +19,7 @@ class Tokens:
     Attributes:
         labels: What the model should say.
         said: Its most probable token.
-        probabilities: What it gave the label.
+        nll: -log of the probability that it gave the label.
         losses: The loss of each token, before its weight.
         weights: 0 where a token does not count, else its weight.
         divisor: What the sum of weighted losses is divided by; None where it is not.
@@ -28,11 +28,23 @@ class Tokens:
 
     labels: np.ndarray | None = None
     said: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    nll: np.ndarray | None = None
     losses: np.ndarray | None = None
     weights: np.ndarray | None = None
     divisor: float | None = None
     unknown: str = ""
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """What the model gave each label."""
+        return None if self.nll is None else np.exp(-self.nll)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean `nll` of the tokens that count."""
+        counts = self.weights != 0
+        mean = np.average(self.nll[counts], weights=self.weights[counts])
+        return float(np.exp(mean))
 
     @property
     def total(self) -> float:
@@ -62,7 +74,7 @@ def read_tokens(loss, y, sample_weight, logits) -> Tokens:
     labels = integer_labels(labels, logits)
     known = {"said": host(ops.argmax(logits, axis=-1)), "labels": labels}
     if labels is not None and hasattr(loss, "from_logits"):
-        known["probabilities"] = host(probabilities(labels, logits, loss.from_logits))
+        known["nll"] = host(label_nll(labels, logits, loss.from_logits))
     if isinstance(loss, MaskedLoss):
         losses, weights = map(host, loss.per_token(y, logits, sample_weight))
         divisor = weights.sum() if loss.reduction == "mean" else None
@@ -81,14 +93,14 @@ def integer_labels(labels, logits) -> np.ndarray | None:
     return labels if is_ids else None
 
 
-def probabilities(labels, logits, from_logits):
-    """What the model gave each label; NaN to one outside the vocabulary."""
+def label_nll(labels, logits, from_logits):
+    """-log of the probability of each label; NaN for one outside the vocabulary."""
     inside = (labels >= 0) & (labels < logits.shape[-1])
     logits = ops.cast(logits, "float32")
     index = ops.convert_to_tensor(np.where(inside, labels, 0)[..., None])
     given = ops.take_along_axis(logits, index, axis=-1)[..., 0]
-    given = ops.exp(given - ops.logsumexp(logits, axis=-1)) if from_logits else given
-    return ops.where(ops.convert_to_tensor(inside), given, float("nan"))
+    nll = ops.logsumexp(logits, axis=-1) - given if from_logits else -ops.log(given)
+    return ops.where(ops.convert_to_tensor(inside), nll, float("nan"))
 
 
 def of_stock(loss, labels, sample_weight, logits) -> dict:
