@@ -37,7 +37,7 @@ print(f"{no_idea = :.6f}")
 # Accuracy asks one thing: did the label have the largest probability? Two models, four tokens, both
 # right three times. The careful one gives the labels 0.6, 0.6, 0.6 and 0.2. The bold one gives them
 # 0.9, 0.9, 0.9 and 0.001: where it errs, it swears to it. Accuracy sees no difference; perplexity
-# does. A text that is written token by token from these probabilities does, too.
+# does, and so does the reader of a text that is written from such probabilities.
 
 
 # %%

@@ -6,7 +6,8 @@
 # an embedding and of a norm differ by orders of magnitude, so no one learning rate fits both. Adam
 # divides each weight's gradient by its own usual size.
 #
-# AdamW, for update t with gradient g:
+# AdamW is Adam with a weight decay of its own. Adam without it is enough for small prototypes; SGD
+# is rarely used for language models. AdamW, for update t with gradient g:
 #
 #     m = beta_1 * m + (1 - beta_1) * g            a mean of gradients: where to
 #     v = beta_2 * v + (1 - beta_2) * g^2          a mean of their squares: how large they are

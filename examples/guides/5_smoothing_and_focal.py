@@ -3,7 +3,7 @@
 #
 # Cross entropy asks the model to be quite sure of every label. Two changes to it:
 #
-# - **label smoothing** asks it to be a little less sure;
+# - **label smoothing** asks it to be a little less sure, against overfitting;
 # - **focal loss** asks less about tokens that it knows, so that rare ones weigh more.
 #
 # Both are formulas of three numbers of a token, with logits z, however large the vocabulary is:

@@ -25,7 +25,8 @@ PAD, START, END = 0, 1, 2
 # ## 1. Batch
 #
 # A few rows at a time: all data does not fit into memory, one row alone gives a shaky gradient.
-# Rows of a batch have one length; padding (0) fills the shorter ones up.
+# Rows of a batch have one length; padding (0) fills the shorter ones up. Then the batch moves to
+# the device, CPU or GPU, that the model is on; `fit` does that by itself.
 #
 # The decoder learns by **teacher forcing**: at each position it reads the right beginning, not what
 # it guessed itself, so one early mistake does not spoil the rest, and all positions train at once.
@@ -53,8 +54,8 @@ print("decoder predicts", labels[0])
 # - **Forward**: logits `[batch, length, vocabulary]`.
 # - **Loss**: cross entropy over the tokens that count. An untrained model is near ln 13.
 # - **Backward**: the chain rule, from the loss to every weight.
-# - **Update**: first the gradients are clipped, so that their norm is at most 1; then the optimizer
-#   moves the weights. Afterwards the same batch costs less.
+# - **Update**: first the gradients are clipped, so that their norm is at most 1: in deep networks
+#   they may explode. Then the optimizer moves the weights, and the same batch costs less.
 
 
 # %%

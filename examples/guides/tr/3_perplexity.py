@@ -36,8 +36,8 @@ print(f"{no_idea = :.6f}")
 #
 # Doğruluk tek bir şey sorar: En büyük olasılık etikette miydi? İki model, dört token; ikisi de üç
 # kez haklı. Temkinli model (careful) etiketlere 0,6, 0,6, 0,6 ve 0,2 veriyor. Atılgan model (bold)
-# 0,9, 0,9, 0,9 ve 0,001 veriyor: yanıldığı yerde yeminle yanılıyor. Doğruluk aradaki farkı görmez,
-# şaşkınlık görür. Bu olasılıklarla token token yazdırılan metinde de fark görülür.
+# 0,9, 0,9, 0,9 ve 0,001 veriyor: yanıldığı yerde de kesin konuşuyor. Doğruluk aradaki farkı görmez,
+# şaşkınlık görür; bu olasılıklarla yazılmış bir metni okuyan da görür.
 
 
 # %%

@@ -7,7 +7,8 @@
 # öğrenme oranı ikisine birden yaramaz. Adam her ağırlığın gradyanını, o gradyanın alışılmış
 # büyüklüğüne böler.
 #
-# AdamW, t. güncellemede ve g gradyanıyla:
+# AdamW, ağırlık sönümü ayrı tutulan Adam'dır. Sönümsüz Adam küçük denemelere yeter; SGD dil
+# modellerinde seyrek kullanılır. AdamW, t. güncellemede ve g gradyanıyla:
 #
 #     m = beta_1 * m + (1 - beta_1) * g            gradyanların ortalaması: ne yöne
 #     v = beta_2 * v + (1 - beta_2) * g^2          karelerinin ortalaması: ne büyüklükteler

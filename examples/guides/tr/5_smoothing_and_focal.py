@@ -3,7 +3,8 @@
 #
 # Çapraz entropi, modelden her etikette tam emin olmasını ister. Bunda yapılabilecek iki değişiklik:
 #
-# - **etiket yumuşatma (label smoothing)**, biraz daha az emin olmasını ister;
+# - **etiket yumuşatma (label smoothing)**, biraz daha az emin olmasını ister; aşırı öğrenmeye
+#   (overfitting) karşıdır;
 # - **odaklı kayıp (focal loss)**, bildiği token'ları daha az sorar; böylece seyrek olanlar daha
 #   ağır basar.
 #

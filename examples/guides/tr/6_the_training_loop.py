@@ -25,7 +25,8 @@ PAD, START, END = 0, 1, 2
 # ## 1. Yığın
 #
 # Her seferinde birkaç satır: bütün veri belleğe sığmaz, tek satırın gradyanı ise titrektir. Bir
-# yığının satırları aynı uzunluktadır; kısa olanları dolgu (0) tamamlar.
+# yığının satırları aynı uzunluktadır; kısa olanları dolgu (0) tamamlar. Sonra yığın, modelin
+# bulunduğu aygıta (CPU ya da GPU) taşınır; `fit` bunu kendisi yapar.
 #
 # Çözücü **öğretmen zorlamasıyla (teacher forcing)** öğrenir: her konumda kendi tahminini değil,
 # doğru başlangıcı okur. Böylece baştaki bir hata gerisini bozmaz ve bütün konumlar aynı anda
@@ -54,8 +55,8 @@ print("decoder predicts", labels[0])
 # - **İleri geçiş**: `[yığın, uzunluk, dağarcık]` biçiminde logit'ler.
 # - **Kayıp**: sayılan token'lar üzerinden çapraz entropi. Eğitilmemiş modelde ln 13 dolayındadır.
 # - **Geri yayılım**: kayıptan her bir ağırlığa kadar zincir kuralı.
-# - **Güncelleme**: önce gradyanlar kırpılır (gradient clipping), normları en çok 1 olur; sonra
-#   eniyileyici ağırlıkları oynatır. Ardından aynı yığının kaybı küçülmüştür.
+# - **Güncelleme**: önce gradyanlar kırpılır (gradient clipping), normları en çok 1 olur: derin
+#   ağlarda patlayabilirler. Sonra eniyileyici ağırlıkları oynatır ve aynı yığının kaybı küçülür.
 
 
 # %%

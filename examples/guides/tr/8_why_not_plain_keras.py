@@ -117,8 +117,8 @@ print(f"{ours_bfloat16 = :.1f}")
 # %% [markdown]
 # ## Biriktirilmiş gradyanlar
 #
-# Birer satırlık iki yığın tek bir güncelleme yapar: önce 20 sıfır ile 11 bir, sonra tek bir bir. 32
-# token'ın 20'si sıfırdır; öyleyse 0'ın logit'i yükselmelidir, 1'lik öğrenme oranıyla 20/32 - 1/2 =
+# Birer satırlık iki yığın tek bir güncelleme yapar: önce 20 tane 0 ile 11 tane 1, sonra bir tane 1.
+# 32 token'ın 20'si 0'dır; öyleyse 0'ın logit'i yükselmelidir, öğrenme oranı 1 iken 20/32 - 1/2 =
 # 0,125 kadar. Keras o tek token'a 31 token'ın ağırlığını verir ve logit düşer: güncellemenin
 # işareti yanlıştır.
 
