@@ -150,7 +150,7 @@ def next_token_inputs(model, x, shape):
 
 def integers(tensor):
     """Integers `[batch, length]` in numpy; None for anything else."""
-    if not hasattr(tensor, "shape"):
+    if not (hasattr(tensor, "shape") and hasattr(tensor, "dtype")):
         return None
     if len(tensor.shape) == 3 and tensor.shape[-1] == 1:
         tensor = tensor[..., 0]
