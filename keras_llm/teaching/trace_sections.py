@@ -51,7 +51,7 @@ def in_words(step) -> str:
     """What a logit is."""
     if len(step.logits.shape) != 3:
         return ""
-    return f"{step.logits.shape[-1]:,} scores for each position"
+    return f"{step.logits.shape[-1]:,} scores a position"
 
 
 def forcing(step) -> Fact | None:
@@ -115,20 +115,25 @@ def backward_section(compiled, step) -> Section:
     """In which direction, and how steeply, the loss falls."""
     norm, clipped = total_norm(step.gradient_norms), total_norm(step.clipped_norms)
     flag = "" if math.isfinite(norm) else "not finite: a loss scale skips the update; without, NaN"
-    facts = [Fact("gradient norm", norm, note="of all blocks together, as fit logs it", flag=flag)]
+    facts = [Fact("gradient norm", norm, note="of all blocks together", flag=flag)]
     facts += clipping(compiled, step, norm, clipped)
     size = shown_bytes(step.gradient_bytes)
     facts.append(Fact("gradients", step.gradient_bytes, size, "a number for each parameter"))
-    table = block_table(
-        blocks_of(step.paths),
-        {"parameters": step.sizes, "gradient": step.gradient_norms, "clipped": step.clipped_norms},
-    )
+    columns = {"parameters": step.sizes, "gradient": step.gradient_norms}
+    if clips(compiled.optimizer):
+        columns["clipped"] = step.clipped_norms
+    table = block_table(blocks_of(step.paths), columns)
     return section("4 Backward", "loss.backward()", [*facts, took(step, "backward")], table)
+
+
+def clips(optimizer) -> list[str]:
+    """The settings by which an optimizer clips."""
+    return [name for name in CLIPPING if getattr(optimizer, name, None)]
 
 
 def clipping(compiled, step, norm, clipped) -> list[Fact]:
     """What the optimizer cuts off."""
-    names = [name for name in CLIPPING if getattr(compiled.optimizer, name, None)]
+    names = clips(compiled.optimizer)
     if not names:
         return [Fact("clipping", None, note="gradients go on as they are")]
     limit = getattr(compiled.optimizer, names[0])

@@ -4,8 +4,6 @@ import itertools
 import math
 import re
 
-import numpy as np
-
 from keras_llm.teaching.table import Column, Row, Table
 
 # More blocks than this are shown as the first and the last of them.
@@ -13,7 +11,7 @@ MOST_BLOCKS = 12
 
 
 def token_table(tokens, read, name, count: int) -> Table:
-    """The first tokens of the first row, and its end; neighbours that are left out share a line.
+    """The first tokens of the first row, and its end; padding shares a line.
 
     Args:
         tokens: The `Tokens`.
@@ -27,14 +25,19 @@ def token_table(tokens, read, name, count: int) -> Table:
     texts = {key: Column(key, str, False) for key in ("model reads", "should say", "said")}
     numbers = {"p(label)": Column("p(label)", percent), "loss": Column("loss", "{:.3f}".format)}
     columns = (Column("row 1"), *((texts | numbers)[key] for key in known))
-    left_out = [False] * len(tokens.said[0])
-    if tokens.weights is not None:
-        left_out = (tokens.weights[0] == 0).tolist()
+    positions = range(len(tokens.said[0]))
+
+    def left_out(position):
+        return tokens.weights is not None and tokens.weights[0, position] == 0
+
+    def line(position):
+        alike = [int(known[key][position]) for key in ("model reads", "should say") if key in known]
+        return alike if left_out(position) else position
+
     rows = []
-    for is_out, run in itertools.groupby(range(len(left_out)), left_out.__getitem__):
+    for _, run in itertools.groupby(positions, line):
         run = list(run)
-        for some in [run] if is_out else [[position] for position in run]:
-            rows.append(token_row(some, known, name, is_out, columns))
+        rows.append(token_row(run, known, name, left_out(run[0]), columns))
     if len(rows) > count:
         rows[count - 1 :] = rows[-1:]
     return Table(columns, tuple(rows))
@@ -44,12 +47,14 @@ def token_row(positions, known, name, is_out, columns) -> Row:
     """A line for one token, or for some that are left out."""
     first, last = positions[0], positions[-1]
     values = [str(first + 1) if first == last else f"{first + 1}–{last + 1}"]
-    for array in known.values():
-        if isinstance(array[first], np.floating):
-            values.append(None if is_out or np.isnan(array[first]) else float(array[first]))
-        else:
+    for key, array in known.items():
+        if key in ("model reads", "should say"):
             values.append(name(array[first]))
-    struck = [i for i, column in enumerate(columns) if i and not column.is_number]
+        elif is_out:
+            values.append(None)
+        else:
+            values.append(name(array[first]) if key == "said" else float(array[first]))
+    struck = [i for i, column in enumerate(columns) if column.name in ("model reads", "should say")]
     return Row(tuple(values), tuple(struck) if is_out else ())
 
 
