@@ -122,8 +122,8 @@ class LogitsPass(torch.autograd.Function):
 
 def recorded_gradient(logits, labels, upstream):
     """The gradient of the logits by autograd, which can be differentiated again."""
-    numbers = generic.reduce_logits(logits, labels, None, for_loss=True)
-    pairs = [(x, d) for x, d in zip(numbers, upstream) if d is not None]  # noqa: B905
+    numbers = generic.reduce_logits(logits, labels, None, for_loss=True)[:3]
+    pairs = [(x, d) for x, d in zip(numbers, upstream, strict=True) if d is not None]
     outputs, gradients = zip(*pairs, strict=True)
     return torch.autograd.grad(outputs, logits, gradients, create_graph=True)[0]
 
