@@ -246,6 +246,8 @@ def test_a_fit_that_another_process_began(path):
     page = Page(path)
     assert [line["epoch"] for line in rows(page)] == ["4"]
     assert page.text("dt") == ["epoch 3", "epoch 4"]
+    # The picture of a single epoch is numbered as the table is.
+    assert "4" in page.text("text") and "1" not in page.text("text")
 
 
 class Interrupt(keras.callbacks.Callback):

@@ -14,7 +14,8 @@ from matplotlib import colors, ticker
 
 import keras_llm
 from keras_llm import data, models, optimizers, plots, schedules
-from keras_llm.teaching.plots.drawing import COLOURS, apart
+from keras_llm.teaching.plots.drawing import COLOURS
+from keras_llm.teaching.plots.line_names import apart
 from keras_llm.teaching.plots.token_loss import pieces, wrapped
 
 matplotlib.use("Agg")
@@ -110,7 +111,7 @@ def test_other_metrics():
         ({}, "at least one epoch"),
         ({"loss": []}, "at least one epoch"),
         ({"hits": [1.0]}, r"metric='loss', a history of \['hits'\]"),
-        ({"loss": [1.0] * 5, "val_loss": [1.0] * 4}, "4 values"),
+        ({"loss": [1.0] * 5, "val_loss": [1.0] * 4}, "4 values for 5 epochs"),
     ],
 )
 def test_learning_curves_need_something_to_draw(curves, message):
@@ -148,7 +149,7 @@ def linear(step, peak, warmup, total):
 
 
 def test_a_schedule_and_its_corner():
-    warmup, total = 333, 7919
+    warmup, total = 340, 7919
     ax = plots.schedule(schedules.WarmupLinearDecay(1e-3, warmup, total))
     ((steps, rates),) = lines(ax).values()
     np.testing.assert_allclose(rates, linear(steps, 1e-3, warmup, total), rtol=1e-5, atol=1e-9)
@@ -173,7 +174,7 @@ def test_several_by_their_names():
     assert all(steps[-1] >= 200 for steps, _ in numbered.values())
     np.testing.assert_allclose(numbered["AdamW"][1], 5e-4)
     ax = plots.schedule({"short": short, "long": long})
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["short", "long"]
+    assert sorted(text.get_text() for text in ax.texts) == ["long", "short"]
 
 
 def test_an_optimizer_shows_where_it_is():
@@ -183,6 +184,11 @@ def test_an_optimizer_shows_where_it_is():
     _, today = plots.schedule(keras.optimizers.LossScaleOptimizer(optimizer)).lines
     (x,), (y,) = today.get_data()
     assert (x, y) == (55, pytest.approx(0.5e-3))
+
+
+def test_a_fixed_rate_is_as_long_as_what_it_is_compared_with():
+    ax = plots.schedule([optimizers.AdamW(5e-4), schedules.WarmupLinearDecay(1e-3, 10, 100)])
+    assert [steps[-1] for steps, _ in lines(ax).values()] == [100, 100]
 
 
 def test_adafactors_own_schedule():
@@ -225,15 +231,8 @@ def test_the_dot_is_where_the_smoothed_loss_is_least():
 def test_focal():
     drawn = lines(plots.focal([0, 0.5, 2]))
     for gamma in (0, 0.5, 2):
-        p, loss = drawn[f"γ={gamma:g}"]
+        p, loss = drawn[f"γ = {gamma:g}"]
         np.testing.assert_allclose(loss, (1 - p) ** gamma * -np.log(p), rtol=1e-5, atol=1e-9)
-
-
-def test_focal_names_do_not_touch():
-    ax = plots.focal()
-    ax.figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 @pytest.mark.parametrize("draw", [lambda: plots.smoothing(1), lambda: plots.focal([-1])])
@@ -340,6 +339,52 @@ def test_memory_says_that_it_is_computed():
     assert isinstance(ax.yaxis.get_major_formatter(), ticker.EngFormatter)
     with pytest.raises(ValueError, match="tokens=0"):
         plots.loss_memory(tokens=0)
+
+
+# names of lines
+
+
+COMPARED = {
+    "cosine": schedules.WarmupCosineDecay(1e-3, 100, 2_000),
+    "linear": schedules.WarmupLinearDecay(1e-3, 100, 2_000),
+    "inverse square root": schedules.WarmupInverseSquareRoot(1e-3, 100),
+}
+
+
+@pytest.mark.parametrize("draw", [plots.focal, lambda: plots.schedule(COMPARED)])
+def test_nothing_runs_through_a_name(draw):
+    ax = draw()
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == len(ax.lines)
+    frame = ax.get_window_extent()
+    for i, box in enumerate(boxes):
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        for line in ax.lines:
+            assert not ax.transData.transform_path(line.get_path()).intersects_bbox(
+                box, filled=False
+            )
+
+
+def test_each_name_is_nearest_to_its_own_line():
+    ax = plots.focal()
+    ax.figure.canvas.draw()
+    for text in ax.texts:
+        box = text.get_window_extent()
+        middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+        distances = {
+            line.get_label(): np.hypot(
+                *(ax.transData.transform(line.get_xydata()) - middle).T
+            ).min()
+            for line in ax.lines
+        }
+        assert min(distances, key=distances.get) == text.get_text()
+
+
+def test_a_crowd_of_lines_has_a_legend():
+    ax = plots.focal(np.linspace(1, 2, 12))
+    assert len(ax.get_legend().get_texts()) == 12 and not ax.texts
 
 
 # all of them

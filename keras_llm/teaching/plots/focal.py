@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from keras_llm.losses import MaskedSparseCategoricalFocalCrossentropy
 from keras_llm.teaching.plots.drawing import new_axes
 from keras_llm.teaching.plots.formula_curves import draw_formulas
-
-# Where the lines get their names: low enough for them to have parted, high above the crowd at 0.
-NAMED_AT = 0.35
+from keras_llm.teaching.plots.line_names import name_lines
 
 
 def focal(gamma: Sequence[float] = (0, 1, 2, 5), ax=None):
@@ -36,19 +34,10 @@ def focal(gamma: Sequence[float] = (0, 1, 2, 5), ax=None):
     >>> float(p[499]), round(float(loss[499]), 4)         # (1 - 0.5)^2 * ln 2
     (0.5, 0.1733)
     """
-    losses = {f"γ={g:g}": MaskedSparseCategoricalFocalCrossentropy(gamma=g) for g in gamma}
+    losses = {f"γ = {g:g}": MaskedSparseCategoricalFocalCrossentropy(gamma=g) for g in gamma}
     ax = new_axes(ax)
     # Without smoothing, the size of the vocabulary makes no difference.
     lines = draw_formulas(losses, 2, ax)
     ax.set_ylim(0, 2.5)
-    for line in lines:
-        p, loss = line.get_data()
-        at = abs(loss - NAMED_AT).argmin()
-        ax.annotate(
-            line.get_label(),
-            (p[at], loss[at]),
-            (3, 1),
-            textcoords="offset points",
-            color=line.get_color(),
-        )
+    name_lines(ax, lines)
     return ax

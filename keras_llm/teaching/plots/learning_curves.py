@@ -4,7 +4,8 @@ import keras
 import numpy as np
 from matplotlib import ticker
 
-from keras_llm.teaching.plots.drawing import COLOURS, name_ends, new_axes
+from keras_llm.teaching.plots.drawing import COLOURS, new_axes
+from keras_llm.teaching.plots.line_names import name_ends
 
 
 def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity", ax=None):
@@ -57,7 +58,7 @@ def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity
         if metric == "loss" and not is_close(nll, values):
             look = {"color": colour, "linestyle": ":"}
             lines += ax.plot(*finite(epochs, nll), label=f"{label} nll", **look)
-    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="epoch", ylabel="loss, nats per token" if metric == "loss" else metric)
     if len(lines) > 1:
         name_ends(ax, lines)
@@ -80,15 +81,15 @@ def read(history):
 
 def finite(epochs, values):
     """The values that can be drawn, and their epochs: every k-th with `validation_freq=k`."""
-    every = [epochs[epochs % k == 0] for k in range(1, epochs[-1] + 1)]
-    epochs = next((some for some in every if len(some) == len(values)), None)
-    if epochs is None:
+    every = (epochs[epochs % k == 0] for k in range(1, epochs[-1] + 1))
+    measured = next((some for some in every if len(some) == len(values)), None)
+    if measured is None:
         raise ValueError(
             "history must hold a value for every epoch, or for every k-th. "
-            f"Received: {len(values)} values, epochs that no k fits"
+            f"Received: {len(values)} values for {len(epochs)} epochs"
         )
     drawn = np.isfinite(values)
-    return epochs[drawn], values[drawn]
+    return measured[drawn], values[drawn]
 
 
 def is_close(nll, values):

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib import ticker
 
 from keras_llm.backend.chunks import chunk_rows
-from keras_llm.teaching.plots.drawing import line_style, name_ends, new_axes
+from keras_llm.teaching.plots.drawing import line_style, new_axes
+from keras_llm.teaching.plots.line_names import name_ends
 
 FLOAT32 = 4
 

@@ -9,7 +9,8 @@ from keras import ops
 from keras_llm.backend.keras_private import learning_rate_schedule
 from keras_llm.schedules import WarmupConstant
 from keras_llm.teaching.plots.drawing import line_style, new_axes
-from keras_llm.teaching.schedule_facts import horizon, knots_of
+from keras_llm.teaching.plots.line_names import name_lines
+from keras_llm.teaching.schedule_facts import arguments, has_an_end, horizon, knots_of
 
 POINTS = 500
 
@@ -22,7 +23,7 @@ def schedule(schedule, steps: int | None = None, ax=None):
     Args:
         schedule: A schedule, or an optimizer with one; for a comparison a list of these, or a
             dictionary with the names to call them by.
-        steps: The last update; None for the end of the longest schedule.
+        steps: The last update; None for the end of the longest schedule that ends.
         ax: Where to draw; None makes a figure.
 
     Returns:
@@ -43,19 +44,22 @@ def schedule(schedule, steps: int | None = None, ax=None):
     curves = {name: as_schedule(each) for name, each in named.items()}
     begun = {name: int(getattr(each, "iterations", 0)) for name, each in named.items()}
     if steps is None:
-        steps = max([*map(horizon, curves.values()), *begun.values()], default=0)
+        # One that goes on for ever is as long as the others.
+        ends = [each for each in curves.values() if has_an_end(arguments(each))]
+        ends = map(horizon, ends or curves.values())
+        steps = max([*ends, *begun.values()], default=0)
     if not curves or steps < 1:
         raise ValueError(
             "schedule and steps must be at least one schedule and one update. "
             f"Received: {len(curves)} schedules, steps={steps}"
         )
-    ax = new_axes(ax)
+    ax, lines = new_axes(ax), []
     updates = np.linspace(0, steps, POINTS + 1).round()
     for index, (name, curve) in enumerate(curves.items()):
         # Its own corners too, which lie between the points of a long schedule.
         corners = [n for n in knots_of(curve) if n <= steps]
         own = np.unique([*updates, *corners])
-        ax.plot(own, [rate(curve, n) for n in own], label=name, **line_style(index))
+        lines += ax.plot(own, [rate(curve, n) for n in own], label=name, **line_style(index))
         if 0 < begun[name] <= steps:
             today = rate(curve, begun[name])
             ax.plot(begun[name], today, "o", color=line_style(index)["color"])
@@ -63,8 +67,7 @@ def schedule(schedule, steps: int | None = None, ax=None):
     ax.ticklabel_format(axis="y", scilimits=(-2, 2), useMathText=True)
     ax.set_ylim(bottom=0)
     if len(curves) > 1:
-        # Schedules end together, at 0: names at their ends would not tell them apart.
-        ax.legend(frameon=False, labelcolor="linecolor")
+        name_lines(ax, lines)
     else:
         ax.set_title(name)
     return ax

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from keras_llm.losses import MaskedSparseCategoricalCrossentropy
-from keras_llm.teaching.plots.drawing import name_ends, new_axes
+from keras_llm.teaching.plots.drawing import new_axes
 from keras_llm.teaching.plots.formula_curves import draw_formulas
+from keras_llm.teaching.plots.line_names import name_ends
 
 
 def smoothing(
