@@ -1,0 +1,77 @@
+"""Draws the pictures that README shows, from a training of about a minute on Python's manual.
+
+    python docs/make_pictures.py
+
+Each is saved twice in docs/pictures, for light pages and for dark ones.
+"""
+
+from pathlib import Path
+
+import keras_llm  # noqa: F401  isort: skip  (chooses PyTorch, unless KERAS_BACKEND says otherwise)
+import keras
+import matplotlib
+
+from keras_llm import data, losses, metrics, models, optimizers, plots, schedules
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+PICTURES = Path(__file__).parent / "pictures"
+GROUNDS = {"": "default", "-dark": "dark_background"}
+EPOCHS, DOCUMENTS, LETTERS = 8, 80, 300
+
+
+def main():
+    """Trains, and draws."""
+    model, tokenizer, history, text = train()
+    compared = {
+        "cosine": schedules.WarmupCosineDecay(1e-3, 100, 2_000),
+        "linear": schedules.WarmupLinearDecay(1e-3, 100, 2_000),
+        "stable, then 1 - sqrt": schedules.WarmupStableDecay(1e-3, 100, 1_500, 400, "1-sqrt"),
+        "inverse square root": schedules.WarmupInverseSquareRoot(1e-3, 100),
+    }
+    pictures = {
+        "learning_curves": lambda: plots.learning_curves(history),
+        "schedule": lambda: plots.schedule(compared),
+        "focal": plots.focal,
+        "token_loss": lambda: plots.token_loss(model, text, tokenizer),
+    }
+    PICTURES.mkdir(exist_ok=True)
+    for suffix, style in GROUNDS.items():
+        with plt.style.context(style):
+            for name, draw in pictures.items():
+                path = PICTURES / f"{name}{suffix}.png"
+                draw().figure.savefig(path, dpi=120)
+                print(f"Saved {path}")
+            plt.close("all")
+
+
+def train():
+    """A small model, its tokenizer, its history, and a text that it has not seen."""
+    keras.utils.set_random_seed(0)
+    corpus = data.load("python_manual")
+    tokenizer = data.train_tokenizer(corpus["train"], vocab_size=2_048)
+    shape = {"seq_len": 128, "batch_size": 8}
+    train = data.causal_lm(corpus["train"][:DOCUMENTS], tokenizer, **shape, shuffle=True, seed=0)
+    valid = data.causal_lm(corpus["validation"][:10], tokenizer, **shape)
+    model = models.CausalTransformer(
+        tokenizer.vocab_size, d_model=96, num_layers=2, num_heads=4, max_length=256
+    )
+    steps = EPOCHS * len(train)
+    model.compile(
+        optimizer=optimizers.AdamW(
+            schedules.WarmupCosineDecay(3e-3, warmup_steps=steps // 20, total_steps=steps),
+            weight_decay=0.1,
+            global_clipnorm=1.0,
+        ),
+        loss=losses.MaskedSparseCategoricalCrossentropy(ignore_index=tokenizer.pad_id),
+        metrics=[metrics.Perplexity(ignore_index=tokenizer.pad_id)],
+    )
+    history = model.fit(train, validation_data=valid, epochs=EPOCHS, verbose=2)
+    paragraphs = (p for text in corpus["validation"] for p in text.split("\n\n"))
+    prose = next(p for p in paragraphs if len(p) > LETTERS and p[0].isupper())
+    return model, tokenizer, history, prose
+
+
+if __name__ == "__main__":
+    main()
