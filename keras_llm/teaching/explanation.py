@@ -44,6 +44,14 @@ class Explanation:
         }
 
     @property
+    def verdict(self) -> str:
+        """How many lines deserve a look; empty where none does."""
+        count = len(self.flags)
+        if not count:
+            return ""
+        return f"▲ {count} {'line deserves' if count == 1 else 'lines deserve'} a look"
+
+    @property
     def sources(self) -> dict[str, tuple[str, str]]:
         """Where the usual ranges are from: what and when, and where to read it."""
         keys = [
@@ -94,7 +102,7 @@ class Explanation:
         return self.to_text(min(shutil.get_terminal_size().columns, WIDEST))
 
     def __repr__(self):
-        return f"<Explanation of {self.title}, {len(self.flags)} things to look at>"
+        return f"<Explanation of {self.title}>"
 
     def _repr_html_(self):
         return self.to_html()

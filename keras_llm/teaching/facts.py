@@ -101,6 +101,15 @@ class Curve:
     step: int
     value: float
 
+    def to_dict(self) -> dict:
+        """The curve as JSON has it."""
+        return {
+            "steps": list(self.steps),
+            "values": list(self.values),
+            "step": self.step,
+            "value": self.value,
+        }
+
     def at(self, steps) -> np.ndarray:
         """The curve between its points."""
         return np.interp(steps, self.steps, self.values)
@@ -137,7 +146,7 @@ class Section:
             "title": self.title,
             "subject": self.subject,
             "facts": [fact.to_dict() for fact in self.facts],
-            "curve": self.curve and dataclasses.asdict(self.curve),
+            "curve": self.curve and self.curve.to_dict(),
             "table": self.table and self.table.to_dict(),
         }
 

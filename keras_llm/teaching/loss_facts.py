@@ -149,7 +149,7 @@ def divided_by(compiled, loss) -> Fact:
         "mean_with_sample_weight": "the sum of the weights",
         "sum_over_batch_size": "all positions that no mask hides",
         "mean": "all positions that no mask hides",
-    }[reduction]
+    }.get(reduction, "what its class says")
     return Fact("divided by", reduction, what, flag=rows if compiled.is_of_tokens else "")
 
 

@@ -93,10 +93,9 @@ def equation_and_words(loss) -> tuple[str, str]:
     if kind in STOCK:
         return STOCK[kind]
     if isinstance(loss, TokenLoss):
-        # A formula of these three, which the learner who wrote it knows by name.
-        equation = formula(kind.token_loss)
-        words = first_sentence(kind)
-        return equation, f"{words}; nll = -log p(label)" if "nll" in equation else words
+        equation, words = formula(kind.token_loss), [first_sentence(kind)]
+        words += ["nll = -log p(label)"] if "nll" in equation else []
+        return equation, "; ".join(filter(None, words))
     if isinstance(loss, keras.losses.Loss):
         return formula(kind.call), first_sentence(kind)
     return formula(loss), first_sentence(loss)

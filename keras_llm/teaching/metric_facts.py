@@ -8,10 +8,11 @@ from keras_llm.teaching.compiled import Compiled
 from keras_llm.teaching.facts import Fact, Section
 from keras_llm.teaching.words import first_sentence, name_of
 
+ACCURACY = "share of the positions whose largest output is the label"
 STOCK = {
-    "acc": "share of the positions whose largest output is the label",
-    "accuracy": "share of the positions whose largest output is the label",
-    "sparse_categorical_accuracy": "share of the positions whose largest output is the label",
+    "acc": ACCURACY,
+    "accuracy": ACCURACY,
+    "sparse_categorical_accuracy": ACCURACY,
     "sparse_categorical_crossentropy": "-log of the label's probability",
 }
 
@@ -40,7 +41,7 @@ def logged_loss(compiled: Compiled) -> Fact:
 def metric_fact(compiled: Compiled, metric, argument: str) -> Fact:
     """What one metric counts."""
     if not isinstance(metric, TokenMetric):
-        return stock_metric(compiled, metric, argument)
+        return stock_metric(compiled, metric)
     note, flag = "", ""
     ignored = getattr(compiled.loss, "ignore_index", metric.ignore_index)
     if ignored != metric.ignore_index:
@@ -62,7 +63,7 @@ def count_of(metric: TokenMetric) -> str:
     return first_sentence(type(metric)) or "see its class"
 
 
-def stock_metric(compiled: Compiled, metric, argument: str) -> Fact:
+def stock_metric(compiled: Compiled, metric) -> Fact:
     """What a metric of Keras, or a user's, counts."""
     name = getattr(metric, "name", None) or name_of(metric)
     text = STOCK.get(name, "")

@@ -145,7 +145,7 @@ def state_variables(compiled: Compiled) -> list | None:
     """
     optimizer, variables = compiled.optimizer, compiled.model.trainable_variables
     if optimizer.built:
-        return [variable for variable in optimizer.variables if variable.shape]
+        return [variable for variable in optimizer.variables if len(variable.shape)]
     config = optimizer_settings(optimizer)
     kept = []
     for variable in variables:
@@ -155,7 +155,7 @@ def state_variables(compiled: Compiled) -> list | None:
         except Exception:
             # Somebody's own optimizer may be built otherwise; then the first fit tells.
             return None
-        kept += [Shape(v.shape, v.dtype) for v in twin.variables if v.shape]
+        kept += [Shape(v.shape, v.dtype) for v in twin.variables if len(v.shape)]
     return kept
 
 

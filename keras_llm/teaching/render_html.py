@@ -4,7 +4,6 @@ from html import escape
 
 from keras_llm.teaching.facts import Curve, Fact, Section, shown
 from keras_llm.teaching.table import table_html
-from keras_llm.teaching.typical import SOURCES
 
 # Colours are the page's own, paler or stronger, so that light and dark pages are both readable;
 # the one colour of its own is of middle brightness and never alone: a mark goes with it.
@@ -38,14 +37,13 @@ COLUMNS = '<colgroup><col class="name"><col class="value"><col class="usual"><co
 
 def html(explanation) -> str:
     """The explanation as one `<div>`, with its own style and nothing to load."""
-    flags = len(explanation.flags)
-    look = f"<p>{mark(f'{flags} to look at')}</p>" if flags else ""
+    look = f'<p class="flag">{explanation.verdict}</p>' if explanation.verdict else ""
     numbers = {key: n for n, key in enumerate(explanation.sources, start=1)}
     sections = "".join(section_html(section, numbers) for section in explanation.sections)
     return (
         f'<div class="keras-llm-explain"><style>{STYLE}</style>'
         f"<p><strong>{escape(explanation.title)}</strong></p>{look}"
-        f"{sections}{footer(numbers)}</div>"
+        f"{sections}{footer(explanation.sources)}</div>"
     )
 
 
@@ -68,7 +66,7 @@ def fact_html(fact: Fact, numbers) -> str:
         items = "<br>".join(escape(line) for line in fact.details)
         note += f"<details><summary>all {len(fact.details)}</summary>{items}</details>"
     if fact.flag:
-        note += mark(fact.flag)
+        note += f'<span class="flag">▲ {escape(fact.flag)}</span>'
     name = f"<td>{escape(fact.name)}</td>"
     if not fact.typical:
         return f'<tr>{name}<td colspan="3"><span>{escape(fact.text)}</span>{note}</td></tr>'
@@ -77,18 +75,13 @@ def fact_html(fact: Fact, numbers) -> str:
     return f"<tr>{name}<td>{escape(fact.text)}</td>{usual}<td>{note}</td></tr>"
 
 
-def mark(text: str) -> str:
-    """A flag."""
-    return f'<span class="flag">▲ {escape(text)}</span>'
-
-
-def footer(numbers) -> str:
+def footer(sources) -> str:
     """The sources, by their numbers."""
-    if not numbers:
+    if not sources:
         return ""
     links = (
-        f'{n} <a href="{escape(SOURCES[key][1])}">{escape(SOURCES[key][0])}</a>'
-        for key, n in numbers.items()
+        f'{n} <a href="{escape(address)}">{escape(name)}</a>'
+        for n, (name, address) in enumerate(sources.values(), start=1)
     )
     return f"<footer>Usual ranges are from {'; '.join(links)}.</footer>"
 

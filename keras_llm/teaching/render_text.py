@@ -38,11 +38,9 @@ def plain_text(explanation, width: int) -> str:
 def screen(explanation, width: int) -> Group:
     """The explanation as something that rich prints."""
     letters = dict(zip(explanation.sources, LETTERS, strict=False))
-    flags = len(explanation.flags)
     lines = [Text(explanation.title, HEADING)]
-    if flags:
-        noun = "line deserves" if flags == 1 else "lines deserve"
-        lines.append(Text(f"▲ {flags} {noun} a look", FLAG))
+    if explanation.verdict:
+        lines.append(Text(explanation.verdict, FLAG))
     for section in explanation.sections:
         lines += ["", *section_lines(section, letters, width)]
     if letters:
@@ -64,24 +62,25 @@ def section_lines(section: Section, letters, width: int):
 
 def fact_lines(fact: Fact, letters, width: int):
     """A fact: in columns where there is something to compare, else in words; then its flag."""
-    name = fact.name
+    # Of `Text`, in which rich looks for no markup.
+    name = Text(fact.name)
     if len(name) > NAME:
         yield Padding(name, (0, 0, 0, INDENT))
-        name = ""
+        name = Text()
     if fact.typical:
         marks = "".join(letters[key] for key in fact.typical.sources)
         usual = Text(f"[{fact.typical}]{marks}", DIM)
-        yield columns(name, fact.text, usual, Text(fact.note, DIM))
+        yield columns(name, Text(fact.text), usual, Text(fact.note, DIM))
     else:
         room = width - INDENT - NAME - 1
         fits = len(fact.text) + 2 + len(fact.note) <= room
         between = ("  " if fits else "\n") if fact.note else ""
         yield statement(name, Text.assemble(fact.text, between, (fact.note, DIM)))
     if fact.flag:
-        yield statement("", Text(f"▲ {fact.flag}", FLAG))
+        yield statement(Text(), Text(f"▲ {fact.flag}", FLAG))
 
 
-def columns(name, value, usual, note) -> Padding:
+def columns(name: Text, value: Text, usual: Text, note: Text) -> Padding:
     """A line of four columns."""
     grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
     for width in (NAME, VALUE, USUAL):
@@ -91,7 +90,7 @@ def columns(name, value, usual, note) -> Padding:
     return Padding(grid, (0, 0, 0, INDENT))
 
 
-def statement(name, text) -> Padding:
+def statement(name: Text, text: Text) -> Padding:
     """A line of two columns."""
     grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
     grid.add_column(width=NAME)

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_llm.backend.keras_private import learning_rate_schedule
 from keras_llm.optimizers.adafactor import RelativeStep
@@ -30,7 +31,7 @@ def schedule_section(compiled: Compiled) -> Section | None:
     """The learning rate; None where there is no optimizer, or each part has its own."""
     optimizer = compiled.optimizer
     try:
-        today = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        today = float(ops.convert_to_numpy(optimizer.learning_rate))
     except (AttributeError, ValueError, NotImplementedError):
         return None
     step = int(optimizer.iterations)
@@ -44,7 +45,7 @@ def schedule_section(compiled: Compiled) -> Section | None:
     facts = [
         Fact("today", today, note=f"at update {step:,}"),
         setting("peak", peak, "size of a step", None if relative else usual),
-        *schedule_settings(schedule, curve, peak),
+        *schedule_settings(schedule, step),
     ]
     return Section("Learning rate", type(schedule).__name__, tuple(facts), curve)
 
@@ -61,8 +62,17 @@ def curve_of(schedule, step: int, today: float) -> Curve:
     steps = np.linspace(0, end, POINTS).round().astype(int)
     knots = [step, *(n for n in knots_of(schedule) if n <= end)]
     steps = sorted({*steps.tolist(), *knots})
-    values = [float(keras.ops.convert_to_numpy(schedule(n))) for n in steps]
-    return Curve(tuple(steps), tuple(values), step, today)
+    return Curve(tuple(steps), tuple(values_of(schedule, steps)), step, today)
+
+
+def values_of(schedule, steps: list[int]) -> list[float]:
+    """The learning rates of some updates."""
+    if keras.backend.backend() != "jax":
+        return [float(ops.convert_to_numpy(schedule(n))) for n in steps]
+    # One by one, JAX would compile each branch of a schedule anew for each of them.
+    steps = ops.convert_to_tensor(steps, "int32")
+    values = ops.vectorized_map(lambda n: ops.convert_to_tensor(schedule(n), "float32"), steps)
+    return ops.convert_to_numpy(values).tolist()
 
 
 def knots_of(schedule) -> list[int]:
@@ -87,7 +97,7 @@ def horizon(schedule) -> int:
     return 4 * next((config[name] for name in names if config.get(name)), ADAFACTOR_TURN)
 
 
-def schedule_settings(schedule, curve: Curve, peak: float) -> list[Fact]:
+def schedule_settings(schedule, step: int) -> list[Fact]:
     """The schedule's arguments, with what is unusual about them."""
     config = arguments(schedule)
     facts = []
@@ -97,8 +107,8 @@ def schedule_settings(schedule, curve: Curve, peak: float) -> list[Fact]:
         if not isinstance(value, int | float | str | bool):
             value = str(value)
         note, flag = NOTES.get(name, ""), ""
-        if name == "total_steps" and curve.step > value:
-            flag = f"training has gone on for {curve.step:,} updates, beyond the schedule's end"
+        if name == "total_steps" and step > value:
+            flag = f"training has gone on for {step:,} updates, beyond the schedule's end"
         if name == "min_ratio":
             facts.append(setting(name, value, note, typical.MIN_RATIO))
         elif name == "warmup_steps" and has_an_end(config):

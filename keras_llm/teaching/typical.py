@@ -26,9 +26,9 @@ SOURCES = {
 }
 
 TOO_SMALL_A_STEP = "below what is usual even for fine-tuning: training will be slow"
+TOO_LARGE_A_STEP = "above what published runs of this size use: the loss may jump or turn NaN"
 NOISY = "little memory: updates follow the noise of single batches"
 LATE = "a long memory: updates turn late when the gradient turns"
-TOO_LARGE_A_STEP = "above what published runs of this size use: the loss may jump or turn NaN"
 
 WEIGHT_DECAY = Range(
     0.01,
@@ -46,13 +46,7 @@ GLOBAL_CLIPNORM = Range(
     above="only the longest gradients are cut: it hardly protects",
 )
 ADAM = {
-    "beta_1": Range(
-        0.8,
-        0.9,
-        ("adam", "nanochat"),
-        below=NOISY,
-        above=LATE,
-    ),
+    "beta_1": Range(0.8, 0.9, ("nanochat", "adam"), below=NOISY, above=LATE),
     "beta_2": Range(
         0.95,
         0.999,
@@ -67,7 +61,6 @@ ADAM = {
         below="so small that a float32 zero may be divided by it",
         above="larger than many gradients: their parameters then hardly learn",
     ),
-    "global_clipnorm": GLOBAL_CLIPNORM,
 }
 OPTIMIZERS = {
     "Adam": ADAM,
@@ -111,13 +104,11 @@ OPTIMIZERS = {
         "weight_decay": Range(
             0.03, 1.0, ("lion",), below="Lion needs 3 to 10 times AdamW's", none="Lion needs some"
         ),
-        "global_clipnorm": GLOBAL_CLIPNORM,
     },
     "SGD": {
         "momentum": Range(
             0.9, 0.99, ("sgd",), below="without momentum, SGD hardly trains a transformer"
         ),
-        "global_clipnorm": GLOBAL_CLIPNORM,
     },
 }
 LOSSES = {
