@@ -17,7 +17,8 @@ INDENT, NAME, VALUE, USUAL = 2, 21, 8, 18
 ROWS = 3
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
-DIM, FLAG, HEADING = "dim", "yellow", "bold"
+# The flag is as readable on white as on black.
+DIM, FLAG, HEADING = "dim", "dark_orange3", "bold"
 
 
 def plain_text(explanation, width: int) -> str:

@@ -94,7 +94,7 @@ def horizon(schedule) -> int:
     if config.get("decay_steps"):
         return knots_of(schedule)[-1]
     names = ("timescale", "warmup_steps", "first_decay_steps")
-    return 4 * next((config[name] for name in names if config.get(name)), ADAFACTOR_TURN)
+    return 4 * next((config[name] for name in names if config.get(name)), ADAFACTOR_TURN + 1)
 
 
 def schedule_settings(schedule, step: int) -> list[Fact]:
