@@ -35,7 +35,7 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training
 
     Returns:
         The `TokenStatistics`, of which the loss can be differentiated if `training`; and the `nll`
-        of each token, `[tokens]`, 0 for those that were left out.
+        of each token, `[tokens]`, which means nothing for those of weight 0.
     """
     inputs = (hidden, kernel) if bias is None else (hidden, kernel, bias)
     # Gradients are made here: what is inside the loop is not to be differentiated again.
@@ -69,7 +69,7 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training
     if training:
         sums += [ops.zeros_like(hidden), *(ops.zeros_like(x, dtype=dtype) for x in inputs[1:])]
     counted = ops.sum(ops.cast(weights != 0, "int32"))
-    sums, nll, *gradients = ops.fori_loop(0, -(-counted // rows), add_chunk, sums)
+    sums, nll, *gradients = ops.fori_loop(0, -(-counted // ops.maximum(rows, 1)), add_chunk, sums)
     statistics, nll = TokenStatistics(*ops.unstack(sums, 4)), ops.take(nll, places)
     if not training:
         return statistics, nll
