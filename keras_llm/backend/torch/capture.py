@@ -10,6 +10,7 @@ from keras_llm.backend import ids as id_checks
 from keras_llm.backend.keras_private import all_layers, keras_mask
 from keras_llm.backend.torch import tensors as facts
 from keras_llm.backend.torch.jit_trial import JitTrial, compiled
+from keras_llm.backend.torch.views import merge_views
 
 # A graph is made for a shape that is seen again, and for no more shapes than this.
 MAX_GRAPHS = 32
@@ -105,6 +106,7 @@ class Graph:
         self.module = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(
             *self.values(), *tensors
         )
+        merge_views(self.module)
         if jit_compile == "auto":
             self.module = JitTrial(self.module)
         elif jit_compile:
