@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # The tests' models are too small to share: a second thread would only wait for the first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: train test test-torch test-jax test-tensorflow lint clean
+.PHONY: train test test-torch test-jax test-tensorflow lint docs clean
 
 train: .venv/train.installed
 	$(BIN)/python examples/causal_lm.py $(ARGS)
@@ -25,6 +25,12 @@ lint: .venv/test.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+# Runs the guides, whose pages show what they print: a few minutes.
+docs: .venv/docs.installed
+	$(BIN)/python docs/pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "Open site/index.html"
+
 .venv/%.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e ".[$(EXTRAS)]"
@@ -32,6 +38,7 @@ lint: .venv/test.installed
 
 .venv/train.installed: EXTRAS := examples
 .venv/test.installed: EXTRAS := dev
+.venv/docs.installed: EXTRAS := docs
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build runs site

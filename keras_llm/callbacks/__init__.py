@@ -1,4 +1,4 @@
-"""fit(callbacks=...): what happens between the epochs."""
+"""`fit(callbacks=...)`: what happens between the epochs."""
 
 from keras_llm.callbacks.training_report import TrainingReport
 

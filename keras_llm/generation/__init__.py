@@ -1,4 +1,4 @@
-"""generate(...): one token after another, by sampling or by beam search."""
+"""`generate(...)`: one token after another, by sampling or by beam search."""
 
 from keras_llm.generation.beam_search import beam_search
 from keras_llm.generation.generate import generate

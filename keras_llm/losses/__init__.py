@@ -1,4 +1,4 @@
-"""compile(loss=...): what is minimised, per token, padding left out. One class a file."""
+"""`compile(loss=...)`: what is minimised, per token, padding left out. One class a file."""
 
 from keras_llm.losses.masked_kl_divergence import MaskedKLDivergence
 from keras_llm.losses.masked_loss import MaskedLoss

@@ -14,7 +14,9 @@ class TokenLoss(MaskedLoss):
 
     With logits z and label t, a token's three numbers are
 
-        nll = log(sum_j exp(z_j)) - z_t      lse = log(sum_j exp(z_j))      mean_logit = mean_j z_j
+        nll = log(sum_j exp(z_j)) - z_t
+        lse = log(sum_j exp(z_j))
+        mean_logit = mean_j z_j
 
     Cross entropy, label smoothing, focal loss and z-loss are all functions of them. A loss of
     your own is one method; masking, weights, reductions, precision and saving come with it.

@@ -1,4 +1,4 @@
-"""compile(metrics=...): what is watched, exact over the epoch. One class a file."""
+"""`compile(metrics=...)`: what is watched, exact over the epoch. One class a file."""
 
 from keras_llm.metrics.bits_per_byte import BitsPerByte
 from keras_llm.metrics.masked_token_accuracy import MaskedTokenAccuracy

@@ -20,8 +20,9 @@ class SanityWarning(UserWarning):
 
     `compile` and the first batch of a `fit` look for mistakes that raise no error. Each is one
     line with the guide that explains it. They are checked again by every `compile` and `fit`, and
-    silenced as any warning is:
+    silenced as any warning is.
 
+    Example:
     >>> import warnings
     >>> warnings.filterwarnings("ignore", category=SanityWarning)
     """

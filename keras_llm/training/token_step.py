@@ -50,10 +50,9 @@ class TokenStep(backend.TrainStep, keras.Model):
 
         Warns, with a `SanityWarning`, when a metric counts tokens that the loss ignores, when the
         loss and the model disagree about logits, and when the learning rate is far from usual.
+        Arguments that are not named here are as for `keras.Model.compile`.
 
         Args:
-            optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly,
-                steps_per_execution, auto_scale_loss: As for `keras.Model.compile`.
             jit_compile: On PyTorch, whether `torch.compile` makes kernels of the backbone's graph.
                 `"auto"` tries it once a run has lasted a minute, and keeps what is faster.
             micro_batch_size: PyTorch only. How many rows of `fit`'s batch are in memory at once;
