@@ -1,11 +1,12 @@
-"""Padding among the tokens of a causal model: moved behind them, beside a mask of all pairs.
+"""Padding and packed documents in a causal model, beside masks of all pairs.
 
     OMP_NUM_THREADS=1 python benchmarks/attention.py
 
 Forward and backward of a `CausalBackbone` of one block with next to no feed-forward part: batch 8,
-8 heads of 64, each row with up to half of its length in padding before the tokens. `causal` knows
-of no padding: what its numbers would cost if they were right. Time is the processor's, to be read
-on a busy machine too.
+8 heads of 64. For the first three sides each row has up to half of its length in padding before the
+tokens; `causal` knows of no padding: what its numbers would cost if they were right. For the last
+two, documents of 1 to 400 tokens follow one another. Time is the processor's, to be read on a busy
+machine too.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import time
 
 import harness
 
-SIDES = ["mask", "moved", "causal"]
+SIDES = ["mask", "moved", "causal", "mask of documents", "documents"]
 LENGTHS = {512: 5, 2048: 2}  # steps a round
 BATCH, HEADS, HEAD_DIM = 8, 8, 64
+PAD, END = 0, 1
 
 
 def main():
@@ -37,8 +39,8 @@ def main():
     print("| --- | --- | --- | --- | --- | --- |")
     for length in args.lengths or LENGTHS:
         results = harness.measure(__file__, SIDES, args.rounds, length)
-        base = results["mask"]
         for side, result in results.items():
+            base = results["mask of documents" if "documents" in side else "mask"]
             time_ratio, memory_ratio = (result[k] / base[k] for k in ("seconds", "bytes"))
             print(
                 f"| {length} | {side} | {1e3 * result['seconds']:.0f} | {time_ratio:.2f} "
@@ -53,33 +55,47 @@ def run(side, length):
 
     from keras_llm.models import CausalBackbone
 
-    pad_id = 0 if side == "moved" else None
     backbone = CausalBackbone(
-        256, HEADS * HEAD_DIM, 1, HEADS, max_length=length, d_ff=64, pad_id=pad_id
+        256,
+        HEADS * HEAD_DIM,
+        1,
+        HEADS,
+        max_length=length,
+        d_ff=64,
+        pad_id=PAD if side == "moved" else None,
+        document_end_id=END if side == "documents" else None,
     )
-    ids = torch.randint(1, 256, (BATCH, length), generator=torch.Generator().manual_seed(0))
-    ids[torch.arange(length) < torch.linspace(0, length // 2, BATCH)[:, None]] = 0
-    forward = masked if side == "mask" else type(backbone).__call__
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 256, (BATCH, length), generator=generator)
+    if "documents" in side:
+        lengths = torch.randint(1, 400, (BATCH * length,), generator=generator)
+        ends = lengths.cumsum(0)
+        ids.view(-1)[ends[ends < ids.numel()]] = END
+    else:
+        ids[torch.arange(length) < torch.linspace(0, length // 2, BATCH)[:, None]] = PAD
+    forward = masked if "mask" in side else type(backbone).__call__
 
     start = harness.resident_bytes()
     harness.forget_peak()
     times = [time.process_time()]
     for _ in range(1 + LENGTHS[length]):
         backbone.zero_grad()
-        forward(backbone, ids)[ids != 0].square().sum().backward()
+        forward(backbone, ids)[ids != PAD].square().sum().backward()
         times.append(time.process_time())
     seconds = [b - a for a, b in itertools.pairwise(times)]
     return {"seconds": seconds[1:], "bytes": harness.resident_bytes("VmHWM") - start}
 
 
 def masked(backbone, ids):
-    """The same numbers with padding where it stands."""
+    """The same numbers with padding where it stands, and with documents."""
     from keras import ops
 
     from keras_llm.layers.attention import causal_mask
 
     length = ids.shape[1]
-    mask = causal_mask(length, length) & (ids != 0)[:, None, None, :]
+    mask = causal_mask(length, length) & (ids != PAD)[:, None, None, :]
+    documents = (ids == END).cumsum(1) - (ids == END).long()
+    mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
     rotation = backbone.rotary(ops.arange(length))
     x = backbone.token_embedding(ids)
     for block in backbone.blocks:

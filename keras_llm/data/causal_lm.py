@@ -28,9 +28,10 @@ def causal_lm(
 
     Every text is encoded and followed by `tokenizer.end_id`. Then, with `pack`, all of them make
     one stream, which is cut into blocks of `seq_len`: no position is wasted, and each token of the
-    stream but the first is a label exactly once. Without it, a row holds one text only (a long
-    one takes several rows), so no text is read after another; each token of a text but its first
-    is a label exactly once, and short texts cost padding.
+    stream but the first is a label exactly once; a model with `document_end_id=tokenizer.end_id`
+    still reads each text as if it stood alone. Without it, a row holds one text only (a long
+    one takes several rows), so no model reads a text after another; each token of a text but its
+    first is a label exactly once, and short texts cost padding.
 
         stream:  t0 t1 t2 t3 t4 t5 t6
         ids:     t0 t1 t2 | t3 t4 t5

@@ -37,6 +37,9 @@ class Attention(keras.layers.Layer):
             where a token may look. A token that may look nowhere receives zeros; to say only that
             of whole tokens, `[batch, 1, length, 1]` costs no mask of all pairs.
         causal: Whether token t sees only tokens 0..t: the backend's own way, which needs no mask.
+        documents: Which of several documents in a row each token belongs to, integers
+            `[batch, length]` that never fall along a row, or None for one a row: a token sees only
+            its own. With `causal`, and without a mask of pairs.
 
     Returns:
         `[batch, length, d_model]`.
@@ -99,7 +102,15 @@ class Attention(keras.layers.Layer):
         value = self._split_heads(self.value(source), self.num_key_value_heads)
         return KeyValues(key if rotation is None else rotate(key, rotation), value)
 
-    def call(self, x, keys_values, rotation=None, attention_mask=None, causal=False):
+    def call(
+        self,
+        x,
+        keys_values,
+        rotation=None,
+        attention_mask=None,
+        causal=False,
+        documents=None,
+    ):
         """What every token of `x` gathers."""
         query = self._split_heads(self.query(x), self.num_heads)
         if rotation is not None:
@@ -107,7 +118,7 @@ class Attention(keras.layers.Layer):
         key, value = keys_values
         if attention_mask is None or attention_mask.shape[-1] == 1:
             # One column is about whole tokens: it is enough to blank what they gather.
-            gathered = attend(query, key, value, causal=causal)
+            gathered = attend(query, key, value, causal=causal, documents=documents)
         else:
             if causal:
                 past = causal_mask(ops.shape(x)[1], ops.shape(key)[1])

@@ -34,6 +34,7 @@ class TransformerBlock(keras.layers.Layer):
         rotation: `RotaryEmbedding`'s angles at the positions of `x`.
         attention_mask: Which tokens self-attention may see, as in `Attention`, or None for all.
         causal: Whether token t sees only tokens 0..t.
+        documents: Which document of its row each token belongs to, as in `Attention`.
         source: The source's `KeyValues`, from `cross_attention.keys_values`.
         cross_attention_mask: Which source tokens may be seen, or None for all.
         cache: `KeyValues` of the tokens before `x`, or None. Given, `x` stands at `slot`, and
@@ -113,6 +114,7 @@ class TransformerBlock(keras.layers.Layer):
         rotation,
         attention_mask=None,
         causal=False,
+        documents=None,
         source=None,
         cross_attention_mask=None,
         cache=None,
@@ -125,7 +127,12 @@ class TransformerBlock(keras.layers.Layer):
         if cache is not None:
             keys_values = cache = cache.write(keys_values, slot)
         gathered = self.self_attention(
-            normed, keys_values, rotation, attention_mask=attention_mask, causal=causal
+            normed,
+            keys_values,
+            rotation,
+            attention_mask=attention_mask,
+            causal=causal,
+            documents=documents,
         )
         x = x + self.dropout(gathered, training=training)
 

@@ -11,7 +11,7 @@ from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.rotary_embedding import RotaryEmbedding
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.transformer_block import TransformerBlock
-from keras_llm.models.checks import check_ids_shape, check_pad_id, check_sizes
+from keras_llm.models.checks import check_ids_shape, check_sizes, check_special_id
 
 
 class DecodingState(NamedTuple):
@@ -19,7 +19,8 @@ class DecodingState(NamedTuple):
 
     caches: list[KeyValues]  # one a block, with room for all tokens to come
     slot: int  # where the next token goes
-    first: Any  # [batch, 1]: the slot of each row's first token; before it is padding
+    first: Any  # [batch, 1]: the first slot that the next token sees; before it is padding, or
+    # another document
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -61,6 +62,7 @@ class CausalBackbone(keras.Model):
         rope_theta: float = 10_000.0,
         epsilon: float = 1e-6,
         pad_id: int | None = None,
+        document_end_id: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -71,13 +73,15 @@ class CausalBackbone(keras.Model):
             num_heads=num_heads,
             max_length=max_length,
         )
-        check_pad_id(pad_id, vocab_size)
+        check_special_id(pad_id, vocab_size, "pad_id")
+        check_special_id(document_end_id, vocab_size, "document_end_id")
         self.vocab_size = vocab_size
         self.d_model = d_model
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.max_length = max_length
         self.pad_id = pad_id
+        self.document_end_id = document_end_id
 
         dtype = self.dtype_policy
         self.token_embedding = TokenEmbedding(vocab_size, d_model, dtype=dtype)
@@ -112,17 +116,28 @@ class CausalBackbone(keras.Model):
         """The hidden vectors of whole sequences."""
         check_ids_shape(ids, self.max_length, "ids")
         x = self.dropout(self.token_embedding(ids), training=training)
-        positions, tokens = ops.arange(ops.shape(ids)[1]), None
+        positions, tokens, documents = ops.arange(ops.shape(ids)[1]), None, None
         if self.pad_id is not None:
             # Behind the tokens of its row padding is seen by none: no mask of all pairs is needed.
             padding = ids == self.pad_id
             positions = ops.argsort(ops.where(padding, self.max_length, 0) + positions, axis=1)
             x = reordered(x, positions)
             tokens = ~ops.take_along_axis(padding, positions, axis=1)[:, None, :, None]
+            ids = ops.take_along_axis(ids, positions, axis=1)
+        if self.document_end_id is not None:
+            ends = ops.cast(ids == self.document_end_id, "int32")
+            documents = ops.cumsum(ends, axis=1) - ends
 
         rotation = self.rotary(positions)
         for block in self.blocks:
-            x = block(x, rotation, attention_mask=tokens, causal=True, training=training)
+            x = block(
+                x,
+                rotation,
+                attention_mask=tokens,
+                causal=True,
+                documents=documents,
+                training=training,
+            )
         if self.pad_id is not None:
             x = reordered(x, ops.argsort(positions, axis=1))
         return self.norm(x)
@@ -144,17 +159,21 @@ class CausalBackbone(keras.Model):
     def extend(self, ids, state: DecodingState):
         """The hidden vectors of the next tokens `[batch, length]`, and the state after them."""
         length, room = ids.shape[1], state.caches[0].key.shape[1]
-        rotation = self.rotary(state.slot + ops.arange(length) - state.first)
-        mask = causal_mask(length, room, state.slot) & (
-            ops.arange(room) >= state.first[..., None, None]
-        )
+        slots, first, next_first = state.slot + ops.arange(length), state.first, state.first
+        if self.document_end_id is not None:
+            behind = ops.where(ids == self.document_end_id, slots + 1, 0)
+            firsts = ops.concatenate([first, ops.cast(behind, first.dtype)], axis=1)
+            firsts = ops.associative_scan(ops.maximum, firsts, axis=1)
+            first, next_first = firsts[:, :-1], firsts[:, -1:]
+        rotation = self.rotary(slots - first)
+        mask = causal_mask(length, room, state.slot) & (ops.arange(room) >= first[:, None, :, None])
 
         x = self.token_embedding(ids)
         caches = []
         for block, cache in zip(self.blocks, state.caches, strict=True):
             x, cache = block(x, rotation, attention_mask=mask, cache=cache, slot=state.slot)
             caches.append(cache)
-        return self.norm(x), DecodingState(caches, state.slot + length, state.first)
+        return self.norm(x), DecodingState(caches, state.slot + length, next_first)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -172,6 +191,7 @@ class CausalBackbone(keras.Model):
             "rope_theta": self.rotary.theta,
             "epsilon": block["epsilon"],
             "pad_id": self.pad_id,
+            "document_end_id": self.document_end_id,
         }
 
 

@@ -42,6 +42,9 @@ class CausalTransformer(LanguageModel):
         pad_id: The id of padding that may stand before or between tokens: no token sees it, and it
             sees none. None, the faster, is enough for padding at the end: no token sees what comes
             after it.
+        document_end_id: The id that ends a document, where a row holds several, as
+            `data.causal_lm` packs them: no token sees the documents before its own, so each gets
+            what it would get in a row by itself. None: every token sees the whole row before it.
         dtype: A dtype or policy, such as `"mixed_bfloat16"`; None for Keras's global policy.
 
     Call arguments:
@@ -78,6 +81,7 @@ class CausalTransformer(LanguageModel):
         epsilon: float = 1e-6,
         tie_embeddings: bool = True,
         pad_id: int | None = None,
+        document_end_id: int | None = None,
         dtype=None,
         **kwargs,
     ):
@@ -93,6 +97,7 @@ class CausalTransformer(LanguageModel):
             rope_theta=rope_theta,
             epsilon=epsilon,
             pad_id=pad_id,
+            document_end_id=document_end_id,
             dtype=dtype,
             name="backbone",
         )

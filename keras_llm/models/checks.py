@@ -12,10 +12,10 @@ def check_sizes(**sizes) -> None:
             raise ValueError(f"{name} must be a positive integer. Received: {name}={size!r}")
 
 
-def check_pad_id(pad_id: int | None, vocab_size: int) -> None:
-    """Raises `ValueError` unless padding, where there is any, is an id of the vocabulary."""
-    if pad_id is not None:
-        check_ids(np.array([pad_id]), vocab_size, "pad_id")
+def check_special_id(special: int | None, vocab_size: int, what: str) -> None:
+    """Raises `ValueError` unless an id with a meaning, if it is given, is of the vocabulary."""
+    if special is not None:
+        check_ids(np.array([special]), vocab_size, what)
 
 
 def check_ids_shape(ids, max_length: int, what: str) -> None:

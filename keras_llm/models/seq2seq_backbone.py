@@ -13,7 +13,7 @@ from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.rotary_embedding import RotaryEmbedding
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.transformer_block import TransformerBlock
-from keras_llm.models.checks import check_ids_shape, check_pad_id, check_sizes
+from keras_llm.models.checks import check_ids_shape, check_sizes, check_special_id
 
 
 class Source(NamedTuple):
@@ -95,7 +95,7 @@ class Seq2SeqBackbone(keras.Model):
             max_length=max_length,
             target_vocab_size=vocab_size if target_vocab_size is None else target_vocab_size,
         )
-        check_pad_id(pad_id, min(vocab_size, target_vocab_size or vocab_size))
+        check_special_id(pad_id, min(vocab_size, target_vocab_size or vocab_size), "pad_id")
         self.vocab_size = vocab_size
         self.target_vocab_size = target_vocab_size
         self.d_model = d_model
