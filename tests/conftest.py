@@ -10,6 +10,11 @@ import keras_llm  # noqa: F401  isort: skip  (chooses the backend before Keras l
 import keras
 import pytest
 import torch
+from hypothesis import settings
+
+# How long a test takes says nothing on a busy machine.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -91,7 +91,7 @@ def test_defaults_are_torchs(smoothing):
     st.integers(0, 5),
     st.floats(0, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_token_in_closed_form(logits, label, gamma):
     label %= len(logits)
     z = np.array(logits)
