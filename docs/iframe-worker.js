@@ -9,7 +9,8 @@ if (location.protocol === "file:") {
       page.body.append(script);
     });
 
-  window.Worker = class extends EventTarget {
+  // By its second name the theme knows that paths are the page's here, not the worker's.
+  window.Worker = window.IFrameWorker = class extends EventTarget {
     constructor(url) {
       super();
       const frame = document.createElement("iframe");
