@@ -23,6 +23,9 @@ EXAMPLES = ROOT / "examples"
 GUIDES = EXAMPLES / "guides"
 TOOL = runpy.run_path(str(GUIDES / "copy_code_to_turkish.py"))
 
+# A page that is a section of its own has no others to list beside it.
+WIDE = "---\nhide: [navigation]\n---\n"
+
 # The pages of the API; `plots` has a longer way to its docstrings than people write.
 FOLDERS = (
     "losses",
@@ -56,7 +59,7 @@ def main():
     parser.add_argument("--without-output", action="store_true", help="do not run the guides")
     arguments = parser.parse_args()
     run = no_outputs if arguments.without_output else outputs
-    pages = {"index.md": home(), "results.md": (ROOT / "benchmarks/RESULTS.md").read_text()}
+    pages = {"index.md": home(), "results.md": WIDE + (ROOT / "benchmarks/RESULTS.md").read_text()}
     pages |= guides(run) | examples() | api()
 
     shutil.rmtree(arguments.folder, ignore_errors=True)
@@ -71,13 +74,12 @@ def main():
 
 def home() -> str:
     """README, with the site's own pages for its links, and a picture for each of its palettes."""
-    text = "---\nhide: [navigation]\n---\n" + (ROOT / "README.md").read_text()
-    text = text.replace('"docs/pictures/', '"pictures/')
+    text = WIDE + (ROOT / "README.md").read_text().replace('"docs/pictures/', '"pictures/')
     text = text.replace("](benchmarks/RESULTS.md)", "](results.md)")
     text = re.sub(r"\]\(examples/guides/(\w+)\.py\)", r"](learn/\1.md)", text)
     return re.sub(
         r'<picture><source [^>]*srcset="([^"]+)"><img alt="([^"]+)" src="([^"]+)"[^>]*></picture>',
-        r'![\2](\3#only-light){ width="49%" }![\2](\1#only-dark){ width="49%" }',
+        r"![\2](\3#only-light){ .half }![\2](\1#only-dark){ .half }",
         text,
     )
 
