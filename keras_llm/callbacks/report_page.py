@@ -26,7 +26,7 @@ figure svg text { font-family: inherit !important; }
 .wide { overflow-x: auto; }
 .epochs { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 .epochs th, .epochs td { padding: .25rem .7rem; text-align: right; vertical-align: bottom; }
-.epochs tbody th { white-space: nowrap; }
+.epochs tbody th, .epochs td { white-space: nowrap; }
 .epochs tr { border-top: 1px solid var(--faint); }
 .epochs thead tr { border: 0; }
 .epochs .best { font-weight: bold; }
@@ -129,7 +129,7 @@ def table(rows: list[Row]) -> str:
     )
     lines = []
     for row in rows:
-        numbers = [f"{row.logs[name]:.4g}" if name in row.logs else "" for name in names]
+        numbers = [four_digits(row.logs[name]) if name in row.logs else "" for name in names]
         cells = "".join(f"<td>{number}</td>" for number in (*numbers, f"{row.seconds:.1f}"))
         look, mark = (' class="best"', "★ ") if row is best else ("", "")
         lines.append(f"<tr{look}><th>{mark}{row.epoch}</th>{cells}</tr>")
@@ -138,6 +138,15 @@ def table(rows: list[Row]) -> str:
         f'<div class="wide"><table class="epochs"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>{note}"
     )
+
+
+def four_digits(number: float) -> str:
+    """A number as people write it.
+
+    >>> four_digits(0.031234), four_digits(30522.4)
+    ('0.03123', '30,522')
+    """
+    return f"{number:,.0f}" if 1e3 <= abs(number) < 1e9 else f"{number:.4g}"
 
 
 def samples(prompt: str, texts: list[tuple[int, str]]) -> str:

@@ -8,7 +8,7 @@ from keras_llm.teaching.table import table_html
 # Colours are the page's own, paler or stronger, so that light and dark pages are both readable;
 # the one colour of its own is of middle brightness and never alone: a mark goes with it.
 STYLE = """
-.keras-llm-explain { max-width: 62em; line-height: 1.45; }
+.keras-llm-explain { max-width: 62em; line-height: 1.45; container-type: inline-size; }
 .keras-llm-explain h3 { font-size: 1em; margin: 1.2em 0 .3em; }
 .keras-llm-explain h3 code { font-weight: normal; background: none; }
 .keras-llm-explain table { border-collapse: collapse; border: 0; width: 100%; margin: 0;
@@ -17,7 +17,7 @@ STYLE = """
   border-top: 1px solid rgba(128, 128, 128, .3); }
 .keras-llm-explain td { border: 0; padding: .2em .8em .2em 0; text-align: left;
   vertical-align: top; color: inherit; overflow-wrap: anywhere; }
-.keras-llm-explain col.name { width: 13em; }
+.keras-llm-explain col.name { width: 14em; }
 .keras-llm-explain col.value { width: 5.5em; }
 .keras-llm-explain col.usual { width: 13em; }
 .keras-llm-explain sup { line-height: 0; }
@@ -29,6 +29,17 @@ STYLE = """
   margin: .4em 0; }
 .keras-llm-explain a { color: inherit; }
 .keras-llm-explain footer { font-size: .85em; margin-top: 1.2em; }
+.keras-llm-explain .rows { overflow-x: auto; }
+.keras-llm-explain .rows table { width: auto; table-layout: auto; }
+.keras-llm-explain .rows td { white-space: nowrap; padding-right: 1.6em; }
+@container (max-width: 44em) {
+  .keras-llm-explain .facts, .keras-llm-explain .facts tbody { display: block; }
+  .keras-llm-explain .facts colgroup { display: none; }
+  .keras-llm-explain .facts tr { display: flex; flex-wrap: wrap; padding: .2em 0; }
+  .keras-llm-explain .facts td { padding: 0 .8em 0 0; }
+  .keras-llm-explain .facts td:first-child { flex: 0 0 100%; font-weight: 600; }
+  .keras-llm-explain .rows td { padding-right: .8em; }
+}
 """
 
 
@@ -55,7 +66,7 @@ def section_html(section: Section, numbers) -> str:
         f"<h3>{escape(section.title)}{subject}</h3>"
         f"{curve_html(section.curve) if section.curve else ''}"
         f"{table_html(section.table) if section.table else ''}"
-        f"<table>{COLUMNS}<tbody>{rows}</tbody></table>"
+        f'<table class="facts">{COLUMNS}<tbody>{rows}</tbody></table>'
     )
 
 
@@ -67,7 +78,7 @@ def fact_html(fact: Fact, numbers) -> str:
         note += f"<details><summary>all {len(fact.details)}</summary>{items}</details>"
     if fact.flag:
         note += f'<span class="flag">▲ {escape(fact.flag)}</span>'
-    name = f"<td>{escape(fact.name)}</td>"
+    name = f"<td>{escape(fact.name).replace('_', '_<wbr>')}</td>"
     if not fact.typical:
         return f'<tr>{name}<td colspan="3"><span>{escape(fact.text)}</span>{note}</td></tr>'
     marks = " ".join(f"{numbers[key]}" for key in fact.typical.sources)

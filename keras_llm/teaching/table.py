@@ -86,7 +86,8 @@ def table_html(table: Table) -> str:
     """The table as a piece of a page."""
     head = "".join(f"<td{side(c)}><small>{escape(c.name)}</small></td>" for c in table.columns)
     rows = "".join(row_html(table, row) for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="rows">{table}</div>'
 
 
 def row_html(table: Table, row: Row) -> str:

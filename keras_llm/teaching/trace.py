@@ -42,7 +42,8 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
     Python attributes is not given back.
 
     Args:
-        model: A compiled Keras model with weights; `model.trace(batch)` is the same.
+        model: A compiled Keras model; `model.trace(batch)` is the same. One without weights gets
+            them from the batch, as by `fit`.
         batch: What `fit` gets at once, `(x, y)` or `(x, y, sample_weight)`, or what it reads: a
             data loader or data set, of which the first batch is taken, and left there.
         tokenizer: Shows ids as text: anything with `decode(ids)`. A pair `(source, target)` where
@@ -58,7 +59,8 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
         NotImplementedError: Keras runs on another backend than PyTorch.
         TypeError: `model` is not a Keras model, `batch` is not a batch, or `tokenizer` no
             tokenizer.
-        ValueError: the model is not compiled or has no weights, or `batch` is not of two or three.
+        ValueError: the model is not compiled or has nothing to train, or `batch` is not of two or
+            three.
 
     Example:
     >>> import keras, numpy as np
@@ -76,15 +78,11 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
     """
     if traced_step is None:
         raise NotImplementedError(
-            "trace runs on PyTorch, where a step can be stopped between its stages: set "
-            f"KERAS_BACKEND=torch. Received: backend {keras.backend.backend()!r}"
+            "trace runs on PyTorch, where a step can be stopped between its stages: start Python "
+            "with KERAS_BACKEND=torch. explain runs on every backend. "
+            f"Received: backend {keras.backend.backend()!r}"
         )
     decided, texts = compiled(model, "trace"), Texts.of(tokenizer)
-    if not model.built or not model.trainable_variables:
-        raise ValueError(
-            "trace needs a model with weights to train: call it on a batch first, model(x). "
-            f"Received: {type(model).__name__} {model.name!r}"
-        )
     if decided.optimizer is None:
         raise ValueError("trace needs an optimizer: compile(optimizer=..., loss=...)")
     step = traced_step(model, batch, lambda *given: read_tokens(decided.loss, *given))

@@ -35,7 +35,7 @@ def forward_section(step) -> Section:
     """What the model makes of it."""
     facts = [
         forcing(step),
-        shape_fact("logits", step.logits, in_words(step)),
+        *(shape_fact(name, shape, in_words(shape)) for name, shape in step.logits.items()),
         Fact(
             "kept for backward",
             step.kept_bytes,
@@ -47,11 +47,9 @@ def forward_section(step) -> Section:
     return section("2 Forward", "logits = model(x)", [fact for fact in facts if fact])
 
 
-def in_words(step) -> str:
+def in_words(logits) -> str:
     """What a logit is."""
-    if len(step.logits.shape) != 3:
-        return ""
-    return f"{step.logits.shape[-1]:,} scores a position"
+    return f"{logits.shape[-1]:,} scores a position" if len(logits.shape) == 3 else ""
 
 
 def forcing(step) -> Fact | None:
@@ -150,7 +148,7 @@ def optimizer_section(compiled, step) -> Section:
     ratio = moved / weights if weights else None
     name = type(compiled.optimizer).__name__
     facts = [
-        Fact("learning rate", step.learning_rate, note=f"of update {step.update:,}"),
+        Fact("learning rate", step.learning_rate, note=of_update(step)),
         Fact(
             "update / weights",
             ratio,
@@ -164,6 +162,15 @@ def optimizer_section(compiled, step) -> Section:
         blocks_of(step.paths), {"weights": step.weight_norms, "update": step.update_norms}
     )
     return section("5 Optimizer", "optimizer.step()", facts, table)
+
+
+def of_update(step) -> str:
+    """Whose learning rate it is, and why nothing moves where it is 0."""
+    note = f"of update {step.update:,}"
+    if step.learning_rate:
+        return note
+    why = "a warm-up begins at 0" if step.update == 1 else "the schedule has ended"
+    return f"{note}; nothing moves: {why}"
 
 
 def section(title, code, facts, table=None) -> Section:

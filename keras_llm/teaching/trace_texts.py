@@ -32,8 +32,8 @@ class Texts:
         pair = tokenizer if isinstance(tokenizer, tuple | list) else (tokenizer, tokenizer)
         if len(pair) != 2 or not all(t is None or hasattr(t, "decode") for t in pair):
             raise TypeError(
-                "tokenizer must have decode(ids), or be a pair (source, target) of such. "
-                f"Received: tokenizer={tokenizer!r}"
+                "tokenizer must have decode(ids), or be a pair (source, target) of such; labels "
+                f"belong to the batch, trace((x, y)). Received: {type(tokenizer).__name__}"
             )
         return cls(*pair)
 

@@ -66,6 +66,11 @@ def read_tokens(loss, y, sample_weight, logits) -> Tokens:
         y, sample_weight: The batch's labels and weights.
         logits: What the model returned.
     """
+    loss, y, sample_weight, logits = map(only, (loss, y, sample_weight, logits))
+    if isinstance(logits, dict | list | tuple):
+        return Tokens(unknown=f"the model has {len(logits)} outputs, each with a loss of its own")
+    if y is None:
+        return Tokens(unknown="the batch has no labels")
     loss = as_object(loss)
     labels = loss.labels(y) if isinstance(loss, MaskedLoss) else y
     if len(logits.shape) != 3:
@@ -82,6 +87,13 @@ def read_tokens(loss, y, sample_weight, logits) -> Tokens:
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy) and labels is not None:
         return Tokens(**known, **of_stock(loss, labels, sample_weight, logits))
     return Tokens(**known, unknown=f"{name_of(loss)} is not a loss of one number a token")
+
+
+def only(parts):
+    """What a dictionary or list of one holds; anything else as it is."""
+    if isinstance(parts, dict | list | tuple) and len(parts) == 1:
+        return next(iter(parts.values() if isinstance(parts, dict) else parts))
+    return parts
 
 
 def integer_labels(labels, logits) -> np.ndarray | None:

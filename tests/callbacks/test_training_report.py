@@ -129,7 +129,8 @@ def test_the_table_is_the_history(path):
     assert [line["epoch"][0] == "★" for line in lines] == [i == best for i in range(3)]
     assert list(lines[0])[:3] == ["epoch", "loss", "val_loss"]
     for name, values in history.history.items():
-        np.testing.assert_allclose([float(line[name]) for line in lines], values, rtol=1e-3)
+        numbers = [float(line[name].replace(",", "")) for line in lines]
+        np.testing.assert_allclose(numbers, values, rtol=1e-3)
     assert "Finished after epoch 3 of 3." in page.text("p")[0]
 
 

@@ -186,7 +186,8 @@ class Page(html.parser.HTMLParser):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_page_is_whole_and_loads_nothing(name):
     explanation = explain(MODELS[name](), show=False)
-    page = Page(explanation.to_html())
+    # Where a name may break, it is still one word.
+    page = Page(explanation.to_html().replace("<wbr>", ""))
     text = " ".join(page.words)
     for section in explanation.sections:
         for fact in section.facts:

@@ -456,15 +456,92 @@ def test_what_is_no_batch(batch):
         trace(compiled(causal()), batch)
 
 
+def recurrent():
+    layers = [keras.layers.Embedding(V, 4), keras.layers.SimpleRNN(4, return_sequences=True)]
+    return keras.Sequential([*layers, keras.layers.Dense(V)])
+
+
+def wrapped():
+    return models.LanguageModel(keras.layers.Embedding(V, 4), keras.layers.Dense(V))
+
+
+@pytest.mark.parametrize("make", [recurrent, wrapped])
+def test_a_model_without_weights_gets_those_that_fit_would_give_it(make):
+    keras.utils.set_random_seed(5)
+    model = compiled(make(), loss=losses.MaskedSparseCategoricalCrossentropy(PAD))
+    traced = trace(model, (X, Y))["3 Loss"]["loss"].value
+    fitted = model.fit(X, Y, batch_size=len(X), verbose=0).history["loss"][0]
+    assert traced == pytest.approx(fitted, rel=1e-6)
+    keras.utils.set_random_seed(5)
+    model = compiled(make(), loss=losses.MaskedSparseCategoricalCrossentropy(PAD))
+    refitted = model.fit(X, Y, batch_size=len(X), verbose=0).history["loss"][0]
+    assert refitted == pytest.approx(fitted, rel=1e-6)
+    # Batches of another size are welcome afterwards.
+    model.fit(X, Y, batch_size=3, verbose=0)
+
+
+def several_outputs(kind):
+    ids = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(V, 4)(ids)
+    outputs = {name: keras.layers.Dense(V, name=name)(hidden) for name in "ab"}
+    outputs = outputs if kind is dict else list(outputs.values())
+    model = keras.Model(ids, outputs)
+    model.compile("sgd", keras.tree.map_structure(lambda _: CROSSENTROPY, outputs))
+    return model
+
+
+@pytest.mark.parametrize(("kind", "names"), [(dict, "'a' 'b'"), (list, "0 1")])
+def test_several_outputs(kind, names):
+    model = several_outputs(kind)
+    batch = X, {"a": Y, "b": Y} if kind is dict else [Y, Y]
+    traced = trace(model, batch)
+    logits = [f"logits[{name}]" for name in names.split()]
+    assert [fact.name for fact in traced["2 Forward"].facts][:2] == logits
+    assert "2 outputs" in traced["3 Loss"]["each token"].note
+    fitted = model.fit(*batch, batch_size=len(X), verbose=0).history["loss"][0]
+    assert traced["3 Loss"]["loss"].value == pytest.approx(fitted, rel=1e-6)
+    assert str(traced)
+
+
+def test_one_output_in_a_dictionary():
+    ids = keras.Input((None,), dtype="int32")
+    logits = keras.layers.Dense(V)(keras.layers.Embedding(V, 4)(ids))
+    model = keras.Model(ids, {"next": logits})
+    model.compile("sgd", {"next": CROSSENTROPY})
+    section = trace(model, (X, {"next": Y}))["3 Loss"]
+    assert section["mean"].value == pytest.approx(section["loss"].value, rel=1e-6)
+
+
+def test_no_labels():
+    ids = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(V, 4)(ids)
+    outputs = keras.layers.ActivityRegularization(l2=1.0)(hidden)
+    model = keras.Model(ids, outputs)
+    model.compile("sgd")
+    section = trace(model, (X, None))["3 Loss"]
+    assert section["each token"].note == "the batch has no labels"
+    assert section["loss"].value > 0
+
+
+def test_an_update_that_moves_nothing_says_why():
+    rate = schedules.WarmupLinearDecay(1e-2, warmup_steps=2, total_steps=3)
+    model = compiled(causal(), optimizers.AdamW(rate))
+    fact = trace(model, (X, Y))["5 Optimizer"]["learning rate"]
+    assert (fact.value, fact.note) == (0, "of update 1; nothing moves: a warm-up begins at 0")
+    model.fit(X, Y, batch_size=2, verbose=0)
+    fact = trace(model, (X, Y))["5 Optimizer"]["learning rate"]
+    assert (fact.value, fact.note) == (0, "of update 5; nothing moves: the schedule has ended")
+
+
 def test_models_that_cannot_be_traced():
     with pytest.raises(TypeError, match=r"trace needs a Keras model.*int"):
         trace(3, (X, Y))
     with pytest.raises(ValueError, match="trace needs a compiled model"):
         trace(causal(), (X, Y))
-    unbuilt = keras.Sequential([keras.layers.Embedding(V, 4), keras.layers.Dense(V)])
-    with pytest.raises(ValueError, match="call it on a batch first"):
-        trace(compiled(unbuilt), (X, Y))
-    with pytest.raises(TypeError, match=r"tokenizer must have decode"):
+    frozen = compiled(plain(trainable=False))
+    with pytest.raises(ValueError, match=r"weights to train.*Received: Sequential"):
+        trace(frozen, (X, Y))
+    with pytest.raises(TypeError, match=r"tokenizer must have decode.*trace\(\(x, y\)\).*int"):
         trace(compiled(causal()), (X, Y), tokenizer=3)
     with pytest.raises(ValueError, match="must have a batch in it"):
         trace(compiled(causal()), torch.utils.data.DataLoader([], batch_size=2))

@@ -129,7 +129,7 @@ class Page(html.parser.HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
-        if tag not in ("col", "br"):
+        if tag not in ("col", "br", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

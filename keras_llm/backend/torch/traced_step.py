@@ -21,7 +21,7 @@ class TracedStep:
     Attributes:
         x: What the model read, as it was given.
         batch: Each array of the batch on its way into the model, as `Shape`.
-        logits: What the model returned, as `Shape`.
+        logits: Each output of the model, as `Shape`; "logits" where it is the only one.
         tokens: What `read` made of the logits.
         loss: What was minimised.
         kept_bytes: What forward and loss kept for the backward pass, weights not counted.
@@ -40,7 +40,7 @@ class TracedStep:
 
     x: Any
     batch: dict[str, "Shape"]
-    logits: "Shape"
+    logits: dict[str, "Shape"]
     tokens: Any
     loss: float
     kept_bytes: int
@@ -76,14 +76,28 @@ class Shape:
 def traced_step(model, data, read) -> TracedStep:
     """Takes the step that `fit` would take on a batch, by hand, and takes it back.
 
+    A model without weights gets them first, of the batch's shapes, as by `fit`.
+
     Args:
-        model: A compiled model, built.
+        model: A compiled model.
         data: A batch `(x, y)` or `(x, y, sample_weight)`, or data whose first batch is taken.
         read: Called with the batch's labels, weights and the logits, all tensors; what it returns
             is kept as `tokens`.
+
+    Raises:
+        ValueError: the model has nothing to train.
     """
+    with random_numbers_kept(), global_seeds_kept():
+        batch = first_batch(data)
+    if not model.built:
+        model(keras.tree.map_structure(symbolic, batch[0]))
+    if not model.trainable_variables:
+        raise ValueError(
+            "trace needs a model with weights to train. "
+            f"Received: {type(model).__name__} {model.name!r}, which has none"
+        )
     with untouched(model):
-        return take(model, first_batch(data), read)
+        return take(model, batch, read)
 
 
 def take(model, batch, read) -> TracedStep:
@@ -110,7 +124,7 @@ def take(model, batch, read) -> TracedStep:
         scaled = optimizer.scale_loss(loss)
     with torch.no_grad():
         tokens = read(y, sample_weight, logits)
-    shape, loss = Shape.of(logits), float(loss.detach())
+    returned, loss = shapes({"logits": logits}), float(loss.detach())
     del logits
     with clock("backward"):
         gradients = torch.autograd.grad(scaled, tensors, allow_unused=True)
@@ -127,7 +141,7 @@ def take(model, batch, read) -> TracedStep:
     return TracedStep(
         x=given[0],
         batch=shapes({"x": x, "y": y, "sample_weight": sample_weight}),
-        logits=shape,
+        logits=returned,
         tokens=tokens,
         loss=loss,
         kept_bytes=kept.bytes,
@@ -239,6 +253,11 @@ def shapes(parts, name="{}") -> dict[str, Shape]:
         elif part is not None:
             found[own] = Shape.of(part)
     return found
+
+
+def symbolic(leaf):
+    """What stands for an array where only shapes matter."""
+    return keras.KerasTensor(leaf.shape, keras.backend.standardize_dtype(leaf.dtype))
 
 
 def on_device(leaf):
