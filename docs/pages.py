@@ -104,8 +104,8 @@ def outputs(name: str) -> list[str]:
     """What each code cell of a guide prints; both languages have the same code."""
     command = [sys.executable, str(DOCS / "run_guide.py"), str(GUIDES / f"{name}.py")]
     # A guide's model is too small to share: a second thread would only wait for the first.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    fixed = {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | fixed)
     if done.returncode:
         sys.exit(f"examples/guides/{name}.py failed:\n{done.stderr}")
     return json.loads(done.stdout)
@@ -152,7 +152,7 @@ def api() -> dict[str, str]:
 
 def fenced(language: str, text: str) -> str:
     """A block of code."""
-    return f"```{language}\n{text.strip()}\n```\n"
+    return "\n".join([f"```{language}", text.strip("\n"), "```", ""])
 
 
 if __name__ == "__main__":

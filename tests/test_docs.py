@@ -64,7 +64,7 @@ def site(tmp_path_factory):
     assert pages.returncode == 0, pages.stderr
     # mkdocs.yml has it stop at a warning.
     built = run(
-        "-m", "mkdocs", "build", "--quiet", "-d", folder / "site", PAGES=str(folder / "pages")
+        "-m", "mkdocs", "build", "--quiet", "-d", folder / "site", DOCS_PAGES=str(folder / "pages")
     )
     assert built.returncode == 0, built.stdout + built.stderr
     return folder / "site"
