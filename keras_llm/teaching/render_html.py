@@ -6,16 +6,17 @@ from keras_llm.teaching.facts import Curve, Fact, Section, shown
 from keras_llm.teaching.table import table_html
 
 # Colours are the page's own, paler or stronger, so that light and dark pages are both readable;
-# the one colour of its own is of middle brightness and never alone: a mark goes with it.
+# the one colour of its own is of middle brightness and never alone: a mark goes with it. Cells are
+# named by two classes, since JupyterLab names them by as many to put all text to the right.
 STYLE = """
 .keras-llm-explain { max-width: 62em; line-height: 1.45; container-type: inline-size; }
-.keras-llm-explain h3 { font-size: 1em; margin: 1.2em 0 .3em; }
+.keras-llm-explain h3 { font-size: 1em; font-weight: 600; margin: 1.2em 0 .3em; }
 .keras-llm-explain h3 code { font-weight: normal; background: none; }
 .keras-llm-explain table { border-collapse: collapse; border: 0; width: 100%; margin: 0;
   table-layout: fixed; }
 .keras-llm-explain tr { background: none !important;
   border-top: 1px solid rgba(128, 128, 128, .3); }
-.keras-llm-explain td { border: 0; padding: .2em .8em .2em 0; text-align: left;
+.keras-llm-explain :is(.facts, .rows) td { border: 0; padding: .2em .8em .2em 0; text-align: left;
   vertical-align: top; color: inherit; overflow-wrap: anywhere; }
 .keras-llm-explain col.name { width: 14em; }
 .keras-llm-explain col.value { width: 5.5em; }
