@@ -1,7 +1,8 @@
 """Train a decoder-only language model on real text: the main job.
 
 Without arguments it reads Python's own manual, which every Python carries, for a few minutes on a
-laptop. `--text FILE` reads your text instead; `--dataset NAME` any tensorflow-datasets set.
+laptop. `--text FILE` reads your text instead; `--dataset NAME` any tensorflow-datasets set. A small
+text is few batches an epoch, and wants many epochs.
 """
 
 import argparse
@@ -10,12 +11,8 @@ from pathlib import Path
 
 import keras_llm  # noqa: F401  isort: skip  (chooses PyTorch, unless KERAS_BACKEND says otherwise)
 import keras
-import matplotlib
 
-from keras_llm import data, losses, metrics, models, optimizers, schedules
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from keras_llm import callbacks, data, losses, metrics, models, optimizers, plots, schedules
 
 
 def main():
@@ -24,7 +21,7 @@ def main():
     args.output.mkdir(parents=True, exist_ok=True)
 
     # Text -> ids -> batches of (ids, labels), where a label is the id that comes next.
-    corpus = data.load_text(args.text) if args.text else data.load(args.dataset)
+    corpus = data.load_text(args.text, args.sample_by) if args.text else data.load(args.dataset)
     tokenizer = data.train_tokenizer(corpus["train"], vocab_size=args.vocab_size)
     shape = {"seq_len": args.seq_len, "batch_size": args.batch_size}
     train = data.causal_lm(corpus["train"], tokenizer, **shape, shuffle=True, seed=args.seed)
@@ -55,33 +52,34 @@ def main():
     )
     print(
         f"{model.count_params():,} parameters; a model that knows nothing has "
-        f"loss ln({tokenizer.vocab_size}) = {math.log(tokenizer.vocab_size):.2f}"
+        f"loss ln({tokenizer.vocab_size}) = {math.log(tokenizer.vocab_size):.2f}\n"
+        f"{args.epochs} epochs of {len(train):,} batches: {total_steps:,} updates"
     )
 
-    history = model.fit(train, validation_data=valid, epochs=args.epochs).history
-
-    prompt = tokenizer.encode(args.prompt)[: args.seq_len // 2]
+    prompt = tokenizer.encode(args.prompt or beginning(corpus))[: args.seq_len // 2]
     new_tokens = min(60, args.seq_len - len(prompt))
-    ids = model.generate(prompt, max_new_tokens=new_tokens, temperature=0.8, top_p=0.9, seed=0)
+    sampling = {"max_new_tokens": new_tokens, "temperature": 0.8, "top_p": 0.9, "seed": 0}
+    report = callbacks.TrainingReport(
+        args.output / "report.html", tokenizer.decode(prompt), tokenizer, **sampling
+    )
+    history = model.fit(train, validation_data=valid, epochs=args.epochs, callbacks=[report])
+
+    ids = model.generate(prompt, **sampling)
     print(f"\nA sample:\n{tokenizer.decode(ids)}\n")
 
     model.save(args.output / "model.keras")
     tokenizer.save(args.output / "tokenizer.json")
-    plot(history, args.output / "learning_curves.png")
-    for name in ("model.keras", "tokenizer.json", "learning_curves.png"):
+    curves = plots.learning_curves(history).figure
+    curves.savefig(args.output / "learning_curves.png", dpi=150)
+    for name in ("model.keras", "tokenizer.json", "learning_curves.png", "report.html"):
         print(f"Saved {args.output / name}")
 
 
-def plot(history, path):
-    """Loss and perplexity by epoch, training and validation."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    epochs = range(1, len(history["loss"]) + 1)
-    for axis, name in zip(axes, ("loss", "perplexity"), strict=True):
-        axis.plot(epochs, history[name], marker="o", label="training")
-        axis.plot(epochs, history[f"val_{name}"], marker="o", label="validation")
-        axis.set(xlabel="epoch", title=f"{name} per token", xticks=epochs)
-        axis.legend()
-    figure.savefig(path, dpi=150)
+def beginning(corpus):
+    """The first words of a text that the model is not trained on."""
+    row = corpus["validation"][0]
+    text = row if isinstance(row, str) else row[0]
+    return " ".join(text.split()[:4])
 
 
 def arguments():
@@ -97,6 +95,12 @@ def arguments():
         default="python_manual",
         help="train on this tensorflow-datasets set (default: %(default)s)",
     )
+    parser.add_argument(
+        "--sample-by",
+        choices=("paragraph", "line"),
+        default="paragraph",
+        help="what parts the documents of --text: blank lines, or every line's end",
+    )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=256)
@@ -105,7 +109,7 @@ def arguments():
     parser.add_argument("--num-layers", type=int, default=4)
     parser.add_argument("--num-heads", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--prompt", default="The with statement")
+    parser.add_argument("--prompt", help="what samples go on from (default: held-out words)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/causal_lm"))
     return parser.parse_args()

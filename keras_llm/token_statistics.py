@@ -165,6 +165,8 @@ def log_probabilities(probabilities):
 
 def integer_labels(labels, logits_shape):
     """Labels as an integer tensor of the logits' leading shape."""
+    if labels is None:
+        raise ValueError("A loss of tokens needs labels: fit(ids, labels). Received: y=None")
     labels = ops.convert_to_tensor(labels)
     check_integers(labels, "Labels")
     if len(labels.shape) == len(logits_shape) and labels.shape[-1] == 1:

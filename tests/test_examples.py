@@ -15,6 +15,7 @@ def run(name, *arguments, cwd):
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "SanityWarning" not in done.stderr
     return done.stdout
 
 
@@ -34,8 +35,9 @@ def test_causal_lm_on_a_text_of_ones_own(tmp_path):
     )
     for key in ("loss", "perplexity", "accuracy", "val_loss", "val_perplexity", "val_accuracy"):
         assert f"{key}: " in printed
+    assert "2 epochs of" in printed and "A sample:\nLine 180 of the" in printed
     saved = re.findall(r"Saved (.*)", printed)
-    assert len(saved) == 3
+    assert len(saved) == 4
     assert all((tmp_path / path).stat().st_size > 0 for path in saved)
 
 

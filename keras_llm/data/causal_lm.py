@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_llm.backend.torch.data_loader import DataLoader
-from keras_llm.data.arguments import check_positive_int
+from keras_llm.data.arguments import check_positive_int, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.token_array import TokenArray, padded_rows
@@ -70,6 +70,7 @@ def causal_lm(
     [[4, 5, 2, 4], [4, 2, 0, 0]]
     """
     check_positive_int(seq_len, "seq_len")
+    check_tokenizer(tokenizer)
     joined = ("\n".join(row) for row in iterate_rows(texts, "texts"))
     tokens = TokenArray.encode(joined, tokenizer, end=(tokenizer.end_id,))
     ends = tokens.offsets[[0, -1]] if pack else tokens.offsets

@@ -99,7 +99,14 @@ def _builder(name, data_dir):
         return getattr(module, LOCAL[name])(data_dir=data_dir)
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        if os.path.isfile(name):
+            raise ValueError(
+                "`name` must be a data set's name; data.load_text reads a text file. "
+                f"Received: name={name!r}"
+            ) from error
+        if not isinstance(error, tfds.core.DatasetNotFoundError):
+            raise
         known = [*LOCAL, *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name.split("/")[0], known) or list(LOCAL)
         raise ValueError(

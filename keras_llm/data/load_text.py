@@ -59,9 +59,12 @@ def load_text(
         document for each in paths for document in _documents(Path(each), SEPARATORS[sample_by])
     ]
     if len(documents) < 3:
+        parts = {"paragraph": "blank lines part them", "line": "each is a line"}
         raise ValueError(
-            f"There must be at least 3 documents, one for each split. Received: {len(documents)} "
-            f"in {[str(each) for each in paths]} with sample_by={sample_by!r}"
+            "There must be at least 3 documents, one for each split. Received: "
+            f"{len(documents)} in {[str(each) for each in paths]} with sample_by={sample_by!r} "
+            f"({parts[sample_by]}). Where a text has no blank lines, sample_by='line' makes each "
+            "line a document."
         )
     held_out = [max(1, round(part * len(documents))) for part in (validation, test)]
     train_end = max(1, len(documents) - sum(held_out))

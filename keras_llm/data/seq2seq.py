@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_llm.backend.torch.data_loader import DataLoader
-from keras_llm.data.arguments import check_positive_int
+from keras_llm.data.arguments import check_positive_int, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.token_array import TokenArray, padded_rows
@@ -73,6 +73,8 @@ def seq2seq(
     if max_length is not None:
         check_positive_int(max_length, "max_length")
     target_tokenizer = target_tokenizer or tokenizer
+    check_tokenizer(tokenizer)
+    check_tokenizer(target_tokenizer, "target_tokenizer")
     sources, targets = [], []
     for position, row in enumerate(iterate_rows(pairs, "pairs")):
         if len(row) != 2:

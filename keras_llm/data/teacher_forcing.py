@@ -26,7 +26,8 @@ def teacher_forcing(target_ids, start_id: int = 101, pad_id: int = 0):
 
     Raises:
         TypeError: `target_ids` are not integers.
-        ValueError: `target_ids` is not of rank 2, or `start_id` or `pad_id` is negative.
+        ValueError: `target_ids` is not of rank 2, its rows differ in length, or `start_id` or
+            `pad_id` is negative.
 
     Example:
 
@@ -44,6 +45,11 @@ def teacher_forcing(target_ids, start_id: int = 101, pad_id: int = 0):
             f"Received: start_id={start_id}, pad_id={pad_id}"
         )
     if isinstance(target_ids, list | tuple):
+        if len({np.shape(row) for row in target_ids}) > 1:
+            raise ValueError(
+                "`target_ids` must be rows of one length: fill the shorter ones up with the "
+                f"padding id. Received rows of shapes {[np.shape(row) for row in target_ids]}"
+            )
         labels = np.array(target_ids)
     else:
         labels = keras.ops.convert_to_numpy(target_ids)

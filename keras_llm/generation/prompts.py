@@ -25,6 +25,10 @@ def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") 
     >>> [row.tolist() for row in to_rows(np.array([[0, 5, 6], [7, 8, 9]]), 10, pad_id=0)]
     [[5, 6], [7, 8, 9]]
     """
+    if any(isinstance(each, str) for each in [ids, *(ids if isinstance(ids, list) else ())]):
+        raise TypeError(
+            f"{what} must be integers: tokenizer.encode(text) makes them. Received: {ids!r}"
+        )
     if _is_list_of_rows(ids):
         rows = [np.asarray(ops.convert_to_numpy(row)) for row in ids]
     else:

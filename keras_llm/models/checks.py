@@ -20,6 +20,12 @@ def check_special_id(special: int | None, vocab_size: int, what: str) -> None:
 
 def check_ids_shape(ids, max_length: int, what: str) -> None:
     """Raises `ValueError` unless ids are `[batch, length]` and no longer than `max_length`."""
+    if not hasattr(ids, "shape"):
+        keys = f" with the keys {list(ids)}" if isinstance(ids, dict) else ""
+        raise ValueError(
+            f"{what} must be one array [batch, length], and labels another: fit(ids, labels), or "
+            f"data of such pairs. Received: a {type(ids).__name__}{keys}"
+        )
     if len(ids.shape) != 2:
         raise ValueError(f"{what} must be [batch, length]. Received: shape={tuple(ids.shape)}")
     length = ids.shape[1]

@@ -129,6 +129,8 @@ def counted_padding(loss, metric) -> str | None:
     ignored = ignored_label(loss)
     if ignored is None:
         return None
+    # Keras makes a metric of a class.
+    metric = metric() if inspect.isclass(metric) else metric
     if isinstance(metric, TokenMetric):
         if metric.ignore_index == ignored:
             return None

@@ -60,11 +60,13 @@ class TokenStep(backend.TrainStep, keras.Model):
                 halves when memory runs out.
 
         Raises:
+            TypeError: the optimizer or the loss is one of PyTorch.
             ValueError: the loss has `reduction="none"`, which leaves nothing to minimise;
                 `loss_weights` come with one of our losses; the optimizer accumulates gradients
                 or there are micro-batches on a backend where that is not exact per token; or
                 `micro_batch_size` is not a number of rows.
         """
+        check_not_of_torch(optimizer=optimizer, loss=loss)
         loss = keras.losses.get(loss) if isinstance(loss, str) else loss
         metrics, weighted_metrics = resolve(metrics), resolve(weighted_metrics)
         ours = isinstance(loss, MaskedLoss)
@@ -208,6 +210,16 @@ def with_callbacks(first, callbacks):
         callback.set_model(callbacks.model)
     callbacks.callbacks[:0] = first
     return callbacks
+
+
+def check_not_of_torch(**arguments):
+    """Raises `TypeError` for what a PyTorch loop would use in place of an argument of `compile`."""
+    for name, value in arguments.items():
+        if type(value).__module__.startswith("torch."):
+            raise TypeError(
+                f"{name} must be one of keras_llm or Keras; README lists what PyTorch calls it and "
+                f"what it is here. Received: {name}={type(value).__module__}.{type(value).__name__}"
+            )
 
 
 def resolve(metrics):

@@ -1,5 +1,7 @@
 """The first picture to look at after `fit`."""
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 from matplotlib import ticker
@@ -31,6 +33,7 @@ def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity
         The axes, one line a curve.
 
     Raises:
+        TypeError: `history` is neither.
         ValueError: the history is empty, has no such metric, or a list of a length that no
             `validation_freq=k` explains.
 
@@ -72,6 +75,11 @@ def read(history):
     numbers = None
     if isinstance(history, keras.callbacks.History):
         numbers, history = history.epoch, history.history
+    if not isinstance(history, Mapping):
+        raise TypeError(
+            "history must be what fit returned, or a dictionary of lists. "
+            f"Received: a {type(history).__name__}"
+        )
     curves = {name: np.asarray(values, float) for name, values in history.items()}
     longest = max((len(values) for values in curves.values()), default=0)
     if numbers is None or len(numbers) != longest:

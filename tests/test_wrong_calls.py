@@ -1,0 +1,118 @@
+"""What people type on their first day, and the way out that each error names."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_llm import data, losses, metrics, models
+from tests.training.test_sanity import sanity
+
+V = 20
+IDS = np.random.default_rng(0).integers(1, V, (4, 7))
+X, Y = IDS[:, :-1], IDS[:, 1:]
+TOKENIZER = data.train_tokenizer(["a b c"], unit="word")
+
+
+def causal():
+    return models.CausalTransformer(V, 8, 1, 2, max_length=8)
+
+
+def compiled(loss=None, **kwargs):
+    model = causal()
+    model.compile("sgd", loss or losses.MaskedSparseCategoricalCrossentropy(0), **kwargs)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("x", "received"),
+    [
+        ({"input_ids": X, "labels": Y}, "a dict with the keys ['input_ids', 'labels']"),
+        ({"input_ids": X, "attention_mask": X}, "a dict with the keys"),
+        ([X, Y], "a list"),
+    ],
+)
+@pytest.mark.parametrize("is_built", [False, True])
+def test_labels_among_the_inputs(x, received, is_built):
+    model = compiled()
+    if is_built:
+        model(X)
+    # Keras wraps what comes from the first call of a model.
+    with pytest.raises((ValueError, RuntimeError)) as error:
+        model.fit(x, Y, verbose=0)
+    assert "labels another: fit(ids, labels)" in str(error.value)
+    assert received in str(error.value).replace('"', "'")
+
+
+def test_no_labels():
+    with pytest.raises(ValueError, match=r"needs labels: fit\(ids, labels\). Received: y=None"):
+        compiled().fit(X, verbose=0)
+
+
+@pytest.mark.torch_only
+def test_what_belongs_to_a_pytorch_loop():
+    import torch
+
+    with pytest.raises(TypeError, match=r"loss must be .*torch.*CrossEntropyLoss"):
+        compiled(torch.nn.CrossEntropyLoss(ignore_index=0))
+    model = causal()
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(TypeError, match=r"optimizer must be .*torch.*AdamW"):
+        model.compile(optimizer, "mse")
+
+
+def test_a_metric_by_its_class_is_told_how_to_be_written():
+    (message,) = sanity(lambda: compiled(metrics=[metrics.Perplexity]))
+    assert "Write Perplexity(ignore_index=0)" in message
+
+
+@pytest.mark.parametrize("ids", ["The cat", ["The cat"]])
+def test_a_prompt_that_is_not_encoded(ids):
+    with pytest.raises(TypeError, match=r"tokenizer.encode\(text\) makes them.*The cat"):
+        causal().generate(ids, max_new_tokens=2)
+
+
+def test_the_name_of_a_file_for_that_of_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("my.txt", "mytext"):
+        (tmp_path / name).write_text("a")
+        with pytest.raises(ValueError, match=rf"data.load_text reads a text file.*{name}"):
+            data.load(name)
+
+
+def test_a_text_without_blank_lines(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("a\nb\nc\n")
+    with pytest.raises(ValueError, match=r"blank lines part them.*sample_by='line'"):
+        data.load_text(path)
+    assert len(data.load_text(path, sample_by="line")["train"]) == 1
+
+
+def test_the_name_of_a_tokenizer():
+    with pytest.raises(TypeError, match=r"`tokenizer` must come from data.train_tokenizer.*a str"):
+        data.causal_lm(["a b"], "bert", 4, 1)
+    with pytest.raises(TypeError, match=r"`tokenizer` must.*a str"):
+        data.seq2seq([("a", "b")], "bert", batch_size=1)
+    with pytest.raises(TypeError, match=r"`target_tokenizer` must.*a str"):
+        data.seq2seq([("a", "b")], TOKENIZER, "bert", batch_size=1)
+
+
+def test_rows_of_different_lengths():
+    with pytest.raises(ValueError, match=re.escape("fill the shorter ones up")):
+        data.teacher_forcing([[1, 2], [3]])
+
+
+def test_curves_of_a_model():
+    plots = pytest.importorskip("keras_llm.teaching.plots")
+    with pytest.raises(TypeError, match=r"what fit returned.*Received: a CausalTransformer"):
+        plots.learning_curves(causal())
+    model = compiled()
+    model.fit(X, Y, verbose=0)
+    assert plots.learning_curves(model.history).lines
+
+
+def test_what_is_right_stays_so():
+    model = compiled()
+    model.fit(keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(Y), verbose=0)
+    np.testing.assert_array_equal(model.generate([1, 2], max_new_tokens=2)[:2], [1, 2])
