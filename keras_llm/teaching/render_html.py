@@ -1,4 +1,9 @@
-"""An explanation as a piece of an HTML page, for a notebook or a report."""
+"""An explanation as a piece of an HTML page, for a notebook or a report.
+
+JupyterLab shows a notebook that somebody else ran without its `<style>`s and drawings, and puts the
+text of cells to the right. What must be readable there does without: blocks and spaces of HTML's
+own, alignment at the cell, words between the texts of a drawing.
+"""
 
 from html import escape
 
@@ -7,7 +12,7 @@ from keras_llm.teaching.table import table_html
 
 # Colours are the page's own, paler or stronger, so that light and dark pages are both readable;
 # the one colour of its own is of middle brightness and never alone: a mark goes with it. Cells are
-# named by two classes, since JupyterLab names them by as many to put all text to the right.
+# named by two classes, since JupyterLab names them by as many.
 STYLE = """
 .keras-llm-explain { max-width: 62em; line-height: 1.45; container-type: inline-size; }
 .keras-llm-explain h3 { font-size: 1em; font-weight: 600; margin: 1.2em 0 .3em; }
@@ -16,15 +21,14 @@ STYLE = """
   table-layout: fixed; }
 .keras-llm-explain tr { background: none !important;
   border-top: 1px solid rgba(128, 128, 128, .3); }
-.keras-llm-explain :is(.facts, .rows) td { border: 0; padding: .2em .8em .2em 0; text-align: left;
+.keras-llm-explain :is(.facts, .rows) td { border: 0; padding: .2em .8em .2em 0;
   vertical-align: top; color: inherit; overflow-wrap: anywhere; }
 .keras-llm-explain col.name { width: 14em; }
 .keras-llm-explain col.value { width: 5.5em; }
 .keras-llm-explain col.usual { width: 13em; }
 .keras-llm-explain sup { line-height: 0; }
-.keras-llm-explain .note:not(:first-child) { margin-left: .8em; }
 .keras-llm-explain .note, .keras-llm-explain .usual, .keras-llm-explain footer { opacity: .75; }
-.keras-llm-explain .flag { display: block; border-left: 3px solid #c77700;
+.keras-llm-explain .flag { border-left: 3px solid #c77700;
   padding-left: .6em; }
 .keras-llm-explain svg { display: block; width: 100%; max-width: 36em; height: auto;
   margin: .4em 0; }
@@ -44,6 +48,7 @@ STYLE = """
 """
 
 
+CELL = '<td style="text-align: left"'
 COLUMNS = '<colgroup><col class="name"><col class="value"><col class="usual"><col></colgroup>'
 
 
@@ -73,18 +78,19 @@ def section_html(section: Section, numbers) -> str:
 
 def fact_html(fact: Fact, numbers) -> str:
     """A row: the name, the value, where it usually lies, what it means and what is odd."""
-    note = f'<span class="note">{escape(fact.note)}</span>' if fact.note else ""
+    note = f'&emsp;<span class="note">{escape(fact.note)}</span>' if fact.note else ""
     if fact.details:
         items = "<br>".join(escape(line) for line in fact.details)
         note += f"<details><summary>all {len(fact.details)}</summary>{items}</details>"
     if fact.flag:
-        note += f'<span class="flag">▲ {escape(fact.flag)}</span>'
-    name = f"<td>{escape(fact.name).replace('_', '_<wbr>')}</td>"
+        note += f'<div class="flag">▲ {escape(fact.flag)}</div>'
+    name = f"{CELL}>{escape(fact.name).replace('_', '_<wbr>')}</td>"
     if not fact.typical:
-        return f'<tr>{name}<td colspan="3"><span>{escape(fact.text)}</span>{note}</td></tr>'
+        return f'<tr>{name}{CELL} colspan="3">{escape(fact.text)}{note}</td></tr>'
     marks = " ".join(f"{numbers[key]}" for key in fact.typical.sources)
-    usual = f'<td class="usual">usual: {escape(str(fact.typical))} <sup>{marks}</sup></td>'
-    return f"<tr>{name}<td>{escape(fact.text)}</td>{usual}<td>{note}</td></tr>"
+    usual = f'{CELL} class="usual">usual: {escape(str(fact.typical))} <sup>{marks}</sup></td>'
+    note = note.removeprefix("&emsp;")
+    return f"<tr>{name}{CELL}>{escape(fact.text)}</td>{usual}{CELL}>{note}</td></tr>"
 
 
 def footer(sources) -> str:
@@ -118,8 +124,8 @@ def curve_html(curve: Curve) -> str:
         f' stroke-opacity=".35"/>'
         f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
         f'<circle cx="{x}" cy="{y}" r="5" fill="#c77700"/>'
-        f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{escape(shown(peak))}</text>'
-        f'<text x="{left - 6}" y="{zero + 4}" text-anchor="end">0</text>'
-        f'<text x="{left}" y="{height - 6}">0</text>'
+        f'; from <text x="{left - 6}" y="{zero + 4}" text-anchor="end">0</text>'
+        f' to <text x="{left - 6}" y="{top + 4}" text-anchor="end">{escape(shown(peak))}</text>'
+        f', from <text x="{left}" y="{height - 6}">0</text> to '
         f'<text x="{width - 12}" y="{height - 6}" text-anchor="end">{end:,} updates</text></svg>'
     )

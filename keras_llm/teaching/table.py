@@ -102,4 +102,4 @@ def row_html(table: Table, row: Row) -> str:
 
 def side(column: Column) -> str:
     """The attribute that puts numbers to the right."""
-    return ' style="text-align: right"' if column.is_number else ""
+    return f' style="text-align: {"right" if column.is_number else "left"}"'

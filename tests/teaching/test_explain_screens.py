@@ -199,6 +199,21 @@ def test_the_page_is_whole_and_loads_nothing(name):
     assert links == {url for _, url in explanation.sources.values()}
 
 
+def test_without_styles_and_drawings_the_page_is_still_text():
+    page = explain(MODELS["flagged"](), show=False).to_html()
+    page = re.sub(
+        r"(?s)<style>.*?</style>|</?(?:svg|path|polyline|circle|text|title).*?>", "", page
+    )
+    # Blocks begin lines, anything else does not; numbers and words must not run together.
+    lines = re.sub(r"</?(?:div|td|h3|p|footer|details)\b.*?>", "\n", page)
+    lines = re.sub(r"<.*?>", "", lines).splitlines()
+    fact = explain(MODELS["flagged"](), show=False)["Loss"]["first loss"]
+    assert f"{fact.text}&emsp;{fact.note}" in lines
+    curve = r"learning rate .*; from 0 to \S+, from 0 to .* updates"
+    assert any(re.fullmatch(curve, line) for line in lines)
+    assert re.findall("<td(?! style=.text-align)", page) == []
+
+
 def test_what_looks_like_markup_is_text():
     odd = "<s>[red]&\"'"
     fact = Fact(odd, odd, note=odd, flag=odd, details=(odd,))
