@@ -9,7 +9,8 @@
 #             weights = weights moved by the optimizer                    5  update
 #
 # An encoder-decoder shows all of it: one sequence in, another one out. The task is to write a
-# sequence of digits backwards.
+# sequence of digits backwards. The loops by hand are PyTorch's, and so this guide runs on no other
+# backend.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)

@@ -72,6 +72,13 @@ def test_there_is_no_second_scale_without_a_perplexity():
     assert not plots.learning_curves({"loss": [2.0]}).child_axes
 
 
+def test_a_single_epoch_is_seen():
+    history = {"loss": [3.0], "perplexity": [8.0], "val_loss": [2.5], "val_perplexity": [7.0]}
+    lines = plots.learning_curves(history).lines
+    assert len(lines) == 4
+    assert {line.get_marker() for line in lines} == {"o"}
+
+
 def test_a_smoothed_loss_stands_beside_the_nll_that_perplexity_is_made_of():
     curves = {"loss": [3.0, 2.5], "perplexity": [8.0, 4.0], "val_loss": [3.0, 2.75]}
     curves["val_perplexity"] = [7.0, 5.0]

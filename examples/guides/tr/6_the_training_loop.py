@@ -9,7 +9,8 @@
 #             ağırlıklar = eniyileyicinin oynattığı ağırlıklar            5  güncelleme (update)
 #
 # Bunların hepsi bir kodlayıcı-çözücüde (encoder-decoder) görülebilir: bir dizi girer, başka bir
-# dizi çıkar. Buradaki görev, bir rakam dizisini tersten yazmak.
+# dizi çıkar. Buradaki görev, bir rakam dizisini tersten yazmak. Elle yazılan döngüler PyTorch
+# içindir; bu rehber başka bir arka uçta çalışmaz.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)

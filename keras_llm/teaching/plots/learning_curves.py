@@ -59,7 +59,7 @@ def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity
         lines += ax.plot(*finite(epochs, values), label=label, **look)
         nll = np.log(curves.get(prefix + perplexity, np.array([])))
         if metric == "loss" and not is_close(nll, values):
-            look = {"color": colour, "linestyle": ":"}
+            look |= {"linestyle": ":", "marker": "o" if len(values) == 1 else ""}
             lines += ax.plot(*finite(epochs, nll), label=f"{label} nll", **look)
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="epoch", ylabel="loss, nats per token" if metric == "loss" else metric)
