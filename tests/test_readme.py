@@ -35,6 +35,12 @@ def test_program_1(tmp_path, monkeypatch, capsys):
     assert "The with statement" in capsys.readouterr().out
     logs = names["model"].evaluate(names["valid"], verbose=0, return_dict=True)
     assert logs["perplexity"] == pytest.approx(np.exp(logs["loss"]), rel=1e-5)
+    # Saved, loaded and trained on.
+    updates = int(names["model"].optimizer.iterations)
+    (code,) = [block for block in BLOCKS if "load_model" in block]
+    again = run(code, **names)
+    assert again["model"] is not names["model"]
+    assert int(again["model"].optimizer.iterations) == updates + len(again["train"])
 
 
 @pytest.mark.torch_only

@@ -8,7 +8,12 @@ from keras import ops
 
 from keras_llm.backend.keras_private import all_layers
 from keras_llm.losses import MaskedLoss, TokenLoss
-from keras_llm.training.sanity import SanityWarning, ignored_label, takes_logits
+from keras_llm.training.sanity import (
+    SanityWarning,
+    ended_schedule,
+    ignored_label,
+    takes_logits,
+)
 from keras_llm.training.sanity_of_batch import (
     Batch,
     batch_messages,
@@ -44,6 +49,7 @@ class FirstBatch(keras.callbacks.Callback):
         """Stands in for the step."""
         model = self.model
         self.is_first_update = int(model.optimizer.iterations) == 0
+        self.found_before = ended_schedule(model.optimizer)
         self.step, model.train_function = model.train_function, self.first_step
 
     def leave(self):
@@ -95,7 +101,7 @@ class FirstBatch(keras.callbacks.Callback):
         model, loss = self.model, self.model.loss
         vocab_size = vocabulary(model)
         batch = None if batch is None else read(model, batch)
-        found = []
+        found = [self.found_before]
         if batch is not None:
             masked = any(getattr(layer, "mask_zero", False) for layer in all_layers(model))
             found += batch_messages(batch, vocab_size, masked)

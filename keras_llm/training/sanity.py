@@ -80,6 +80,19 @@ def peak_learning_rate(optimizer) -> float | None:
     return max(rates, default=None)
 
 
+def ended_schedule(optimizer) -> str | None:
+    """A schedule that came to 0 in an earlier `fit`, or in the process that saved the model."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule, updates = learning_rate_schedule(optimizer), int(optimizer.iterations)
+    if schedule is None or not updates or optimizer.learning_rate != 0:
+        return None
+    return guided(
+        f"The learning rate is 0 after {updates:,} updates: its schedule has ended, and nothing "
+        "is learnt any more. To go on, compile again with another schedule.",
+        "4_adamw_and_adafactor",
+    )
+
+
 def predicts_logits(model) -> bool | None:
     """Whether a model's predictions are logits (or probabilities), as far as its head tells."""
     if model.head_is_matrix():

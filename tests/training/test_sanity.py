@@ -226,6 +226,24 @@ def test_a_first_loss_that_is_too_large():
     assert not of_fit(model, x, y)
 
 
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_schedule_that_has_ended(with_state, tmp_path):
+    optimizer = optimizers.AdamW(schedules.WarmupLinearDecay(1e-3, 1, total_steps=4))
+    model, x, y = with_optimizer(optimizer)
+    # The first updates, and all of a schedule, are nobody's mistake.
+    assert not of_fit(model, x, y)
+    if with_state:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    before = model.get_weights()
+    only(of_fit(model, x, y), "The learning rate is 0 after 4 updates", "4_adamw_and_adafactor")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    optimizer = optimizers.AdamW(schedules.WarmupLinearDecay(1e-3, 1, total_steps=4))
+    assert not of_fit(compiled(model, optimizer=optimizer), x, y)
+    assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
+
+
 # --- no mistakes ---------------------------------------------------------------------------------
 
 
