@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from keras_llm import losses
+from keras_llm.backend import chunks as sizes
 from keras_llm.backend.torch import vocabulary_pass as module
 from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 from tests import reference
@@ -73,10 +74,12 @@ def whole(hidden, kernel, bias, formula):
     return SCALE * sums[0], [*sums, WEIGHTS.sum()]
 
 
-@pytest.fixture(params=[4, 512], ids=["six chunks", "one chunk"])
+@pytest.fixture(params=[(4, 5), (512, 1024)], ids=["six chunks of tiles", "one chunk"])
 def chunks(request, monkeypatch):
-    """Small chunks, the last of them short; and one for all."""
-    monkeypatch.setattr(module, "chunk_rows", lambda vocab_size, device: request.param)
+    """Small chunks and tiles, the last of them short; and one for all."""
+    rows, columns = request.param
+    monkeypatch.setattr(module, "chunk_rows", lambda vocab_size, device: rows)
+    monkeypatch.setattr(sizes, "CPU_TILE_COLUMNS", columns)
 
 
 @pytest.mark.parametrize("tied, bias", [(False, True), (True, False)], ids=["own", "tied"])

@@ -13,7 +13,7 @@ and likewise for K and b: one buffer of a few hundred rows holds z, then E, and 
 
 import torch
 
-from keras_llm.backend.chunks import chunk_rows
+from keras_llm.backend.chunks import chunk_rows, tiles
 from keras_llm.backend.torch import tensors as facts
 from keras_llm.backend.torch.logits_pass import among_top
 from keras_llm.token_statistics import TokenStatistics
@@ -95,30 +95,28 @@ class Rows:
     def reduce(self, loss, top_k, needs_gradients):
         """The sums `(loss, nll, correct, tokens)`, and the gradients of hidden, kernel and bias."""
         count, vocab_size = len(self.hidden), self.kernel.shape[1]
-        rows = max(min(chunk_rows(vocab_size, self.hidden.device.type), count), 1)
-        buffer = self.hidden.new_empty(rows, vocab_size, dtype=self.product_dtype)
+        device_type = self.hidden.device.type
+        rows = max(min(chunk_rows(vocab_size, device_type), count), 1)
+        self.tiles = tiles(vocab_size, device_type)
+        buffer = self.hidden.new_empty(rows, vocab_size, dtype=self.dtype)
         sums = self.hidden.new_zeros(4, dtype=self.dtype)
         self.allocate(needs_gradients)
         for start in range(0, count, rows):
             chunk = slice(start, min(start + rows, count))
-            logits = torch.mm(self.hidden[chunk], self.kernel, out=buffer[: chunk.stop - start])
-            logits = logits.to(self.dtype)
-            if self.bias is not None:
-                logits += self.bias
-            sums += self.reduce_chunk(logits, chunk, loss, top_k, needs_gradients)
+            room = buffer[: chunk.stop - start]
+            sums += self.reduce_chunk(room, chunk, loss, top_k, needs_gradients)
         return sums.unbind(), self.gradients()
 
-    def reduce_chunk(self, logits, chunk, loss, top_k, needs_gradients):
+    def reduce_chunk(self, room, chunk, loss, top_k, needs_gradients):
         """The sums of one chunk; its gradients are added to the accumulators."""
         labels, weights = self.labels[chunk], self.weights[chunk]
+        logits, largest = self.logits(chunk, room)
         label_logit = logits.gather(1, labels[:, None]).squeeze(1)
-        largest = logits.amax(dim=1)
         correct = weights.new_zeros(())
         if top_k:
             hits = among_top(logits, labels, weights != 0, largest, top_k)
             correct = (weights * hits).sum()
-        exponentials = facts.exp_in_place(logits.sub_(largest[:, None]))
-        total = exponentials.sum(dim=1)
+        exponentials, total = self.exponentials(logits, largest)
         lse = total.log() + largest
         nll = lse - label_logit
         self.kept_nll[chunk] = nll
@@ -133,6 +131,24 @@ class Rows:
             mean_factor = None if f_mean is None else f_mean * factor
             self.accumulate(exponentials, chunk, softmax_factor, label_factor, mean_factor)
         return sums
+
+    def logits(self, chunk, room):
+        """The logits of a chunk, and the largest of each row."""
+        hidden, largest = self.hidden[chunk], []
+        for columns in self.tiles:
+            tile = multiply(hidden, self.kernel[:, columns], out=room[:, columns])
+            if self.bias is not None:
+                tile += self.bias[columns]
+            largest.append(tile.amax(dim=1))
+        return room, torch.stack(largest).amax(dim=0)
+
+    def exponentials(self, logits, largest):
+        """`exp(logits - largest)`, in place of the logits, and their sums."""
+        totals = []
+        for columns in self.tiles:
+            tile = facts.exp_in_place(logits[:, columns].sub_(largest[:, None]))
+            totals.append(tile.sum(dim=1))
+        return logits, torch.stack(totals).sum(dim=0)
 
     def differentiate(self, loss, nll, lse, chunk):
         """The loss of each token, and its partial derivatives by the three numbers."""
@@ -166,10 +182,7 @@ class Rows:
         """Adds a chunk to the gradients; the exponentials are not needed afterwards."""
         hidden, labels = self.hidden[chunk], self.labels[chunk]
         d_hidden = self.d_hidden[chunk]
-        if self.product_dtype == self.dtype:
-            torch.mm(exponentials, self.kernel.T, out=d_hidden)
-        else:
-            d_hidden.copy_(torch.mm(exponentials.to(self.product_dtype), self.kernel.T))
+        multiply(exponentials.to(self.product_dtype), self.kernel.T, out=d_hidden)
         d_hidden *= softmax_factor[:, None]
         d_hidden -= label_factor[:, None] * self.kernel.T.index_select(0, labels)
 
@@ -202,6 +215,13 @@ class Rows:
             return values
         whole = values.new_zeros(self.all_rows, *values.shape[1:])
         return whole.index_copy_(0, self.kept, values)
+
+
+def multiply(left, right, out):
+    """The product of two matrices, also into wider numbers than theirs."""
+    if out.dtype == left.dtype:
+        return torch.mm(left, right, out=out)
+    return out.copy_(torch.mm(left, right))
 
 
 def differentiate(loss, nll, lse, mean_logit, labels, vocab_size):
