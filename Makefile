@@ -11,7 +11,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 train: .venv/train.installed
 	$(BIN)/python examples/causal_lm.py $(ARGS)
 
-test: lint test-torch test-jax test-tensorflow
+# Two suites at a time, each on a core of its own; what a suite prints comes when it is over.
+test: lint
+	$(MAKE) -j2 --output-sync=target test-torch test-jax test-tensorflow
 
 # The whole suite, doctests and README's programs included.
 test-torch: .venv/test.installed

@@ -54,6 +54,15 @@ def keras_side(optimizer, gradients):
     return update
 
 
+def model_side(optimizer):
+    """A step of a plain `keras.Model` with as many parameters, on a few rows: mostly the update."""
+    widths = [1536, 384] * 25
+    model = keras.Sequential([keras.Input((384,)), *map(keras.layers.Dense, widths)])
+    model.compile(optimizer=optimizer, loss="mean_squared_error")
+    rows = torch.zeros(8, 384)
+    return lambda: model.train_on_batch(rows, rows)
+
+
 def measure(sides, repeats):
     """The times of each side, after two rounds of warm-up."""
     times = {name: [] for name in sides}
@@ -131,6 +140,16 @@ def main():
             "transformers.optimization.Adafactor": torch_side(HuggingFaceAdafactor, gradients),
             "keras_llm.optimizers.Adafactor": keras_side(optimizers.Adafactor(), gradients),
             "keras.optimizers.Adafactor": keras_side(keras.optimizers.Adafactor(1e-2), gradients),
+        },
+        repeats,
+    )
+    report(
+        "train_on_batch of a plain keras.Model",
+        {
+            "keras.optimizers.AdamW": model_side(keras.optimizers.AdamW(1e-3)),
+            "keras_llm.optimizers.AdamW": model_side(optimizers.AdamW(1e-3)),
+            "keras.optimizers.Adafactor": model_side(keras.optimizers.Adafactor(1e-2)),
+            "keras_llm.optimizers.Adafactor": model_side(optimizers.Adafactor()),
         },
         repeats,
     )
