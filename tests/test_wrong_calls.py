@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_llm import data, losses, metrics, models
+from keras_llm import data, losses, metrics, models, schedules
 from tests.training.test_sanity import sanity
 
 V = 20
@@ -116,3 +116,34 @@ def test_what_is_right_stays_so():
     model = compiled()
     model.fit(keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(Y), verbose=0)
     np.testing.assert_array_equal(model.generate([1, 2], max_new_tokens=2)[:2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "write"),
+    [
+        (losses.MaskedSparseCategoricalCrossentropy, "ignore_class", "ignore_index"),
+        (losses.MaskedSparseCategoricalFocalCrossentropy, "weight", "alpha"),
+        (losses.MaskedKLDivergence, "axis", "nothing"),
+        (metrics.Perplexity, "mask_token_id", "ignore_index"),
+        (metrics.MaskedTokenAccuracy, "k", "top_k"),
+        (schedules.WarmupLinearDecay, "num_training_steps", "total_steps"),
+        (schedules.WarmupCosineDecay, "num_warmup_steps", "warmup_steps"),
+    ],
+)
+def test_names_of_other_libraries(make, name, write):
+    with pytest.raises(TypeError, match=f"{make.__name__} has no argument {name}; write {write}"):
+        make(**{name: 3})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nowhere'"):
+        make(nowhere=3)
+
+
+def test_a_name_of_ones_own_is_not_refused():
+    class Mine(losses.TokenLoss):
+        def __init__(self, smoothing=0.0):
+            super().__init__(ignore_index=0)
+            self.smoothing = smoothing
+
+        def token_loss(self, nll, lse, mean_logit):
+            return nll
+
+    assert Mine(smoothing=0.3).smoothing == 0.3

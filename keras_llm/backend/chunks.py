@@ -1,7 +1,7 @@
 """How much of the logits the pass over the vocabulary holds at once."""
 
-# On a CPU a chunk of the logits should stay near the caches; on a GPU it should fill the device.
-CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 96 * 2**20, 512 * 2**20
+# Enough rows for products to run at full speed; on a GPU, to fill the device.
+CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 256 * 2**20, 512 * 2**20
 # What is done to logits one after another should find them in a core's cache.
 CPU_TILE_COLUMNS = 1024
 

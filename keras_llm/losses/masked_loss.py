@@ -1,16 +1,18 @@
 """What every loss of this library shares: which tokens count, and how their sum is divided."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import keras
 from keras import ops
 
+from keras_llm.names_elsewhere import NamesElsewhere
 from keras_llm.token_statistics import divide, weighted
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-class MaskedLoss(keras.losses.Loss):
+class MaskedLoss(NamesElsewhere, keras.losses.Loss):
     """A loss of one number per token, reduced over the tokens that count.
 
     With weights w (0 for a token that does not count):
@@ -28,6 +30,15 @@ class MaskedLoss(keras.losses.Loss):
         reduction: `"mean"`, `"sum"` or `"none"`.
         name: The loss's name.
     """
+
+    write_instead: ClassVar[dict[str, str]] = {
+        "ignore_class": "ignore_index=...",
+        "pad_token_id": "ignore_index=...",
+        "smoothing": "label_smoothing=...",
+        "weight": "alpha=[one number a class] of the focal loss, or sample_weight of fit",
+        "axis": "nothing: the classes are the last axis",
+        "dtype": "nothing: logits are reduced in float32, or in float64 if they are",
+    }
 
     def __init__(self, ignore_index=-100, from_logits=True, reduction="mean", name=None):
         reduction = "none" if reduction is None else reduction

@@ -1,16 +1,18 @@
 """What every metric of this library shares: sums over the tokens that count, divided once."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.metrics.exact_sums import ExactSums
+from keras_llm.names_elsewhere import NamesElsewhere
 from keras_llm.token_statistics import divide, token_rows, token_statistics
 
 
-class TokenMetric(keras.metrics.Metric):
+class TokenMetric(NamesElsewhere, keras.metrics.Metric):
     """A ratio of two sums over tokens, exact over the epoch whatever the batches.
 
     Subclasses write `numerator_and_denominator`, and `result` where it is not the plain ratio.
@@ -21,6 +23,13 @@ class TokenMetric(keras.metrics.Metric):
         name: The metric's name in logs.
     """
 
+    write_instead: ClassVar[dict[str, str]] = {
+        "ignore_class": "ignore_index=...",
+        "mask_token_id": "ignore_index=...",
+        "pad_token_id": "ignore_index=...",
+        "k": "top_k=...",
+        "dtype": "nothing: sums are kept so that long epochs lose nothing",
+    }
     # How many best guesses count as correct; 0 where the metric does not ask.
     top_k = 0
     # Whether sums over all tokens are not enough; then there is an `update_from_rows`.

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.names_elsewhere import check_names
+
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.gradient_clipping import clip_by_global_norm_
     from keras_llm.backend.torch.tensors import count_in_place
@@ -56,11 +58,7 @@ class Optimizer(keras.optimizers.Optimizer):
         exclude_from_weight_decay: str | Sequence[str],
         **kwargs,
     ):
-        for name in kwargs.keys() & self.write_instead.keys():
-            raise TypeError(
-                f"{type(self).__name__} has no argument {name}; write {self.write_instead[name]}. "
-                f"Received: {name}={kwargs[name]!r}"
-            )
+        check_names(type(self), kwargs, self.write_instead)
         super().__init__(
             checked_learning_rate(learning_rate),
             weight_decay=None if weight_decay is None else at_least_0("weight_decay", weight_decay),

@@ -3,12 +3,15 @@
 import math
 import numbers
 from abc import abstractmethod
+from typing import ClassVar
 
 import keras
 from keras import ops
 
+from keras_llm.names_elsewhere import NamesElsewhere
 
-class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+
+class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that rises to its peak in a straight line, then follows `decay`.
 
         lr(step) = learning_rate * step / warmup_steps    for step < warmup_steps
@@ -26,6 +29,16 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         learning_rate: The peak learning rate.
         warmup_steps: Updates until the peak; 0 starts there.
     """
+
+    write_instead: ClassVar[dict[str, str]] = {
+        "lr": "learning_rate=...",
+        "initial_learning_rate": "learning_rate=..., the peak",
+        "warmup_target": "learning_rate=..., the peak",
+        "optimizer": "nothing: the schedule is the optimizer's learning_rate",
+        "num_warmup_steps": "warmup_steps=...",
+        "num_training_steps": "total_steps=..., warm-up included",
+        "decay_steps": "total_steps=..., warm-up included",
+    }
 
     def __init__(self, learning_rate: float, warmup_steps: int):
         real = isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool)

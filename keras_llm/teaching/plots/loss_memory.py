@@ -47,7 +47,7 @@ def loss_memory(
     >>> ax = plots.loss_memory([50_257], tokens=2_048, d_model=256)
     >>> whole, one_pass = (float(line.get_ydata()[0]) for line in ax.lines)
     >>> round(whole / one_pass, 1)
-    8.5
+    8.3
     """
     sizes = np.sort(np.asarray(vocab_sizes, "int64"))
     if not sizes.size or min(sizes[0], tokens, d_model) < 1:
