@@ -44,7 +44,9 @@ class CausalTransformer(LanguageModel):
             after it.
         document_end_id: The id that ends a document, where a row holds several, as
             `data.causal_lm` packs them: no token sees the documents before its own, so each gets
-            what it would get in a row by itself. None: every token sees the whole row before it.
+            what it would get in a row by itself. On a CPU with PyTorch that costs less than the
+            whole row; elsewhere it takes a mask of all pairs. None: every token sees the whole row
+            before it.
         dtype: A dtype or policy, such as `"mixed_bfloat16"`; None for Keras's global policy.
 
     Call arguments:
