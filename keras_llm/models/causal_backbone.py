@@ -75,6 +75,11 @@ class CausalBackbone(keras.Model):
         )
         check_special_id(pad_id, vocab_size, "pad_id")
         check_special_id(document_end_id, vocab_size, "document_end_id")
+        if pad_id is not None and pad_id == document_end_id:
+            raise ValueError(
+                "document_end_id must not be pad_id: no token sees padding, so it could not part "
+                f"documents. Received: document_end_id={document_end_id}, pad_id={pad_id}"
+            )
         self.vocab_size = vocab_size
         self.d_model = d_model
         self.num_layers = num_layers

@@ -167,3 +167,8 @@ def test_it_is_saved_with_the_model(tmp_path):
 def test_an_end_outside_the_vocabulary():
     with pytest.raises(ValueError, match=r"document_end_id.*23"):
         build(document_end_id=23)
+
+
+def test_an_end_that_is_padding():
+    with pytest.raises(ValueError, match=r"must not be pad_id.*document_end_id=2, pad_id=2"):
+        build(pad_id=END)
