@@ -13,7 +13,7 @@ train: .venv/train.installed
 
 # Two suites at a time, each on a core of its own; what a suite prints comes when it is over.
 test: lint
-	$(MAKE) -j2 --output-sync=target test-torch test-jax test-tensorflow
+	$(MAKE) -j2 --keep-going --output-sync=target test-torch test-jax test-tensorflow
 
 # The whole suite, doctests and README's programs included.
 test-torch: .venv/test.installed

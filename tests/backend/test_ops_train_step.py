@@ -6,12 +6,10 @@ import pytest
 from keras import ops
 
 from keras_llm import losses, metrics, models
+from keras_llm.backend.ops import vocabulary_pass as module
 from keras_llm.layers import TokenEmbedding, VocabularyHead
 
-if keras.backend.backend() == "torch":
-    pytest.skip("PyTorch has a step of its own", allow_module_level=True)
-
-from keras_llm.backend.ops import vocabulary_pass as module
+pytestmark = pytest.mark.not_torch
 
 VOCAB, PAD = 31, 0
 RNG = np.random.default_rng(0)
@@ -124,10 +122,12 @@ def test_weights_weigh_a_loss_of_ones_own(passes):
     assert_same_fit(passes, fit={"sample_weight": WEIGHTS}, loss=Own(PAD), wanted=wanted)
 
 
-@pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": False}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [{"run_eagerly": True}, pytest.param({"jit_compile": False}, marks=pytest.mark.not_jax)],
+    ids=str,
+)
 def test_without_a_compiler(how, passes):
-    if keras.backend.backend() == "jax" and "jit_compile" in how:
-        pytest.skip("on JAX the same as run_eagerly")
     assert_same_fit(passes, fit={"epochs": 2, "batch_size": 12}, **how)
 
 
@@ -212,9 +212,8 @@ def test_an_id_that_is_none_shows_in_the_loss_and_spares_the_weights(passes):
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
+@pytest.mark.jax_only
 def test_rows_over_several_devices_keep_their_logits(passes):
-    if keras.backend.backend() != "jax":
-        pytest.skip("Keras distributes on JAX only")
     devices = keras.distribution.list_devices("cpu")
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
     try:

@@ -6,12 +6,10 @@ import pytest
 from keras import ops
 
 from keras_llm import losses
-
-if keras.backend.backend() == "torch":
-    pytest.skip("PyTorch has a pass of its own", allow_module_level=True)
-
 from keras_llm.backend.ops import vocabulary_pass as module
 from keras_llm.backend.ops.vocabulary_pass import vocabulary_pass
+
+pytestmark = pytest.mark.not_torch
 
 TOKENS, WIDTH, VOCAB = 23, 6, 9
 RNG = np.random.default_rng(0)

@@ -79,9 +79,9 @@ def test_metrics_are_computed_when_somebody_looks(monkeypatch):
         metrics.Perplexity, "result", lambda self: results.append(1) or result(self)
     )
     model = build()
-    model.fit(X, Y, batch_size=1, epochs=1, verbose=0)
+    model.fit(X, Y, batch_size=2, epochs=1, verbose=0)
     # At the first step and for the epoch; a slow machine's steps may be half a second apart.
-    assert 2 <= len(results) < 24
+    assert 2 <= len(results) < 12
 
     seen = []
 
