@@ -38,7 +38,7 @@ WARM_UP = 3
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", choices=[[], *SHAPES], default=list(SHAPES))
+    parser.add_argument("shapes", nargs="*", choices=[[], *SHAPES])
     parser.add_argument("--sides", nargs="+", default=SIDES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side")
@@ -47,7 +47,7 @@ def main():
         print(json.dumps(run(args.side, args.shapes[0])))
         return
     print(harness.machine())
-    for shape in args.shapes:
+    for shape in args.shapes or SHAPES:
         results = harness.measure(__file__, args.sides, args.rounds, shape)
         print(f"\n{shape}: vocab, d_model, layers, heads, batch, length = {SHAPES[shape]}")
         print("| side | ms a step | / plain | / expert | memory MB | / plain |")

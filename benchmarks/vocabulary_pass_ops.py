@@ -23,7 +23,7 @@ WARM_UP = 2
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", choices=[[], *SHAPES], default=list(SHAPES))
+    parser.add_argument("shapes", nargs="*", choices=[[], *SHAPES])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ignored", type=float, default=0.1, help="share of the labels")
     parser.add_argument("--side")
@@ -32,7 +32,7 @@ def main():
         print(json.dumps(run(args.side, args.shapes[0], args.ignored)))
         return
     print(os.environ["KERAS_BACKEND"], "|", harness.machine())
-    for shape in args.shapes:
+    for shape in args.shapes or SHAPES:
         options = [shape, "--ignored", args.ignored]
         results = harness.measure(__file__, SIDES, args.rounds, *options)
         print(f"\n{shape}: vocab, d_model, layers, heads, batch, length = {SHAPES[shape]}")
