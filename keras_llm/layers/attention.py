@@ -45,7 +45,8 @@ class Attention(keras.layers.Layer):
         `[batch, length, d_model]`.
 
     Raises:
-        ValueError: heads do not divide the width, or key-value heads do not divide the heads.
+        ValueError: heads do not divide the width, or key-value heads do not divide the heads;
+            documents with a mask of pairs, or without `causal`.
 
     Example:
     >>> import numpy as np
@@ -112,11 +113,17 @@ class Attention(keras.layers.Layer):
         documents=None,
     ):
         """What every token of `x` gathers."""
+        of_pairs = attention_mask is not None and attention_mask.shape[-1] != 1
+        if documents is not None and (of_pairs or not causal):
+            raise ValueError(
+                "documents needs causal=True and no mask of pairs. Received: "
+                f"causal={causal}, attention_mask of shape {getattr(attention_mask, 'shape', None)}"
+            )
         query = self._split_heads(self.query(x), self.num_heads)
         if rotation is not None:
             query = rotate(query, rotation)
         key, value = keys_values
-        if attention_mask is None or attention_mask.shape[-1] == 1:
+        if not of_pairs:
             # One column is about whole tokens: it is enough to blank what they gather.
             gathered = attend(query, key, value, causal=causal, documents=documents)
         else:

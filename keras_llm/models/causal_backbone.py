@@ -127,8 +127,8 @@ class CausalBackbone(keras.Model):
             padding = ids == self.pad_id
             positions = ops.argsort(ops.where(padding, self.max_length, 0) + positions, axis=1)
             x = reordered(x, positions)
-            tokens = ~ops.take_along_axis(padding, positions, axis=1)[:, None, :, None]
             ids = ops.take_along_axis(ids, positions, axis=1)
+            tokens = (ids != self.pad_id)[:, None, :, None]
         if self.document_end_id is not None:
             ends = ops.cast(ids == self.document_end_id, "int32")
             documents = ops.cumsum(ends, axis=1) - ends

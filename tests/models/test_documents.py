@@ -6,10 +6,10 @@ import pytest
 import torch
 from keras import ops
 
-from keras_llm import data, losses, models
+from keras_llm import data, layers, losses, models
 from keras_llm.backend.torch import attention
 from keras_llm.backend.torch.capture import Capture
-from keras_llm.backend.torch.packed_attention import rounded_up
+from keras_llm.backend.torch.packed_attention import HAS_KERNELS, rounded_up
 from tests.models.llama import to_llama
 from tests.models.test_padding import Shapes
 from tests.models.weights import randomize
@@ -167,6 +167,23 @@ def test_it_is_saved_with_the_model(tmp_path):
 def test_an_end_outside_the_vocabulary():
     with pytest.raises(ValueError, match=r"document_end_id.*23"):
         build(document_end_id=23)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"causal": True, "attention_mask": np.ones((1, 1, 3, 3), bool)}]
+)
+def test_documents_that_would_be_overlooked(how):
+    attention_layer = layers.Attention(d_model=8, num_heads=2)
+    x = ops.ones((1, 3, 8))
+    with pytest.raises(ValueError, match="documents needs causal=True and no mask of pairs"):
+        attention_layer(x, attention_layer.keys_values(x), documents=ops.array([[0, 0, 1]]), **how)
+
+
+@pytest.mark.torch_only
+def test_pytorch_still_has_the_kernels_by_the_names_that_we_know():
+    assert HAS_KERNELS, (
+        "documents take a mask of all pairs: find the new names of the CPU's kernels"
+    )
 
 
 def test_an_end_that_is_padding():

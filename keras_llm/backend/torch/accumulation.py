@@ -123,3 +123,15 @@ def loss_scale(optimizer):
     """What the optimizer multiplies the loss by, or None."""
     dynamic = getattr(optimizer, "dynamic_scale", None)
     return optimizer.loss_scale_factor if dynamic is None else dynamic.value
+
+
+def add_gradients(tensors, gradients):
+    """Adds to `.grad`, as a backward pass does."""
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        if gradient is None:
+            continue
+        if tensor.grad is None:
+            # Two tensors may share what autograd hands out.
+            tensor.grad = gradient.clone()
+        else:
+            tensor.grad += gradient

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from keras_llm.backend.torch.packed_attention import FORWARD, packed_attention
+from keras_llm.backend.torch.packed_attention import HAS_KERNELS, packed_attention
 from keras_llm.backend.torch.tensors import is_on_host
 
 
@@ -14,7 +14,7 @@ def attend(query, key, value, mask=None, causal=False, documents=None):
         # Not by enable_gqa: with it PyTorch holds the scores of a float32 model on a GPU.
         key, value = (x.repeat_interleave(groups, dim=2) for x in (key, value))
     if documents is not None:
-        if is_on_host(query) and FORWARD is not None:
+        if is_on_host(query) and HAS_KERNELS:
             return packed_attention(query, key, value, documents)[0]
         # The lengths of documents are not known to a CPU that does not wait for the GPU.
         mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()

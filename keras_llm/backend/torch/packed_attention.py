@@ -12,6 +12,7 @@ import torch
 # of one's own autograd records nothing.
 FORWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+HAS_KERNELS = FORWARD is not None and BACKWARD is not None
 
 
 # One operation for a tracer: how documents are grouped depends on their lengths.

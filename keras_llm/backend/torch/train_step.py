@@ -6,7 +6,7 @@ import keras
 import torch
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.backend.torch.accumulation import Window
+from keras_llm.backend.torch.accumulation import Window, add_gradients
 from keras_llm.backend.torch.capture import Capture
 from keras_llm.backend.torch.micro_batches import MicroBatches, Snapshot
 from keras_llm.backend.torch.step_logs import LogPoints
@@ -292,15 +292,3 @@ def on_device(data):
         ),
         data,
     )
-
-
-def add_gradients(tensors, gradients):
-    """Adds to `.grad`, as a backward pass does."""
-    for tensor, gradient in zip(tensors, gradients, strict=True):
-        if gradient is None:
-            continue
-        if tensor.grad is None:
-            # Two tensors may share what autograd hands out.
-            tensor.grad = gradient.clone()
-        else:
-            tensor.grad += gradient
