@@ -7,12 +7,12 @@ import re
 import keras
 
 from keras_llm.losses import MaskedKLDivergence, MaskedLoss, TokenLoss
+from keras_llm.losses.uniform_loss import uniform_loss
 from keras_llm.teaching import typical
 from keras_llm.teaching.compiled import Compiled
 from keras_llm.teaching.facts import Fact, Section, setting, shown
 from keras_llm.teaching.loss_words import equation_and_words
 from keras_llm.teaching.words import name_of
-from keras_llm.training.uniform_loss import uniform_loss
 
 NOTES = {
     "label_smoothing": "share spread over all tokens",

@@ -11,7 +11,7 @@ from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.teaching.compiled import Compiled
 from keras_llm.teaching.facts import Fact, Section
 from keras_llm.teaching.words import name_of
-from keras_llm.training import TokenStep
+from keras_llm.training import TokenModel
 
 UNKNOWN = "known once the model is built"
 
@@ -140,7 +140,7 @@ def logits(compiled: Compiled) -> list[Fact]:
 def obstacle(compiled: Compiled) -> str:
     """Why the one pass over the vocabulary cannot run; empty where it does."""
     model, loss = compiled.model, compiled.loss
-    if not isinstance(model, TokenStep):
+    if not isinstance(model, TokenModel):
         return "models.LanguageModel(backbone, head) around the layers would spare them"
     if compiled.accounts is None:
         return f"{name_of(loss)} is not a loss of keras_llm, so Keras's own step runs"

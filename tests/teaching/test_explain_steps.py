@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras_llm.training.token_accounts import TokenAccounts
 
 from keras_llm import explain, layers, losses, metrics, models, optimizers, schedules
-from keras_llm.training.token_accounts import TokenAccounts
 from tests.teaching.small_models import (
     CROSSENTROPY,
     PAD,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from keras_llm.backend.keras_private import global_seeds_kept, optimizer_twin
-from keras_llm.backend.torch.accumulation import loss_scale
 from keras_llm.backend.torch.stage_costs import Clock, KeptForBackward
+from keras_llm.training.torch.gradient_accumulator import loss_scale
 
 
 @dataclasses.dataclass(frozen=True)
