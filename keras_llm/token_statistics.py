@@ -138,7 +138,7 @@ def reduce_batch(
     )
     numbers = reduce_logits(logits, labels, weights != 0, for_loss)
     if invalid is not None:
-        numbers = numbers._replace(nll=ops.where(invalid, float("nan"), numbers.nll))
+        numbers = numbers._replace(nll=nan_where(invalid, numbers.nll))
     return ReducedBatch(logits, labels, weights, numbers)
 
 
@@ -173,6 +173,12 @@ def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, si
     inside = (labels >= 0) & (labels < vocab_size)
     invalid = counts & ~inside if negative is None else (counts & ~inside) | negative
     return ops.where(counts & inside, labels, ops.zeros_like(labels)), weights, invalid
+
+
+def nan_where(invalid, values):
+    """The values, and NaN with gradient 0 where they are invalid."""
+    # Not the constant, which would be copied to a GPU in every step: a host-device synchronisation.
+    return ops.where(invalid, ops.sqrt(-ops.ones_like(values)), values)
 
 
 def log_probabilities(probabilities):

@@ -10,6 +10,7 @@ from keras_llm.token_statistics import (
     integer_labels,
     is_counted,
     log_probabilities,
+    nan_where,
     token_weights,
 )
 
@@ -110,7 +111,7 @@ class MaskedKLDivergence(MaskedLoss):
         signed = self.reduction == "sum"
         weights, negative = token_weights(counts, sample_weight, mask, losses.dtype, signed)
         if negative is not None:
-            losses = ops.where(negative, float("nan"), losses)
+            losses = nan_where(negative, losses)
         return losses, weights
 
     def labels(self, y_true):

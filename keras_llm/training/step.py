@@ -14,7 +14,7 @@ from keras import ops
 from keras_llm.backend import vocabulary_pass
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.ops.logits_pass import upcast_dtype
-from keras_llm.token_statistics import TokenStatistics, countable, divide
+from keras_llm.token_statistics import TokenStatistics, countable, divide, nan_where
 from keras_llm.training.shared_sums import SharedSums
 
 
@@ -293,7 +293,7 @@ class Step(ABC):
         statistics = TokenStatistics(*sums)
         if invalid is not None:
             # The loss shows that an input was invalid; the weights are spared.
-            wrong = ops.where(ops.any(invalid), float("nan"), 0.0)
+            wrong = nan_where(ops.any(invalid), ops.zeros_like(statistics.loss))
             statistics = statistics._replace(loss=statistics.loss + wrong)
             objective = objective + wrong
         are_weighted = sample_weight is not None

@@ -210,25 +210,27 @@ class TokenModel(keras.Model):
 
     def _make(self, kind: str, make):
         """Keras's function of a kind, which is not left on the model."""
-        name = f"{kind}_function"
+        name, step = f"{kind}_function", f"{kind}_step"
 
         def made():
-            before, jit_compile = getattr(self, name), self.jit_compile
+            own, before, jit_compile = vars(self), getattr(self, name), self.jit_compile
+            given = own.get(step)
             if BACKEND == "torch":
                 # For the graphs of the step: all of it, with the backward pass, the optimizer and
                 # Keras's own bookkeeping, would be compiled in pieces.
                 self.jit_compile = jit_compile and self.step is None
-            elif kind != "predict":
+            else:
                 # jax.jit caches by the function, and for other variables it must be another one.
-                function = getattr(type(self), f"{kind}_step")
-                vars(self)[f"{kind}_step"] = functools.partial(function, self)
+                own[step] = functools.partial(getattr(self, step))
             try:
                 make(force=True)
                 return getattr(self, name)
             finally:
-                vars(self).pop(f"{kind}_step", None)
                 self.jit_compile = jit_compile
                 setattr(self, name, before)
+                if BACKEND != "torch":
+                    own.pop(step)
+                    own |= {} if given is None else {step: given}
 
         if BACKEND == "torch" or self.step is None:
             return made()

@@ -32,8 +32,10 @@ class CompiledStep(Step):
         check_one_replica()
         super().__init__(*arguments)
         self.piece = None if self.micro_batch_size == "auto" else self.micro_batch_size
-        self.gradients = []
-        self.window = self.norms = self.unit = None
+        # Batches, and tokens divided by the unit; the sum of the norms, and their number.
+        self.window, self.norms = zeros((2,), "window"), zeros((2,), "gradient_norms")
+        self.unit = None
+        self.trained, self.gradients = None, []
         # How often a step was traced; of those, how many shapes were compiled, and how long the
         # first calls of them took.
         self.traces, self.shapes, self.seconds = 0, 0, 0.0
@@ -44,7 +46,8 @@ class CompiledStep(Step):
     @property
     def variables(self) -> list:
         """What is kept between two batches."""
-        return [v for v in (*self.gradients, self.window, self.norms) if v is not None]
+        self.build()
+        return [*self.gradients, self.window, self.norms]
 
     @property
     def adds_gradients(self) -> bool:
@@ -52,12 +55,8 @@ class CompiledStep(Step):
         return self.accumulation > 1 or self.piece is not None
 
     def build(self):
-        """Creates the variables, outside of any function that is compiled."""
-        if self.window is not None:
-            return
-        # Batches, and tokens divided by the unit; the sum of the norms, and their number.
-        self.window, self.norms = zeros((2,), "window"), zeros((2,), "gradient_norms")
-        if self.adds_gradients:
+        """Creates the accumulated gradients, outside of any function that is compiled."""
+        if self.adds_gradients and self.trained is None and self.model.built:
             self.trained = self.model.trainable_variables
             self.gradients = [zeros(v.shape, "accumulated_gradient") for v in self.trained]
 
@@ -198,7 +197,7 @@ class CompiledStep(Step):
 
     def apply_update(self):
         """Updates the weights from a short last window."""
-        if self.accumulation > 1 and self.window is not None and self.batches_in_window():
+        if self.accumulation > 1 and self.batches_in_window():
             self.update(self.model.trainable_variables)
 
     def batches_in_window(self) -> int:
@@ -209,7 +208,6 @@ class CompiledStep(Step):
 
     def begin_fit(self, callbacks):
         """Drops what an interrupted `fit` may have left."""
-        self.build()
         clear(self.variables)
 
     def begin_epoch(self, batches_to_come: int | None):
@@ -243,8 +241,6 @@ class CompiledStep(Step):
 
     def gradient_norm(self) -> float | None:
         """The mean global norm of this epoch's gradients before clipping; None before any."""
-        if self.norms is None:
-            return None
         total, count = ops.convert_to_numpy(self.norms.value)
         return float(total / count) if count else None
 
@@ -272,7 +268,6 @@ class CompiledStep(Step):
 
     def load_state_dict(self, state: dict) -> None:
         """Takes what `state_dict` returned."""
-        self.build()
         assign(self.variables, state["variables"])
         assign(self.model.metrics_variables, state["metrics"])
         self.unit = state["unit"]

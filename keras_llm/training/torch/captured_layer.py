@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from keras_llm.backend.ids import check_ids, deferred_checks
 from keras_llm.backend.keras_private import all_layers, keras_mask
-from keras_llm.backend.torch.tensors import is_on_host
+from keras_llm.backend.torch import tensors as facts
 from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse, reason_of
 from keras_llm.training.torch.views import merge_views
 
@@ -120,7 +120,7 @@ class Graph:
     def accept(self, tensors, ids, vocab_size, what) -> bool:
         """Notes the check of an input's ids, which have no values while the graph is traced."""
         for index, tensor in enumerate(tensors):
-            if ids is tensor and is_on_host(ids):
+            if ids is tensor and facts.is_on_host(ids):
                 self.checks.append((index, vocab_size, what))
                 return True
         return False
