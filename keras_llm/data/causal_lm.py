@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from keras_llm.backend.torch.data_loader import DataLoader
+from keras_llm.data.data_loader import DataLoader
 from keras_llm.data.arguments import check_positive_int, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows

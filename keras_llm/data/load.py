@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_llm.data.corpus import Corpus, Split
-from keras_llm.data.local_files import without_tensorflow
+from keras_llm.data.tfds_without_tensorflow import without_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
