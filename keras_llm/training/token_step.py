@@ -147,6 +147,9 @@ class TokenStep(backend.TrainStep, keras.Model):
             # Nobody knows what another one does with labels.
             ours.append(first_batch)
         callbacks = with_callbacks(ours, callbacks)
+        if hasattr(x, "batch_sampler"):
+            # A DataLoader has its own order: without this, Keras warns that it cannot shuffle it.
+            kwargs.setdefault("shuffle", False)
         try:
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         finally:

@@ -66,7 +66,7 @@ def test_errors(tmp_path):
     path.write_text("a\nb\nc")
     with pytest.raises(ValueError, match=r"at least 3 documents.*1 in"):
         data.load_text(path)
-    with pytest.raises(ValueError, match=r"`sample_by` must be one of"):
+    with pytest.raises(ValueError, match=r"sample_by must be one of"):
         data.load_text(path, sample_by="word")
     with pytest.raises(ValueError, match=r"validation=0.6, test=0.4"):
         data.load_text(path, validation=0.6, test=0.4)

@@ -111,7 +111,7 @@ def test_errors(word_tokenizer, tiny_pairs):
         data.seq2seq([("", "1")], word_tokenizer, batch_size=1)
     with pytest.raises(ValueError, match=r"\(source, target\).*1 fields at row 0"):
         data.seq2seq(tiny_pairs["test"]["en"], word_tokenizer, batch_size=1)
-    with pytest.raises(ValueError, match=r"`max_length` must be a positive integer"):
+    with pytest.raises(ValueError, match=r"max_length must be a positive integer"):
         data.seq2seq([("1", "2")], word_tokenizer, batch_size=1, max_length=0)
-    with pytest.raises(ValueError, match=r"`batch_size` must be a positive integer"):
+    with pytest.raises(ValueError, match=r"batch_size must be a positive integer"):
         data.seq2seq([("1", "2")], word_tokenizer, batch_size=0)
