@@ -137,6 +137,31 @@ def test_names_of_other_libraries(make, name, write):
         make(nowhere=3)
 
 
+@pytest.mark.parametrize(
+    ("call", "name", "write"),
+    [
+        (data.causal_lm, "max_length", "seq_len"),
+        (data.causal_lm, "block_size", "seq_len"),
+        (data.causal_lm, "drop_last", "nothing"),
+        (data.seq2seq, "max_target_length", "max_length"),
+        (data.seq2seq, "collate_fn", "nothing"),
+        (data.load_text, "validation_split", "validation"),
+        (data.load, "split", "nothing"),
+        (data.train_tokenizer, "num_words", "vocab_size"),
+        (data.load_tokenizer, "eos_token", "end_token"),
+        (data.Tokenizer, "bos_token", "start_token"),
+        (data.teacher_forcing, "decoder_start_token_id", "start_id"),
+        (TOKENIZER.encode, "add_special_tokens", "nothing"),
+        (TOKENIZER.decode, "skip_special_tokens", "nothing"),
+    ],
+)
+def test_names_of_other_libraries_in_functions(call, name, write):
+    with pytest.raises(TypeError, match=f"{call.__name__} has no argument {name}; write {write}"):
+        call(**{name: 3})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nowhere'"):
+        call(nowhere=3)
+
+
 def test_a_name_of_ones_own_is_not_refused():
     class Mine(losses.TokenLoss):
         def __init__(self, smoothing=0.0):
