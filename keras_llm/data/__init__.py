@@ -14,7 +14,8 @@ from keras_llm.data.load import load
 from keras_llm.data.load_text import load_text
 from keras_llm.data.seq2seq import seq2seq
 from keras_llm.data.teacher_forcing import teacher_forcing
-from keras_llm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from keras_llm.data.tokenizer import Tokenizer, load_tokenizer
+from keras_llm.data.train_tokenizer import train_tokenizer
 
 __all__ = [
     "Tokenizer",
