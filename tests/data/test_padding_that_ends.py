@@ -81,4 +81,4 @@ def test_the_end_is_learnt(path):
     logits = keras.ops.convert_to_numpy(model(np.array([[0]])))[0, 0]
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
-    np.testing.assert_allclose(probabilities, [0, 1 / 3, 1 / 3, 1 / 3], atol=0.02)
+    np.testing.assert_allclose(probabilities, [0, 1 / 3, 1 / 3, 1 / 3], atol=0.05)
