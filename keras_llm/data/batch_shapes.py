@@ -3,9 +3,9 @@
 import numpy as np
 
 MAX_SHAPES = 8
-# Compiling a small model takes as long as some hundred of its batches, so that a shape pays for
-# itself within a few epochs.
-BATCHES_SAVED = 20
+# One more compilation of a small model takes as long as 100 to 200 of its batches (on two cores):
+# a shape that saves this many in an epoch pays for itself in two to four epochs.
+BATCHES_SAVED = 50
 # Candidates for a length: choosing takes memory for the fourth power of this number.
 MAX_LEVELS = 48
 
@@ -39,7 +39,7 @@ def choose_shapes(lengths: np.ndarray, batch_size: int) -> np.ndarray:
     """A few shapes, to one of which each row is padded, with little padding.
 
     The first shape is the longest lengths. Then, one at a time, the shape is added that saves
-    most positions: as long as it saves 20 batches an epoch, and up to 8 shapes.
+    most positions: as long as it saves 50 batches an epoch, and up to 8 shapes.
 
     Args:
         lengths: The lengths of every row, integers `[rows, 2]`.
