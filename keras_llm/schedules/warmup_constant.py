@@ -8,7 +8,7 @@ from keras_llm.schedules.warmup_schedule import WarmupSchedule
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class WarmupConstant(WarmupSchedule):
-    """A linear warm-up, then the peak for ever.
+    """A linear warm-up, then the peak, without an end.
 
         lr(step) = learning_rate * min(1, step / warmup_steps)
 
@@ -28,6 +28,8 @@ class WarmupConstant(WarmupSchedule):
         ValueError: an argument is negative or not a number.
     """
 
+    decay_name = "constant"
+
     def decay(self, step):
-        """All of the peak."""
+        """1 at every step."""
         return ops.ones_like(step)

@@ -1,14 +1,17 @@
 """Warm-up, then one over the square root of the step."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
-from keras_llm.schedules.warmup_schedule import WarmupSchedule, whole_number
+from keras_llm.arguments import check_positive_int
+from keras_llm.schedules.warmup_schedule import WarmupSchedule
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class WarmupInverseSquareRoot(WarmupSchedule):
-    """A linear warm-up, then a decay with the square root of the step, which needs no end.
+    """A linear warm-up, then a decay with one over the square root of the step, without an end.
 
         lr(step) = learning_rate / sqrt(1 + (step - warmup_steps) / timescale)
 
@@ -32,16 +35,27 @@ class WarmupInverseSquareRoot(WarmupSchedule):
         ValueError: an argument is out of range or not a number.
     """
 
+    decay_name = "inverse square root decay"
+    notes: ClassVar[dict[str, str]] = {
+        **WarmupSchedule.notes,
+        "timescale": "updates after the peak until it is divided by the square root of 2",
+    }
+
     def __init__(self, learning_rate: float, warmup_steps: int, timescale: int | None = None):
         super().__init__(learning_rate, warmup_steps)
         if timescale is None:
             timescale = self.warmup_steps or 10_000
-        self.timescale = whole_number("timescale", timescale, at_least=1)
+        self.timescale = check_positive_int(timescale, "timescale")
 
     def decay(self, step):
         """From 1 at the warm-up's end towards 0."""
-        # relu keeps the root's argument positive during the warm-up too, where this is not used.
+        # During the warm-up this is computed too, and not used: relu keeps the root's argument
+        # positive there.
         return ops.rsqrt(1 + ops.relu(step - self.warmup_steps) / self.timescale)
+
+    def shown_steps(self):
+        """Updates until half of the peak."""
+        return self.warmup_steps + 3 * self.timescale
 
     def get_config(self):
         """The constructor's arguments."""

@@ -1,5 +1,7 @@
 """Warm-up, then a straight line down to 0."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
@@ -29,6 +31,9 @@ class WarmupLinearDecay(WarmupSchedule):
         ValueError: an argument is negative or not a number, or the warm-up is longer than the
             whole.
     """
+
+    decay_name = "linear decay"
+    notes: ClassVar[dict[str, str]] = {**WarmupSchedule.notes, "total_steps": "updates until 0"}
 
     def __init__(self, learning_rate: float, warmup_steps: int, total_steps: int):
         super().__init__(learning_rate, warmup_steps)

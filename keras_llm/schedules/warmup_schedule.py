@@ -1,13 +1,12 @@
 """What every schedule of this library shares: the warm-up."""
 
-import math
-import numbers
 from abc import abstractmethod
 from typing import ClassVar
 
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_non_negative_int, check_number, check_positive_int
 from keras_llm.names_elsewhere import NamesElsewhere
 
 
@@ -23,13 +22,23 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
 
     Subclasses write `decay`, with Python operators and `ops.relu` rather than `ops.minimum` or
     `ops.cond`: on a GPU those would copy a constant to the device, or read the step back from it,
-    and wait for that in every update.
+    and wait for that in every update. For `explain` and plots they may also write `decay_name`,
+    `notes` and, where the decay has an end, `total_steps`.
 
     Args:
         learning_rate: The peak learning rate.
         warmup_steps: Updates until the peak; 0 starts there.
+
+    Attributes:
+        total_steps: The update from which on the learning rate no longer changes, the warm-up
+            included; None for a schedule without an end.
+        decay_name: A few words for what follows the warm-up.
+        notes: By the name of an argument, a few words for what it means.
     """
 
+    total_steps: int | None = None
+    decay_name: ClassVar[str] = "decay"
+    notes: ClassVar[dict[str, str]] = {"warmup_steps": "updates until the peak"}
     write_instead: ClassVar[dict[str, str]] = {
         "lr": "learning_rate=...",
         "initial_learning_rate": "learning_rate=..., the peak",
@@ -41,57 +50,47 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
     }
 
     def __init__(self, learning_rate: float, warmup_steps: int):
-        real = isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool)
-        if not real or not 0 <= learning_rate < math.inf:
-            raise ValueError(
-                "learning_rate must be a number of at least 0, the schedule's peak. "
-                f"Received: learning_rate={learning_rate!r}"
-            )
-        self.learning_rate = float(learning_rate)
-        self.warmup_steps = whole_number("warmup_steps", warmup_steps)
+        self.learning_rate = check_number(learning_rate, "learning_rate", "[0, inf)")
+        self.warmup_steps = check_non_negative_int(warmup_steps, "warmup_steps")
 
-    def rise(self, step):
-        """The part of the peak that is reached at `step`, before `warmup_steps`."""
+    def warmup(self, step):
+        """The fraction of the peak at `step`, before `warmup_steps`."""
         return step / max(1, self.warmup_steps)
 
     @abstractmethod
     def decay(self, step):
-        """The part of the peak that is left at `step`, from `warmup_steps` on."""
+        """The fraction of the peak at `step`, from `warmup_steps` on."""
 
     def __call__(self, step):
         """The learning rate of update `step`: a number, array, tensor or variable."""
         # float32 counts whole updates up to 2**24, some 16 million.
         step = ops.cast(step, "float32")
-        part = ops.where(step < self.warmup_steps, self.rise(step), self.decay(step))
-        return self.learning_rate * part
+        fraction = ops.where(step < self.warmup_steps, self.warmup(step), self.decay(step))
+        return self.learning_rate * fraction
+
+    def phases(self) -> list[tuple[str, int | None]]:
+        """The name of each phase and the update at which it ends, None for a phase without an end.
+
+        Example:
+
+        >>> import keras_llm
+        >>> keras_llm.schedules.WarmupLinearDecay(1e-3, warmup_steps=10, total_steps=90).phases()
+        [('warm-up', 10), ('linear decay', 90)]
+        """
+        return [("warm-up", self.warmup_steps), (self.decay_name, self.total_steps)]
+
+    def shown_steps(self) -> int:
+        """How many updates a picture should show: all, or where there is no end, enough of them."""
+        return self.total_steps or 4 * (self.warmup_steps or 10_000)
 
     def get_config(self):
         """The constructor's arguments."""
         return {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
 
 
-def whole_number(name: str, value, at_least: int = 0) -> int:
-    """`value` as an int, or an error that names the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < at_least:
-        raise ValueError(
-            f"{name} must be a whole number of updates, at least {at_least}. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
-
-
-def ratio(name: str, value) -> float:
-    """`value` as a float between 0 and 1, or an error that names the argument."""
-    if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
-        raise ValueError(
-            f"{name} must be a part of the peak, between 0 and 1. Received: {name}={value!r}"
-        )
-    return float(value)
-
-
 def total_after_warmup(total_steps, warmup_steps: int) -> int:
     """`total_steps` as an int that leaves room for the warm-up, or an error."""
-    total_steps = whole_number("total_steps", total_steps, at_least=1)
+    total_steps = check_positive_int(total_steps, "total_steps")
     if warmup_steps > total_steps:
         raise ValueError(
             "warmup_steps must not exceed total_steps. "

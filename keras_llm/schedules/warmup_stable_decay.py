@@ -1,13 +1,21 @@
 """Warm-up, a plateau, then a decay."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
+from keras_llm.arguments import (
+    check_non_negative_int,
+    check_number,
+    check_one_of,
+    check_positive_int,
+)
 from keras_llm.schedules.warmup_cosine_decay import half_cosine
-from keras_llm.schedules.warmup_schedule import WarmupSchedule, ratio, whole_number
+from keras_llm.schedules.warmup_schedule import WarmupSchedule
 
-# What is left of the peak, by the part of the decay that remains. The last is 1 - sqrt(progress),
-# written so that nothing cancels near the end.
+# The fraction of the peak, for the fraction of the decay that remains. The last is
+# 1 - sqrt(progress), written so that no digits are lost to cancellation near the end.
 DECAYS = {
     "cosine": half_cosine,
     "linear": lambda remaining: remaining,
@@ -22,9 +30,10 @@ class WarmupStableDecay(WarmupSchedule):
         progress = (step - warmup_steps - stable_steps) / decay_steps, kept between 0 and 1
         lr(step) = learning_rate * (min_ratio + (1 - min_ratio) * f(progress))
 
-    with f one of (1 + cos(pi * progress)) / 2, 1 - progress and 1 - sqrt(progress). The plateau
-    may be prolonged at will, and the decay added when the model is wanted (Hu et al., "MiniCPM",
-    2024). Equals Hugging Face's `get_wsd_schedule`; as there, the warm-up starts from `min_ratio`.
+    with f one of (1 + cos(pi * progress)) / 2, 1 - progress and 1 - sqrt(progress). The length of
+    the plateau can be chosen during training: the decay starts when the model is wanted
+    (Hu et al., "MiniCPM", 2024). Equals Hugging Face's `get_wsd_schedule`; as there, the warm-up
+    starts from `min_ratio`.
 
     Example:
     >>> import keras_llm
@@ -39,11 +48,18 @@ class WarmupStableDecay(WarmupSchedule):
         stable_steps: Updates at the peak.
         decay_steps: Updates from the peak to `min_ratio` of it.
         decay_type: `"cosine"`, `"linear"` or `"1-sqrt"`.
-        min_ratio: The part of the peak that the warm-up starts from and that is left at the end.
+        min_ratio: The fraction of the peak at the start of the warm-up and at the end.
 
     Raises:
         ValueError: an argument is out of range or not a number.
     """
+
+    notes: ClassVar[dict[str, str]] = {
+        **WarmupSchedule.notes,
+        "stable_steps": "updates at the peak",
+        "decay_steps": "updates from the peak to the end",
+        "min_ratio": "fraction of the peak at the start and at the end",
+    }
 
     def __init__(
         self,
@@ -55,29 +71,40 @@ class WarmupStableDecay(WarmupSchedule):
         min_ratio: float = 0.0,
     ):
         super().__init__(learning_rate, warmup_steps)
-        if decay_type not in DECAYS:
-            raise ValueError(
-                f"decay_type must be one of {sorted(DECAYS)}. Received: decay_type={decay_type!r}"
-            )
-        self.stable_steps = whole_number("stable_steps", stable_steps)
-        self.decay_steps = whole_number("decay_steps", decay_steps, at_least=1)
+        check_one_of(decay_type, "decay_type", DECAYS)
+        self.stable_steps = check_non_negative_int(stable_steps, "stable_steps")
+        self.decay_steps = check_positive_int(decay_steps, "decay_steps")
         self.decay_type = decay_type
-        self.min_ratio = ratio("min_ratio", min_ratio)
+        self.min_ratio = check_number(min_ratio, "min_ratio", "[0, 1]")
 
-    def rise(self, step):
+    @property
+    def total_steps(self):
+        """The update at which the decay ends."""
+        return self.warmup_steps + self.stable_steps + self.decay_steps
+
+    def phases(self):
+        """Warm-up, plateau and decay."""
+        plateau_end = self.warmup_steps + self.stable_steps
+        return [
+            ("warm-up", self.warmup_steps),
+            ("plateau", plateau_end),
+            (f"{self.decay_type} decay", self.total_steps),
+        ]
+
+    def warmup(self, step):
         """From `min_ratio` to 1 at the warm-up's end."""
-        return self.above_min_ratio(super().rise(step))
+        return self.above_min_ratio(super().warmup(step))
 
     def decay(self, step):
         """1 on the plateau, then down to `min_ratio`."""
-        remaining = self.warmup_steps + self.stable_steps + self.decay_steps - step
-        # Kept between 0 and decay_steps, by whole numbers, which float32 holds exactly.
+        remaining = self.total_steps - step
+        # Clipped to [0, decay_steps] before the division: float32 holds whole numbers exactly.
         remaining = ops.relu(remaining) - ops.relu(remaining - self.decay_steps)
         return self.above_min_ratio(DECAYS[self.decay_type](remaining / self.decay_steps))
 
-    def above_min_ratio(self, part):
-        """0 to 1 stretched over `min_ratio` to 1."""
-        return self.min_ratio + (1 - self.min_ratio) * part
+    def above_min_ratio(self, fraction):
+        """Maps [0, 1] to [min_ratio, 1]."""
+        return self.min_ratio + (1 - self.min_ratio) * fraction
 
     def get_config(self):
         """The constructor's arguments."""

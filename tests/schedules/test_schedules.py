@@ -63,6 +63,60 @@ def test_whole_steps_are_exact_after_millions_of_updates(schedule):
         np.testing.assert_allclose(float(far(1_000 * step)), float(near(step)), rtol=1e-6)
 
 
+ENDS = [
+    (schedules.WarmupLinearDecay(1e-3, 10, 100), 100, 0.0),
+    (schedules.WarmupLinearDecay(1e-3, 100, 100), 100, 0.0),
+    (schedules.WarmupCosineDecay(1e-3, 10, 100), 100, 0.0),
+    (schedules.WarmupCosineDecay(1e-3, 0, 100, min_ratio=0.1), 100, 1e-4),
+    (schedules.WarmupCosineDecay(1e-3, 100, 100, min_ratio=0.1), 100, 1e-4),
+    *(
+        (schedules.WarmupStableDecay(1e-3, 10, 50, 40, decay_type, ratio), 100, 1e-3 * ratio)
+        for decay_type in ("cosine", "linear", "1-sqrt")
+        for ratio in (0.0, 0.1)
+    ),
+]
+
+
+@pytest.mark.parametrize(("schedule", "end", "value"), ENDS)
+def test_after_its_end_a_schedule_stays_at_its_last_value(schedule, end, value):
+    assert schedule.total_steps == end
+    assert float(schedule(end - 1)) > value
+    last = float(schedule(end))
+    assert last == pytest.approx(value, rel=1e-6, abs=0.0)
+    for step in [*range(end, 3 * end + 1), 10_000, 2**24]:
+        assert float(schedule(step)) == last, step
+
+
+def test_phases():
+    """A phase ends where the sign of the slope changes, and only there."""
+    for schedule, names in [
+        (schedules.WarmupConstant(1.0, 20), ["warm-up", "constant"]),
+        (schedules.WarmupLinearDecay(1.0, 20, 60), ["warm-up", "linear decay"]),
+        (schedules.WarmupCosineDecay(1.0, 20, 60), ["warm-up", "cosine decay"]),
+        (
+            schedules.WarmupInverseSquareRoot(1.0, 20, timescale=7),
+            ["warm-up", "inverse square root decay"],
+        ),
+        (
+            schedules.WarmupStableDecay(1.0, 20, 30, 10, "1-sqrt"),
+            ["warm-up", "plateau", "1-sqrt decay"],
+        ),
+    ]:
+        phases = schedule.phases()
+        assert [name for name, _ in phases] == names
+        assert phases[-1][1] == schedule.total_steps
+        slopes = np.sign(np.diff([float(schedule(step)) for step in range(100)]))
+        turns = (np.flatnonzero(np.diff(slopes)) + 1).tolist()
+        assert turns == [end for _, end in phases if end is not None]
+
+
+def test_shown_steps():
+    inverse = schedules.WarmupInverseSquareRoot(1.0, 30, timescale=7)
+    assert float(inverse(inverse.shown_steps())) == pytest.approx(0.5)
+    assert schedules.WarmupStableDecay(1.0, 10, 50, 40).shown_steps() == 100
+    assert schedules.WarmupConstant(1.0, 10).shown_steps() > 10
+
+
 def test_integer_learning_rates_are_numbers_too():
     assert float(schedules.WarmupConstant(2, warmup_steps=4)(1)) == 0.5
 
