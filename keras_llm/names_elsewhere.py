@@ -31,11 +31,11 @@ def names_elsewhere(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a function or method so that it answers other libraries' names as `check_names`.
 
-    >>> @names_elsewhere({"max_length": "max_new_tokens=..."})
+    >>> @names_elsewhere({"max_length": "max_new_tokens"})
     ... def generate(ids, max_new_tokens=60): ...
     >>> generate([1], max_length=20)
     Traceback (most recent call last):
-    TypeError: generate has no argument max_length; write max_new_tokens=.... Received: max_length=20
+    TypeError: generate has no argument max_length; write max_new_tokens. Received: max_length=20
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
