@@ -1,7 +1,9 @@
-"""The one kind of norm."""
+"""Root mean square normalisation."""
 
 import keras
 from keras import ops
+
+from keras_llm.arguments import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -11,11 +13,11 @@ class RMSNorm(keras.layers.Layer):
 
         RMSNorm(x) = x / sqrt(mean(x^2) + epsilon) * scale
 
-    `keras.layers.RMSNormalization`, except in mixed precision: there Keras rounds the scale to
-    bfloat16, where 1 and 1.003 are the same; here all of it is in float32.
+    Equal to `keras.layers.RMSNormalization`, except in mixed precision: Keras casts the scale to
+    bfloat16, which rounds 1.003 to 1. Here the scale and the arithmetic stay in float32.
 
     Args:
-        epsilon: Keeps a vector of zeros finite.
+        epsilon: Added to the mean square, so that a vector of zeros gives no division by zero.
 
     Call arguments:
         x: `[..., d_model]`.
@@ -32,7 +34,7 @@ class RMSNorm(keras.layers.Layer):
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):
         super().__init__(**kwargs)
-        self.epsilon = epsilon
+        self.epsilon = check_number(epsilon, "epsilon", "[0, inf)")
 
     def build(self, input_shape):
         """Creates the scale."""

@@ -1,25 +1,26 @@
-"""From ids to vectors."""
+"""The embedding: ids to vectors."""
 
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.backend.ids import check_ids, check_integers
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class TokenEmbedding(keras.layers.Layer):
-    """A table of one vector per id of the vocabulary.
+    """A table with one vector per id of the vocabulary, initialised from N(0, 0.02).
 
-    An id outside the vocabulary is an error wherever values can be read. In a traced graph or on
-    a GPU they cannot: there the id's vector is NaN, which reaches the loss, instead of a crash
-    of the device or, worse, another token's vector.
+    An id outside the vocabulary is an error where values can be read. In a traced graph or on a
+    GPU they cannot: there the vector of such an id is NaN, so that the loss becomes NaN. Otherwise
+    the GPU would stop with a device-side assert, or look up the vector of another id.
 
     Args:
         vocab_size: Number of ids.
-        d_model: Size of a vector. Vectors start from N(0, 0.02), as in GPT-2 and Llama.
+        d_model: Size of a vector.
 
     Call arguments:
-        ids: Integers of any shape.
+        ids: Integers of any shape and integer dtype.
 
     Returns:
         `[..., d_model]`, in the compute dtype.
@@ -36,8 +37,8 @@ class TokenEmbedding(keras.layers.Layer):
 
     def __init__(self, vocab_size: int, d_model: int, **kwargs):
         super().__init__(**kwargs)
-        self.vocab_size = vocab_size
-        self.d_model = d_model
+        self.vocab_size = check_positive_int(vocab_size, "vocab_size")
+        self.d_model = check_positive_int(d_model, "d_model")
 
     def build(self, input_shape=None):
         """Creates the table."""
@@ -45,7 +46,7 @@ class TokenEmbedding(keras.layers.Layer):
             name="embeddings",
             shape=(self.vocab_size, self.d_model),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
-            autocast=False,  # mixed precision casts the few vectors, not the whole table
+            autocast=False,  # `call` casts the vectors that it looks up, not the whole table
         )
 
     def call(self, ids):

@@ -53,7 +53,7 @@ def test_logits_with_the_cache_equal_those_of_a_whole_pass():
     model = build()
     ids = np.random.default_rng(0).integers(0, 23, (3, 9))
     expected = ops.convert_to_numpy(model.backbone(ids))
-    state = model.backbone.start(first=np.zeros(3, int), room=12)
+    state = model.backbone.start(np.zeros(3, int), capacity=12)
     pieces = []
     for piece in np.split(ids, [4, 5], axis=1):
         hidden, state = model.backbone.extend(piece, state)
@@ -191,7 +191,7 @@ def test_mixed_precision():
     got = model.generate(PROMPTS, max_new_tokens=4)
     for row, prompt in zip(got, PROMPTS, strict=True):
         assert row[: len(prompt)].tolist() == prompt and len(row) == len(prompt) + 4
-    state = model.backbone.start(first=np.zeros(1, int), room=3)
+    state = model.backbone.start(np.zeros(1, int), capacity=3)
     _, state = model.backbone.extend(np.array([PROMPTS[0]]), state)
     assert keras.backend.standardize_dtype(state.caches[0].key.dtype) == "bfloat16"
 
@@ -209,13 +209,14 @@ def test_mixed_precision():
         (
             [1],
             dict(max_new_tokens=24),
-            "max_length=24. Received: max_new_tokens=24, a prompt of 1 tokens",
+            "at most 23: the longest prompt has 1 tokens, .* max_length is 24. Received: "
+            "max_new_tokens=24",
         ),
-        ([1], dict(max_new_tokens=0), "max_new_tokens must be at least 1"),
+        ([1], dict(max_new_tokens=0), "max_new_tokens must be a positive integer"),
         ([1], dict(end_id=23), r"end_id must be in \[0, 23\)"),
         ([1], dict(temperature=0.0), "temperature must be greater than 0"),
-        ([1], dict(top_k=24), "top_k must be at most the vocabulary"),
-        ([1], dict(top_p=2.0), "top_p must be in"),
+        ([1], dict(top_k=24), "top_k must be at most 23, the size of the vocabulary"),
+        ([1], dict(top_p=2.0), r"top_p must be a number in \(0, 1\]"),
     ],
 )
 def test_wrong_arguments_are_errors(ids, options, message):

@@ -122,8 +122,8 @@ def test_mixed_precision():
     [
         (dict(start_id=5), r"start_id must be in \[0, 5\)"),
         (dict(end_id=-1), r"end_id must be in \[0, 5\)"),
-        (dict(max_new_tokens=13), r"must be in \[1, 12\], the model's max_length"),
-        (dict(num_beams=0), "num_beams must be at least 1. Received: num_beams=0"),
+        (dict(max_new_tokens=13), r"must be at most 12, the model's max_length"),
+        (dict(num_beams=0), "num_beams must be a positive integer. Received: num_beams=0"),
         (dict(num_beams=2, top_k=2), "Beam search does not sample"),
         (dict(encoder_ids=[[1], []]), "encoder_ids must hold at least one token"),
         (dict(encoder_ids=[9]), r"encoder_ids must be in \[0, 9\)"),
