@@ -32,13 +32,13 @@ def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") 
     if _is_list_of_rows(ids):
         rows = [np.asarray(ops.convert_to_numpy(row)) for row in ids]
     else:
-        ids = np.asarray(ops.convert_to_numpy(ids))
-        if ids.ndim not in (1, 2):
-            raise ValueError(
-                f"{what} must be one row of ids, a batch [batch, length] or a list of rows. "
-                f"Received: shape={ids.shape}"
-            )
-        rows = list(np.atleast_2d(ids))
+        array = np.asarray(ops.convert_to_numpy(ids))
+        rows = list(array) if array.ndim == 2 else [array]
+    if any(row.ndim != 1 for row in rows):
+        raise ValueError(
+            f"{what} must be one row of ids, a batch [batch, length] or a list of rows. "
+            f"Received: rows of shape {[row.shape for row in rows]}"
+        )
     rows = [_without_padding(row, pad_id, what) for row in rows]
     if not rows or not all(len(row) for row in rows):
         raise ValueError(

@@ -53,8 +53,7 @@ class TokenEmbedding(keras.layers.Layer):
         """The vectors of `ids`."""
         check_integers(ids, what="ids")
         checked = check_ids(ids, self.vocab_size, what="ids")
-        if keras.backend.standardize_dtype(ids.dtype) not in ("int32", "int64"):
-            ids = ops.cast(ids, "int32")  # torch and TensorFlow index by few others
+        ids = as_indices(ids)
         if checked:
             return self._look_up(ids)
         inside = (ids >= 0) & (ids < self.vocab_size)
@@ -67,3 +66,13 @@ class TokenEmbedding(keras.layers.Layer):
     def get_config(self):
         """The constructor's arguments."""
         return {**super().get_config(), "vocab_size": self.vocab_size, "d_model": self.d_model}
+
+
+def as_indices(ids):
+    """Ids as int32, unless they are int32 or int64 already.
+
+    PyTorch and TensorFlow index by few other dtypes. And a comparison with a Python int happens in
+    the ids' dtype: in uint8, `ids == 300` is true for 44 on PyTorch, and an error on TensorFlow.
+    """
+    is_index = keras.backend.standardize_dtype(ids.dtype) in ("int32", "int64")
+    return ids if is_index else ops.cast(ids, "int32")

@@ -41,7 +41,8 @@ class TransformerConfig:
             self.num_key_value_heads = self.num_heads
         if self.d_ff is None:
             self.d_ff = default_d_ff(self.d_model)
-        check_special_id(self.pad_id, self.vocab_size, "pad_id")
+        if self.pad_id is not None:
+            check_special_id(self.pad_id, self.vocab_size, "pad_id")
 
 
 class Backbone(keras.Model):

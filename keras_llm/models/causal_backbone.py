@@ -11,7 +11,7 @@ from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.models.backbone import Backbone, TransformerConfig
-from keras_llm.models.checks import check_ids_shape, check_special_id
+from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
 
 
 @dataclasses.dataclass
@@ -22,8 +22,10 @@ class CausalConfig(TransformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.document_end_id is None:
+            return
         check_special_id(self.document_end_id, self.vocab_size, "document_end_id")
-        if self.pad_id is not None and self.pad_id == self.document_end_id:
+        if self.pad_id == self.document_end_id:
             raise ValueError(
                 "document_end_id must not be pad_id: padding is masked, so it cannot separate "
                 f"documents. Received: document_end_id={self.document_end_id}, pad_id={self.pad_id}"
@@ -86,7 +88,7 @@ class CausalBackbone(Backbone):
     def call(self, ids, training=None):
         """The hidden vectors of whole sequences."""
         config = self.config
-        check_ids_shape(ids, config.max_length, "ids")
+        ids = checked_ids(ids, config.max_length, "ids")
         x = self.dropout(self.token_embedding(ids), training=training)
         positions, is_token, segment_ids = ops.arange(ops.shape(ids)[1]), None, None
         if config.pad_id is not None:

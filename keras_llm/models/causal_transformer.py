@@ -155,7 +155,8 @@ class CausalTransformer(Transformer):
                 f"tokens, and the model's max_length is {config.max_length}. "
                 f"Received: max_new_tokens={max_new_tokens}"
             )
-        check_special_id(end_id, config.vocab_size, "end_id")
+        if end_id is not None:
+            check_special_id(end_id, config.vocab_size, "end_id")
         sampler = Sampler(temperature, top_k, top_p, seed)
 
         def step(ids, state):

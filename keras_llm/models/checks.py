@@ -2,11 +2,12 @@
 
 import numbers
 
+from keras_llm.backend.ids import check_integers
+from keras_llm.layers.token_embedding import as_indices
 
-def check_special_id(value: int | None, vocab_size: int, name: str) -> None:
-    """Raises `ValueError` unless `value` is None or an id of the vocabulary."""
-    if value is None:
-        return
+
+def check_special_id(value, vocab_size: int, name: str) -> None:
+    """Raises `ValueError` unless `value` is an id of the vocabulary."""
     if not isinstance(value, numbers.Integral) or not 0 <= value < vocab_size:
         raise ValueError(
             f"{name} must be in [0, {vocab_size}), the vocabulary. Received: {name}={value!r}"
@@ -28,3 +29,14 @@ def check_ids_shape(ids, max_length: int, name: str) -> None:
         raise ValueError(
             f"{name} must be at most max_length={max_length} tokens long. Received: length={length}"
         )
+
+
+def checked_ids(ids, max_length: int, name: str):
+    """`ids` in a dtype that can be compared with any id, after `check_ids_shape`.
+
+    Raises:
+        TypeError: ids that are not integers.
+    """
+    check_ids_shape(ids, max_length, name)
+    check_integers(ids, name)
+    return as_indices(ids)

@@ -14,7 +14,7 @@ from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.models.backbone import Backbone, TransformerConfig
-from keras_llm.models.checks import check_ids_shape, check_special_id
+from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
 
 
 @dataclasses.dataclass
@@ -29,7 +29,8 @@ class Seq2SeqConfig(TransformerConfig):
         super().__post_init__()
         if self.target_vocab_size is not None:
             check_positive_int(self.target_vocab_size, "target_vocab_size")
-            check_special_id(self.pad_id, self.target_vocab_size, "pad_id")
+            if self.pad_id is not None:
+                check_special_id(self.pad_id, self.target_vocab_size, "pad_id")
 
 
 class Source(NamedTuple):
@@ -156,7 +157,7 @@ class Seq2SeqBackbone(Backbone):
 
     def encode(self, encoder_ids, training=None) -> Source:
         """The keys and values of the source for every decoder block."""
-        check_ids_shape(encoder_ids, self.config.max_length, "encoder_ids")
+        encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
         cos_sin = self.rotary(ops.arange(ops.shape(encoder_ids)[1]))
         mask = None
         if self.config.pad_id is not None:

@@ -149,6 +149,11 @@ class Seq2SeqTransformer(Transformer):
             TypeError: ids that are not integers.
         """
         if isinstance(encoder_ids, dict):
+            if "encoder_ids" not in encoder_ids:
+                raise ValueError(
+                    'encoder_ids must be ids, or a dictionary with "encoder_ids". '
+                    f"Received: a dictionary with {sorted(encoder_ids)}"
+                )
             encoder_ids = encoder_ids["encoder_ids"]
         config, pad_id = self.backbone.config, self.backbone.config.pad_id
         sources = to_rows(encoder_ids, config.vocab_size, what="encoder_ids")
