@@ -109,6 +109,7 @@ class TransformerBlock(keras.layers.Layer):
             self.cross_attention.build(shape)
         self.feed_forward_norm.build(shape)
         self.feed_forward.build(shape)
+        self.dropout.build(shape)
 
     def call(
         self,

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_llm.arguments import check_number, check_positive_int
+from keras_llm.backend.keras_private import all_layers
 from keras_llm.layers.feed_forward import default_d_ff
 from keras_llm.layers.rotary_embedding import RotaryEmbedding
 from keras_llm.layers.transformer_block import TransformerBlock
@@ -87,9 +88,18 @@ class Backbone(keras.Model):
             for i in range(config.num_layers)
         ]
 
+    def build(self, input_shape=None):
+        """Builds what has no weights, which `quantize` would miss; subclasses build the rest."""
+        self.rotary.build(None)
+        self.dropout.build(None)
+
     def get_config(self) -> dict[str, Any]:
         """The fields of the config, and Keras's own arguments."""
-        return {**super().get_config(), **dataclasses.asdict(self.config)}
+        return {
+            **super().get_config(),
+            **dataclasses.asdict(self.config),
+            **quantized_dtype(self),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]):
@@ -98,3 +108,20 @@ class Backbone(keras.Model):
         options = {name: value for name, value in config.items() if name in fields}
         rest = {name: value for name, value in config.items() if name not in fields}
         return cls(cls.config_class(**options), **rest)
+
+
+def quantized_dtype(model: keras.Model) -> dict[str, Any]:
+    """The `dtype` to save for a model of which some layers are quantized; for others nothing.
+
+    Keras saves the dtype policies of a model's layers only as far as the constructor repeats them.
+    """
+    quantized = {
+        layer.path: layer.dtype_policy
+        for layer in all_layers(model)
+        if getattr(layer, "quantization_mode", None) is not None
+    }
+    policy = model.dtype_policy
+    if not quantized or isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return {}
+    policies = keras.dtype_policies.DTypePolicyMap(policy.name, quantized)
+    return {"dtype": keras.dtype_policies.serialize(policies)}

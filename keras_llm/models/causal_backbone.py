@@ -80,6 +80,7 @@ class CausalBackbone(Backbone):
 
     def build(self, input_shape=None):
         """Creates all weights. Their shapes do not depend on the input."""
+        super().build()
         self.token_embedding.build()
         for block in self.blocks:
             block.build()

@@ -110,6 +110,7 @@ class Seq2SeqBackbone(Backbone):
 
     def build(self, input_shape=None):
         """Creates all weights. Their shapes do not depend on the input."""
+        super().build()
         self.source_embedding.build()
         if self.target_embedding is not self.source_embedding:
             self.target_embedding.build()

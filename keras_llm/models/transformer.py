@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.vocabulary_head import VocabularyHead
-from keras_llm.models.backbone import Backbone
+from keras_llm.models.backbone import Backbone, quantized_dtype
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.names_elsewhere import NamesElsewhere
 
@@ -114,5 +114,6 @@ class Transformer(NamesElsewhere, LanguageModel):
         return {
             **self.backbone.get_config(),
             **keras_arguments,
+            **quantized_dtype(self),
             "tie_embeddings": self.tie_embeddings,
         }
