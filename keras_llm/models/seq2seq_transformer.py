@@ -103,7 +103,15 @@ class Seq2SeqTransformer(Transformer):
         backbone = Seq2SeqBackbone(config, dtype=dtype, name="backbone")
         super().__init__(backbone, backbone.target_embedding, tie_embeddings, dtype, **kwargs)
 
-    @names_elsewhere(GENERATE_NAMES | {"input_ids": "encoder_ids", "inputs": "encoder_ids"})
+    @names_elsewhere(
+        {
+            **GENERATE_NAMES,
+            "input_ids": "encoder_ids",
+            "inputs": "encoder_ids",
+            "decoder_start_token_id": "start_id",
+            "bos_token_id": "start_id",
+        }
+    )
     def generate(
         self,
         encoder_ids,

@@ -70,7 +70,6 @@ class AdamW(Optimizer):
         **Optimizer.write_instead,
         "betas": "beta_1=... and beta_2=...",
         "eps": "epsilon=...",
-        "amsgrad": "nothing: the AMSGrad variant is not offered",
         "fused": "nothing: on PyTorch it always is",
     }
 

@@ -40,8 +40,8 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             mean no decay.
         decay_vectors: Whether weight decay also applies to biases and to other variables with fewer
             than two dimensions.
-        exclude_from_weight_decay: Regular expressions. Variables whose path contains a match have no
-            weight decay.
+        exclude_from_weight_decay: Regular expressions. Variables whose path contains a match have
+            no weight decay.
         **kwargs: Keras's own arguments.
     """
 
@@ -68,13 +68,9 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         exclude_from_weight_decay: str | Sequence[str],
         **kwargs,
     ):
-        super().__init__(
-            checked_learning_rate(learning_rate),
-            weight_decay=None
-            if weight_decay is None
-            else check_number(weight_decay, "weight_decay", "[0, inf)"),
-            **kwargs,
-        )
+        if weight_decay is not None:
+            weight_decay = check_number(weight_decay, "weight_decay", "[0, inf)")
+        super().__init__(checked_learning_rate(learning_rate), weight_decay=weight_decay, **kwargs)
         self.decay_vectors = bool(decay_vectors)
         self.decay_exclusions = patterns(exclude_from_weight_decay)
         self._prepared = None
