@@ -52,7 +52,7 @@ class VocabularyHead(keras.layers.Layer):
         self.d_model = check_positive_int(d_model, "d_model")
         self.tied = tied_to is not None
         # A function, because Keras would count and save a layer as the head's own.
-        self._tied_kernel = lambda: ops.transpose(tied_to.embeddings)
+        self._tied_kernel = tied_to and (lambda: ops.transpose(tied_to.embeddings))
         self.use_bias = use_bias
         self.bias = None
 

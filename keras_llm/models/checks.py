@@ -1,6 +1,6 @@
 """Checks of ids that the transformers share."""
 
-import numbers
+import numpy as np
 
 from keras_llm.backend.ids import check_integers
 from keras_llm.layers.token_embedding import as_indices
@@ -8,7 +8,7 @@ from keras_llm.layers.token_embedding import as_indices
 
 def check_special_id(value, vocab_size: int, name: str) -> None:
     """Raises `ValueError` unless `value` is an id of the vocabulary."""
-    if not isinstance(value, numbers.Integral) or not 0 <= value < vocab_size:
+    if not isinstance(value, (int, np.integer)) or not 0 <= value < vocab_size:
         raise ValueError(
             f"{name} must be in [0, {vocab_size}), the vocabulary. Received: {name}={value!r}"
         )

@@ -12,7 +12,7 @@ from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, GroupedAdafactor
 else:
-    GroupedAdafactor = None
+    GroupedAdafactor = None  # type: ignore[assignment, misc]
 
 
 # The smallest normal number in float32.
@@ -155,7 +155,7 @@ class Adafactor(Optimizer):
         self.epsilon_2 = check_number(epsilon_2, "epsilon_2", "[0, inf)")
         self.clip_threshold = check_number(clip_threshold, "clip_threshold", "(0, inf)")
 
-    @Optimizer.learning_rate.setter
+    @Optimizer.learning_rate.setter  # type: ignore[attr-defined]
     def learning_rate(self, learning_rate):
         """The learning rate of the next update, rho; assignable without `relative_step`."""
         if self.relative_step:

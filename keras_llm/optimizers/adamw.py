@@ -13,7 +13,7 @@ from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.fused_adamw import AdamWSlot, FusedAdamW
 else:
-    FusedAdamW = None
+    FusedAdamW = None  # type: ignore[assignment, misc]
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")

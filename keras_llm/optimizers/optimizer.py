@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_llm.arguments import check_number
 from keras_llm.names_elsewhere import NamesElsewhere
@@ -16,9 +17,7 @@ if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.gradient_clipping import clip_by_global_norm_
     from keras_llm.backend.torch.tensors import count_in_place
 else:
-    clip_by_global_norm_ = count_in_place = None
-
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+    clip_by_global_norm_ = count_in_place = None  # type: ignore[assignment]
 
 
 class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
