@@ -78,7 +78,8 @@ class _BeamsOfRow:
         self.parents = np.arange(num_beams)  # the beam that each continues
         # The beams are equal at first. Only one may be continued, or all would stay equal.
         self.log_p = np.where(self.parents == 0, 0.0, -np.inf)
-        self.best, self.best_score = None, -np.inf
+        self.best: Any = None
+        self.best_score = -np.inf
         self.num_ended = 0
         self.done = False
 

@@ -1,10 +1,14 @@
 """Logits as NumPy arrays, which the samplers read."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
 
-def logits_to_numpy(logits, pad_id: int | None = None, end_id: int | None = None) -> np.ndarray:
+def logits_to_numpy(
+    logits: Any, pad_id: int | None = None, end_id: int | None = None
+) -> np.ndarray:
     """Logits `[batch, vocab]` as float32, with -inf for `pad_id` unless it is `end_id`.
 
     Attention masks padding, so a padding id that was generated would be lost for the next token.

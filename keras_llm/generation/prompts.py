@@ -1,12 +1,17 @@
 """Converts the ids that a user gives to rows, and generated rows back to the same form."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
 from keras_llm.backend.ids import check_ids, check_integers
+from keras_llm.tensor import Tensor
 
 
-def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") -> list[np.ndarray]:
+def to_rows(
+    ids: Tensor, vocab_size: int, pad_id: int | None = None, what: str = "ids"
+) -> list[np.ndarray]:
     """One array per row, without its padding.
 
     Args:
@@ -51,7 +56,9 @@ def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") 
     return rows
 
 
-def from_rows(rows: list[np.ndarray], like, pad_id: int | None) -> np.ndarray | list[np.ndarray]:
+def from_rows(
+    rows: list[np.ndarray], like: Any, pad_id: int | None
+) -> np.ndarray | list[np.ndarray]:
     """Rows in the form of `like`: one array, a batch padded on the right, or a list of arrays."""
     if _is_list_of_rows(like):
         return rows
@@ -72,7 +79,7 @@ def pad_rows(rows: list[np.ndarray], pad_id: int | None, side: str = "right") ->
     return batch
 
 
-def _is_list_of_rows(ids) -> bool:
+def _is_list_of_rows(ids: Tensor) -> bool:
     return isinstance(ids, (list, tuple)) and any(np.ndim(row) for row in ids)
 
 

@@ -51,7 +51,7 @@ class Sampler(NamesElsewhere):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-    ):
+    ) -> None:
         if temperature == 0:
             raise ValueError(
                 "temperature must be greater than 0. For the most probable token every time, give "

@@ -1,5 +1,7 @@
 """Scaled dot-product attention with several heads."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,6 +10,7 @@ from keras_llm.backend.attention import attend
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.projection import projection
 from keras_llm.layers.rotary_embedding import rotate
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -65,8 +68,8 @@ class Attention(keras.layers.Layer):
         num_heads: int,
         num_key_value_heads: int | None = None,
         output_stddev: float = 0.02,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if num_key_value_heads is None:
             num_key_value_heads = num_heads
@@ -96,12 +99,14 @@ class Attention(keras.layers.Layer):
         self.value = projection(key_value_width, "value", dtype)
         self.output_projection = projection(d_model, "output", dtype, stddev=output_stddev)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Creates the four matrices. Their shapes do not depend on the input."""
         for matrix in (self.query, self.key, self.value, self.output_projection):
             matrix.build((None, None, self.d_model))
 
-    def keys_values(self, source, cos_sin=None) -> KeyValues:
+    def keys_values(
+        self, source: Tensor, cos_sin: tuple[Tensor, Tensor] | None = None
+    ) -> KeyValues:
         """The keys and values of `source` `[batch, source_length, d_model]`."""
         if not self.built:
             self.build()
@@ -111,13 +116,13 @@ class Attention(keras.layers.Layer):
 
     def call(
         self,
-        x,
-        keys_values,
-        cos_sin=None,
-        attention_mask=None,
-        causal=False,
-        segment_ids=None,
-    ):
+        x: Tensor,
+        keys_values: KeyValues,
+        cos_sin: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        causal: bool = False,
+        segment_ids: Tensor | None = None,
+    ) -> Tensor:
         """The equation above, then the output projection."""
         masks_pairs = attention_mask is not None and attention_mask.shape[-1] != 1
         if segment_ids is not None and (masks_pairs or not causal):
@@ -147,7 +152,7 @@ class Attention(keras.layers.Layer):
     def _split_heads(self, x, num_heads):
         return ops.reshape(x, (*ops.shape(x)[:2], num_heads, self.head_dim))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -158,7 +163,7 @@ class Attention(keras.layers.Layer):
         }
 
 
-def causal_mask(length: int, capacity: int, cache_position: int = 0):
+def causal_mask(length: int, capacity: int, cache_position: int = 0) -> Tensor:
     """Booleans `[length, capacity]`: whether query t, at `cache_position + t`, may attend to key s.
 
     True for s <= cache_position + t.

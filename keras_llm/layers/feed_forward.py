@@ -1,12 +1,14 @@
 """The feed-forward part of a block, applied to every token by itself."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_llm.arguments import check_positive_int
 from keras_llm.layers.projection import projection
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -34,8 +36,12 @@ class GatedFeedForward(keras.layers.Layer):
     """
 
     def __init__(
-        self, d_model: int, d_ff: int | None = None, output_stddev: float = 0.02, **kwargs
-    ):
+        self,
+        d_model: int,
+        d_ff: int | None = None,
+        output_stddev: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.d_model = check_positive_int(d_model, "d_model")
         self.d_ff = default_d_ff(d_model) if d_ff is None else check_positive_int(d_ff, "d_ff")
@@ -46,17 +52,17 @@ class GatedFeedForward(keras.layers.Layer):
         self.up = projection(self.d_ff, "up", dtype)
         self.down = projection(d_model, "down", dtype, stddev=output_stddev)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Creates the three matrices. Their shapes do not depend on the input."""
         self.gate.build((None, self.d_model))
         self.up.build((None, self.d_model))
         self.down.build((None, self.d_ff))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """The equation above."""
         return self.down(ops.silu(self.gate(x)) * self.up(x))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),

@@ -26,7 +26,12 @@ class KeyValues(NamedTuple):
 
     @classmethod
     def empty(
-        cls, batch: int, capacity: int, num_heads: int, head_dim: int, dtype: str
+        cls,
+        batch: int,
+        capacity: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: str,
     ) -> KeyValues:
         """An empty cache for at most `capacity` tokens per row."""
         zeros = ops.zeros((batch, capacity, num_heads, head_dim), dtype=dtype)

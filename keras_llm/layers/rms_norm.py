@@ -1,9 +1,12 @@
 """Root mean square normalisation."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_llm.arguments import check_number
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -32,20 +35,20 @@ class RMSNorm(keras.layers.Layer):
     [[0.849 1.131]]
     """
 
-    def __init__(self, epsilon: float = 1e-6, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.epsilon = check_number(epsilon, "epsilon", "[0, inf)")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the scale."""
         self.scale = self.add_weight(
             name="scale", shape=(input_shape[-1],), initializer="ones", autocast=False
         )
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """The equation above."""
         return ops.rms_normalization(x, scale=self.scale, epsilon=self.epsilon)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "epsilon": self.epsilon}

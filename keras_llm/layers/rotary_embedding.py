@@ -1,9 +1,12 @@
 """Rotary position embedding: attention scores depend on the distance of two tokens."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_llm.arguments import check_number, check_positive_int
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -41,7 +44,7 @@ class RotaryEmbedding(keras.layers.Layer):
     [[1.0, 0.0], [0.54, 0.841], [-0.416, 0.909]]
     """
 
-    def __init__(self, head_dim: int, theta: float = 10_000.0, **kwargs):
+    def __init__(self, head_dim: int, theta: float = 10_000.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if check_positive_int(head_dim, "head_dim") % 2:
             raise ValueError(
@@ -51,19 +54,19 @@ class RotaryEmbedding(keras.layers.Layer):
         self.head_dim = head_dim
         self.theta = check_number(theta, "theta", "(0, inf)")
 
-    def call(self, positions):
+    def call(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The cosines and sines of the angles at `positions`."""
         exponents = ops.arange(0, self.head_dim, 2, dtype="float32") / self.head_dim
         angles = ops.cast(positions, "float32")[..., None, None] * self.theta**-exponents
         cos, sin = (ops.cast(x, self.compute_dtype) for x in (ops.cos(angles), ops.sin(angles)))
         return ops.concatenate([cos, cos], axis=-1), ops.concatenate([-sin, sin], axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "head_dim": self.head_dim, "theta": self.theta}
 
 
-def rotate(x, cos_sin):
+def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     """Queries or keys `[batch, length, heads, head_dim]`, rotated by `RotaryEmbedding`'s angles.
 
     In each plane (a, b) becomes (a cos - b sin, b cos + a sin).

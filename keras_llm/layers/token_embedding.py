@@ -1,10 +1,13 @@
 """The embedding: ids to vectors."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_llm.arguments import check_positive_int
 from keras_llm.backend.ids import check_ids, check_integers
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -35,12 +38,12 @@ class TokenEmbedding(keras.layers.Layer):
     (1, 3, 4)
     """
 
-    def __init__(self, vocab_size: int, d_model: int, **kwargs):
+    def __init__(self, vocab_size: int, d_model: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.vocab_size = check_positive_int(vocab_size, "vocab_size")
         self.d_model = check_positive_int(d_model, "d_model")
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Creates the table."""
         self.embeddings = self.add_weight(
             name="embeddings",
@@ -49,7 +52,7 @@ class TokenEmbedding(keras.layers.Layer):
             autocast=False,  # `call` casts the vectors that it looks up, not the whole table
         )
 
-    def call(self, ids):
+    def call(self, ids: Tensor) -> Tensor:
         """The vectors of `ids`."""
         check_integers(ids, what="ids")
         checked = check_ids(ids, self.vocab_size, what="ids")
@@ -60,15 +63,15 @@ class TokenEmbedding(keras.layers.Layer):
         vectors = self._look_up(ops.where(inside, ids, 0))
         return ops.where(inside[..., None], vectors, float("nan"))
 
-    def _look_up(self, ids):
+    def _look_up(self, ids: Tensor) -> Tensor:
         return ops.cast(ops.take(self.embeddings, ids, axis=0), self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "vocab_size": self.vocab_size, "d_model": self.d_model}
 
 
-def as_indices(ids):
+def as_indices(ids: Tensor) -> Tensor:
     """Ids as int32, unless they are int32 or int64 already.
 
     PyTorch and TensorFlow index by few other dtypes. And a comparison with a Python int happens in

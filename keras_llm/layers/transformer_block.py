@@ -1,10 +1,14 @@
 """One block of a transformer."""
 
+from typing import Any
+
 import keras
 
 from keras_llm.layers.attention import Attention
 from keras_llm.layers.feed_forward import GatedFeedForward
+from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -64,8 +68,8 @@ class TransformerBlock(keras.layers.Layer):
         epsilon: float = 1e-6,
         residual_stddev: float = 0.02,
         cross_attention: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.d_model = d_model
         self.num_heads = num_heads
@@ -99,7 +103,7 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.dropout = keras.layers.Dropout(dropout, dtype=dtype)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Creates the weights of all parts. Their shapes do not depend on the input."""
         shape = (None, None, self.d_model)
         self.self_attention_norm.build(shape)
@@ -113,17 +117,17 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(
         self,
-        x,
-        cos_sin,
-        attention_mask=None,
-        causal=False,
-        segment_ids=None,
-        source=None,
-        cross_attention_mask=None,
-        cache=None,
-        cache_position=0,
-        training=None,
-    ):
+        x: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        causal: bool = False,
+        segment_ids: Tensor | None = None,
+        source: KeyValues | None = None,
+        cross_attention_mask: Tensor | None = None,
+        cache: KeyValues | None = None,
+        cache_position: int = 0,
+        training: bool | None = None,
+    ) -> Tensor:
         """The equations above."""
         normed = self.self_attention_norm(x)
         keys_values = self.self_attention.keys_values(normed, cos_sin)
@@ -147,7 +151,7 @@ class TransformerBlock(keras.layers.Layer):
         x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)), training=training)
         return x if cache is None else (x, cache)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),

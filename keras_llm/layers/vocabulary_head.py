@@ -1,10 +1,13 @@
 """The head: hidden vectors to logits."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_llm.arguments import check_positive_int
 from keras_llm.layers.token_embedding import TokenEmbedding
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -40,8 +43,8 @@ class VocabularyHead(keras.layers.Layer):
         d_model: int,
         tied_to: TokenEmbedding | None = None,
         use_bias: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if tied_to is not None and (tied_to.vocab_size, tied_to.d_model) != (vocab_size, d_model):
             raise ValueError(
@@ -52,11 +55,11 @@ class VocabularyHead(keras.layers.Layer):
         self.d_model = check_positive_int(d_model, "d_model")
         self.tied = tied_to is not None
         # A function, because Keras would count and save a layer as the head's own.
-        self._tied_kernel = tied_to and (lambda: ops.transpose(tied_to.embeddings))
+        self._tied_kernel: Any = tied_to and (lambda: ops.transpose(tied_to.embeddings))
         self.use_bias = use_bias
         self.bias = None
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Creates the bias, and the kernel unless it is tied."""
         if not self.tied:
             self._kernel = self.add_weight(
@@ -68,16 +71,16 @@ class VocabularyHead(keras.layers.Layer):
             self.bias = self.add_weight(name="bias", shape=(self.vocab_size,), initializer="zeros")
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         """The kernel, `[d_model, vocab_size]`."""
         return self._tied_kernel() if self.tied else self._kernel
 
-    def call(self, hidden):
+    def call(self, hidden: Tensor) -> Tensor:
         """The logits."""
         logits = ops.matmul(hidden, ops.cast(self.kernel, self.compute_dtype))
         return logits if self.bias is None else logits + self.bias
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         if self.tied:
             raise ValueError(

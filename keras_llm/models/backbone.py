@@ -1,7 +1,7 @@
 """What the backbones of both transformers share: a config, and the parts that are made from it."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import keras
 
@@ -33,7 +33,7 @@ class TransformerConfig:
     epsilon: float = 1e-6
     pad_id: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "max_length"):
             check_positive_int(getattr(self, name), name)
         check_number(self.dropout, "dropout", "[0, 1)")
@@ -59,7 +59,7 @@ class Backbone(keras.Model):
     # that come next.
     is_causal = True
 
-    def __init__(self, config: TransformerConfig, **kwargs):
+    def __init__(self, config: TransformerConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
         dtype = self.dtype_policy
@@ -88,7 +88,7 @@ class Backbone(keras.Model):
             for i in range(config.num_layers)
         ]
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Builds what has no weights, which `quantize` would miss; subclasses build the rest."""
         self.rotary.build(None)
         self.dropout.build(None)
@@ -102,7 +102,7 @@ class Backbone(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuilds the backbone from `get_config`'s dictionary."""
         fields = {field.name for field in dataclasses.fields(cls.config_class)}
         options = {name: value for name, value in config.items() if name in fields}

@@ -12,6 +12,7 @@ from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.models.backbone import Backbone, TransformerConfig
 from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
+from keras_llm.tensor import Tensor
 
 
 @dataclasses.dataclass
@@ -20,7 +21,7 @@ class CausalConfig(TransformerConfig):
 
     document_end_id: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.document_end_id is None:
             return
@@ -70,7 +71,7 @@ class CausalBackbone(Backbone):
     config_class = CausalConfig
     config: CausalConfig
 
-    def __init__(self, config: CausalConfig, **kwargs):
+    def __init__(self, config: CausalConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         dtype = self.dtype_policy
         self.token_embedding = TokenEmbedding(config.vocab_size, config.d_model, dtype=dtype)
@@ -78,7 +79,7 @@ class CausalBackbone(Backbone):
         self.norm = RMSNorm(config.epsilon, dtype=dtype, name="norm")
         self.build()
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Creates all weights. Their shapes do not depend on the input."""
         super().build()
         self.token_embedding.build()
@@ -86,7 +87,7 @@ class CausalBackbone(Backbone):
             block.build()
         self.norm.build((None, None, self.config.d_model))
 
-    def call(self, ids, training=None):
+    def call(self, ids: Tensor, training: bool | None = None) -> Tensor:
         """The hidden vectors of whole sequences."""
         config = self.config
         ids = checked_ids(ids, config.max_length, "ids")
@@ -118,7 +119,7 @@ class CausalBackbone(Backbone):
             x = reordered(x, ops.argsort(positions, axis=1))
         return self.norm(x)
 
-    def compute_output_spec(self, ids, training=None):
+    def compute_output_spec(self, ids: Tensor, training: bool | None = None) -> keras.KerasTensor:
         """The output's shape and dtype, without a trial call.
 
         Keras's trial would choose a length itself, perhaps more than `max_length`.
@@ -126,7 +127,7 @@ class CausalBackbone(Backbone):
         check_ids_shape(ids, self.config.max_length, "ids")
         return keras.KerasTensor((*ids.shape, self.config.d_model), self.compute_dtype)
 
-    def start(self, start_position, capacity: int) -> DecodingState:
+    def start(self, start_position: Tensor, capacity: int) -> DecodingState:
         """The state before any token, with empty caches.
 
         Args:
@@ -144,7 +145,7 @@ class CausalBackbone(Backbone):
         start_position = ops.convert_to_tensor(start_position, "int32")[:, None]
         return DecodingState([cache] * self.config.num_layers, 0, start_position)
 
-    def extend(self, ids, state: DecodingState):
+    def extend(self, ids: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         """The hidden vectors of the next tokens `[batch, length]`, and the state after them."""
         length, capacity = ids.shape[1], state.caches[0].key.shape[1]
         positions = state.cache_position + ops.arange(length)
@@ -172,7 +173,7 @@ class CausalBackbone(Backbone):
         return self.norm(x), DecodingState(caches, state.cache_position + length, next_start)
 
 
-def reordered(x, order):
+def reordered(x: Tensor, order: Tensor) -> Tensor:
     """`[batch, length, d_model]` with the vectors `order[b]` in row b."""
     # Not take_along_axis: it needs an index per number, and keeps them for the gradient.
     batch, length, width = ops.shape(x)

@@ -1,5 +1,7 @@
 """A decoder-only language model: every token is predicted from those before it."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -13,6 +15,7 @@ from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig
 from keras_llm.models.checks import check_special_id
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -87,9 +90,9 @@ class CausalTransformer(Transformer):
         tie_embeddings: bool = True,
         pad_id: int | None = None,
         document_end_id: int | None = None,
-        dtype=None,
-        **kwargs,
-    ):
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
         config = CausalConfig(
             vocab_size=vocab_size,
             d_model=d_model,
@@ -110,7 +113,7 @@ class CausalTransformer(Transformer):
     @names_elsewhere(GENERATE_NAMES | {"input_ids": "ids", "inputs": "ids", "prompts": "ids"})
     def generate(
         self,
-        ids,
+        ids: Tensor,
         max_new_tokens: int = 60,
         temperature: float | None = None,
         top_k: int | None = None,

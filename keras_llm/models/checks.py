@@ -1,12 +1,15 @@
 """Checks of ids that the transformers share."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_llm.backend.ids import check_integers
 from keras_llm.layers.token_embedding import as_indices
+from keras_llm.tensor import Tensor
 
 
-def check_special_id(value, vocab_size: int, name: str) -> None:
+def check_special_id(value: Any, vocab_size: int, name: str) -> None:
     """Raises `ValueError` unless `value` is an id of the vocabulary."""
     if not isinstance(value, (int, np.integer)) or not 0 <= value < vocab_size:
         raise ValueError(
@@ -14,7 +17,7 @@ def check_special_id(value, vocab_size: int, name: str) -> None:
         )
 
 
-def check_ids_shape(ids, max_length: int, name: str) -> None:
+def check_ids_shape(ids: Tensor, max_length: int, name: str) -> None:
     """Raises `ValueError` unless `ids` are `[batch, length]` with `length <= max_length`."""
     if not hasattr(ids, "shape"):
         keys = f" with the keys {list(ids)}" if isinstance(ids, dict) else ""
@@ -31,7 +34,7 @@ def check_ids_shape(ids, max_length: int, name: str) -> None:
         )
 
 
-def checked_ids(ids, max_length: int, name: str):
+def checked_ids(ids: Tensor, max_length: int, name: str) -> Tensor:
     """`ids` in a dtype that can be compared with any id, after `check_ids_shape`.
 
     Raises:

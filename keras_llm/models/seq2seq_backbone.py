@@ -15,6 +15,7 @@ from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.models.backbone import Backbone, TransformerConfig
 from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
+from keras_llm.tensor import Tensor
 
 
 @dataclasses.dataclass
@@ -25,7 +26,7 @@ class Seq2SeqConfig(TransformerConfig):
     dropout: float = 0.1
     pad_id: int | None = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.target_vocab_size is not None:
             check_positive_int(self.target_vocab_size, "target_vocab_size")
@@ -53,7 +54,7 @@ class DecodingState(NamedTuple):
     cache_position: int  # where the next token is written
     source: Source
 
-    def reordered(self, rows) -> DecodingState:
+    def reordered(self, rows: Tensor) -> DecodingState:
         """The state in which row i continues row `rows[i]`, which must have the same source."""
         caches = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), self.caches)
         return self._replace(caches=caches)
@@ -90,7 +91,7 @@ class Seq2SeqBackbone(Backbone):
     config_class = Seq2SeqConfig
     config: Seq2SeqConfig
 
-    def __init__(self, config: Seq2SeqConfig, **kwargs):
+    def __init__(self, config: Seq2SeqConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         dtype = self.dtype_policy
         self.source_embedding = TokenEmbedding(
@@ -108,7 +109,7 @@ class Seq2SeqBackbone(Backbone):
         self.decoder_norm = RMSNorm(config.epsilon, dtype=dtype, name="decoder_norm")
         self.build()
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Creates all weights. Their shapes do not depend on the input."""
         super().build()
         self.source_embedding.build()
@@ -119,7 +120,7 @@ class Seq2SeqBackbone(Backbone):
         self.encoder_norm.build((None, None, self.config.d_model))
         self.decoder_norm.build((None, None, self.config.d_model))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> Tensor:
         """The hidden vectors of whole targets."""
         encoder_ids, decoder_ids = self._unpack(inputs)
         source = self.encode(encoder_ids, training=training)
@@ -137,7 +138,9 @@ class Seq2SeqBackbone(Backbone):
             )
         return self.decoder_norm(x)
 
-    def compute_output_spec(self, inputs, training=None):
+    def compute_output_spec(
+        self, inputs: dict[str, Tensor], training: bool | None = None
+    ) -> keras.KerasTensor:
         """The output's shape and dtype, without a trial call.
 
         Keras's trial would choose lengths itself, perhaps more than `max_length`.
@@ -156,7 +159,7 @@ class Seq2SeqBackbone(Backbone):
         check_ids_shape(inputs["decoder_ids"], self.config.max_length, "decoder_ids")
         return inputs["encoder_ids"], inputs["decoder_ids"]
 
-    def encode(self, encoder_ids, training=None) -> Source:
+    def encode(self, encoder_ids: Tensor, training: bool | None = None) -> Source:
         """The keys and values of the source for every decoder block."""
         encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
         cos_sin = self.rotary(ops.arange(ops.shape(encoder_ids)[1]))
@@ -176,7 +179,7 @@ class Seq2SeqBackbone(Backbone):
         cache = KeyValues.empty(batch, capacity, num_heads, head_dim, self.compute_dtype)
         return DecodingState([cache] * self.config.num_layers, 0, source)
 
-    def extend(self, ids, state: DecodingState):
+    def extend(self, ids: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         """The hidden vectors of the next tokens `[batch, length]`, and the state after them."""
         length, capacity = ids.shape[1], state.caches[0].key.shape[1]
         cos_sin = self.rotary(state.cache_position + ops.arange(length))

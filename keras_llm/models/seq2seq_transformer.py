@@ -1,5 +1,7 @@
 """An encoder-decoder: the target is predicted token by token, from the source and its own past."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -15,6 +17,7 @@ from keras_llm.models.checks import check_special_id
 from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -83,9 +86,9 @@ class Seq2SeqTransformer(Transformer):
         epsilon: float = 1e-6,
         tie_embeddings: bool = True,
         pad_id: int | None = 0,
-        dtype=None,
-        **kwargs,
-    ):
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
         config = Seq2SeqConfig(
             vocab_size=vocab_size,
             d_model=d_model,
@@ -114,7 +117,7 @@ class Seq2SeqTransformer(Transformer):
     )
     def generate(
         self,
-        encoder_ids,
+        encoder_ids: Tensor,
         start_id: int,
         end_id: int,
         max_new_tokens: int | None = None,

@@ -102,9 +102,9 @@ class Transformer(NamesElsewhere, LanguageModel):
         backbone: Backbone,
         output_embedding: TokenEmbedding,
         tie_embeddings: bool,
-        dtype=None,
-        **kwargs,
-    ):
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
         head = VocabularyHead(
             output_embedding.vocab_size,
             output_embedding.d_model,

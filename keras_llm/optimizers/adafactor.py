@@ -1,13 +1,14 @@
 """Adam with a factored second moment: one row and one column of means per matrix."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
+from keras_llm.tensor import Tensor
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, GroupedAdafactor
@@ -25,14 +26,14 @@ class RelativeStep(LearningRateSchedule):
     rho(t) = min(1e-2, 1 / sqrt(t))          min(1e-6 * t, 1 / sqrt(t)) with `warmup_init`
     """
 
-    def __init__(self, warmup_init: bool):
+    def __init__(self, warmup_init: bool) -> None:
         self.warmup_init = warmup_init
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"warmup_init": self.warmup_init}
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         """rho for update `step + 1`."""
         t = ops.cast(step, "float32") + 1
         ceiling = 1e-6 * t if self.warmup_init else 1e-2 * ops.ones_like(t)
@@ -123,8 +124,8 @@ class Adafactor(Optimizer):
         weight_decay: float | None = 0.0,
         decay_vectors: bool = False,
         exclude_from_weight_decay: str | Sequence[str] = (),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if relative_step and learning_rate is not None:
             raise ValueError(
                 "learning_rate and relative_step=True exclude each other: pass "
@@ -156,16 +157,16 @@ class Adafactor(Optimizer):
         self.clip_threshold = check_number(clip_threshold, "clip_threshold", "(0, inf)")
 
     @Optimizer.learning_rate.setter  # type: ignore[attr-defined]
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         """The learning rate of the next update, rho; assignable without `relative_step`."""
         if self.relative_step:
             raise ValueError(
                 "Adafactor sets its own learning rate: pass relative_step=False to assign one. "
                 f"Received: learning_rate={learning_rate!r}"
             )
-        Optimizer.learning_rate.fset(self, learning_rate)
+        Optimizer.learning_rate.fset(self, learning_rate)  # type: ignore[attr-defined]
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates R and C for each matrix, V for each vector, and M if there is a `beta_1`."""
         if self.built:
             return
@@ -187,7 +188,9 @@ class Adafactor(Optimizer):
         name = f"{variable.path.replace('/', '_')}_{name}"
         return self.add_variable(shape, dtype=variable.dtype, name=name)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """Updates one variable, by the equations above."""
         index = self._get_variable_index(variable)
         rows, columns = self._rows[index], self._columns[index]
@@ -224,7 +227,12 @@ class Adafactor(Optimizer):
             value = value * (1 - alpha * self.weight_decay)
         self.assign(variable, ops.cast(value - update, variable.dtype))
 
-    def update_together(self, gradients, variables, learning_rate) -> bool:
+    def update_together(
+        self,
+        gradients: Sequence[Tensor],
+        variables: Sequence[keras.Variable],
+        learning_rate: Tensor,
+    ) -> bool:
         """Updates all variables with PyTorch's operations on lists of tensors; False elsewhere."""
         if GroupedAdafactor is None:
             return False
@@ -243,7 +251,7 @@ class Adafactor(Optimizer):
         )
         return True
 
-    def slot(self, position, variable):
+    def slot(self, position: int, variable: keras.Variable) -> Any:
         """The tensors of one variable that `GroupedAdafactor` takes."""
         index = self._get_variable_index(variable)
         columns = self._columns[index]
@@ -256,7 +264,7 @@ class Adafactor(Optimizer):
             decays=self.decaying(variable),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = super().get_config()
         return {
@@ -273,6 +281,6 @@ class Adafactor(Optimizer):
         }
 
 
-def root_mean_square(x):
+def root_mean_square(x: Tensor) -> Tensor:
     """sqrt(mean(x^2)), a scalar."""
     return ops.sqrt(ops.mean(ops.square(x)))

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
+from keras_llm.tensor import Tensor
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.fused_adamw import AdamWSlot, FusedAdamW
@@ -82,8 +83,8 @@ class AdamW(Optimizer):
         epsilon: float = 1e-8,
         decay_vectors: bool = False,
         exclude_from_weight_decay: str | Sequence[str] = (),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate, weight_decay, decay_vectors, exclude_from_weight_decay, **kwargs
         )
@@ -91,7 +92,7 @@ class AdamW(Optimizer):
         self.beta_2 = check_number(beta_2, "beta_2", "[0, 1)")
         self.epsilon = check_number(epsilon, "epsilon", "[0, inf)")
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates m and v for each variable."""
         if self.built:
             return
@@ -100,7 +101,9 @@ class AdamW(Optimizer):
             variables, ["momentum", "velocity"]
         )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """Updates one variable, by the equations above."""
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
@@ -122,7 +125,12 @@ class AdamW(Optimizer):
         self.assign(velocity, v)
         self.assign(variable, ops.cast(value, variable.dtype))
 
-    def update_together(self, gradients, variables, learning_rate) -> bool:
+    def update_together(
+        self,
+        gradients: Sequence[Tensor],
+        variables: Sequence[keras.Variable],
+        learning_rate: Tensor,
+    ) -> bool:
         """Updates all variables with PyTorch's fused kernel; returns False where there is none."""
         if FusedAdamW is None or not FusedAdamW.is_available():
             return False
@@ -138,7 +146,7 @@ class AdamW(Optimizer):
         )
         return True
 
-    def slot(self, position, variable):
+    def slot(self, position: int, variable: keras.Variable) -> Any:
         """The tensors of one variable that the fused kernel takes."""
         index = self._get_variable_index(variable)
         return AdamWSlot(
@@ -149,7 +157,7 @@ class AdamW(Optimizer):
             decays=self.decaying(variable),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -159,6 +167,6 @@ class AdamW(Optimizer):
         }
 
 
-def one_minus_power(beta: float, step):
+def one_minus_power(beta: float, step: Tensor) -> Tensor:
     """1 - beta^step, without the rounding error of the difference where beta^step is close to 1."""
     return -ops.expm1(step * (math.log(beta) if beta else -math.inf))

@@ -12,6 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_llm.arguments import check_number
 from keras_llm.names_elsewhere import NamesElsewhere
+from keras_llm.tensor import Tensor
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.gradient_clipping import clip_by_global_norm_
@@ -65,8 +66,8 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         weight_decay: float | None,
         decay_vectors: bool,
         exclude_from_weight_decay: str | Sequence[str],
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if weight_decay is not None:
             weight_decay = check_number(weight_decay, "weight_decay", "[0, inf)")
         super().__init__(checked_learning_rate(learning_rate), weight_decay=weight_decay, **kwargs)
@@ -83,14 +84,14 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     gradient_norm: Any = None
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         """The learning rate of the next update; assignable where it is not a schedule."""
         if isinstance(self._learning_rate, LearningRateSchedule):
             return self._learning_rate(self.iterations)
         return super().learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         keras.optimizers.Optimizer.learning_rate.fset(self, learning_rate)
 
     def decays(self, variable: keras.Variable) -> bool:
@@ -104,7 +105,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         """
         return bool(self.weight_decay) and self.decaying(variable)
 
-    def decaying(self, variable) -> bool:
+    def decaying(self, variable: keras.Variable) -> bool:
         """`decays`, as if there were a weight decay."""
         if self.built:
             return self._decaying.get(self._var_key(variable), False)
@@ -113,7 +114,11 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         is_matrix = len(variable.shape) > 1 and not variable.name.endswith("bias")
         return self.decay_vectors or is_matrix
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[keras.Variable] | None = None,
+        var_names: str | Sequence[str] | None = None,
+    ) -> None:
         """Excludes more variables from weight decay, before the optimizer is built.
 
         Args:
@@ -131,19 +136,19 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
         self.decay_exclusions = (*self.decay_exclusions, *paths, *patterns(var_names or ()))
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the state of `variables`."""
         decaying = {self._var_key(v): self.decaying(v) for v in variables}
         super().build(variables)
         self._decaying = decaying
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Saves the state, and which variables decay: a loaded model's paths may be others."""
         super().save_own_variables(store)
         if self.built:
             store["decaying"] = np.array(list(self._decaying.values()))
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Loads the state."""
         state = {name: store[name] for name in store.keys()}  # noqa: SIM118
         decaying = state.pop("decaying", None)
@@ -156,7 +161,9 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             self._decaying = dict(zip(self._decaying, np.array(decaying).tolist(), strict=True))
             self._prepared = None
 
-    def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
+    def add_variable(
+        self, shape: Sequence[int], initializer: Any = "zeros", dtype: Any = None, **kwargs: Any
+    ) -> keras.Variable:
         """Adds a variable to the state, in float32 if `dtype` has less precision.
 
         A moving average with decay rate 0.999 never changes in bfloat16, which has 8 significant
@@ -165,18 +172,25 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         dtype = "float32" if is_low_precision(dtype) else dtype
         return super().add_variable(shape, initializer, dtype=dtype, **kwargs)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
         """Updates the variables by their gradients."""
         grads = [dense(gradient) for gradient in grads]
         if self.gradient_accumulation_steps:
             grads = [in_float32(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
 
-    def update_together(self, gradients, variables, learning_rate) -> bool:
+    def update_together(
+        self,
+        gradients: Sequence[Tensor],
+        variables: Sequence[keras.Variable],
+        learning_rate: Tensor,
+    ) -> bool:
         """Updates all variables at once; returns whether it did. Subclasses may define it."""
         return False
 
-    def prepared(self, update: type, variables):
+    def prepared(self, update: Callable, variables: Sequence[keras.Variable]) -> Any:
         """The `BatchedUpdate` of these variables and this optimizer's state, made once.
 
         It is made again if a tensor is another than last time: if a variable has no gradient this
@@ -188,7 +202,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             self._prepared = update(slots, tensors)
         return self._prepared
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -236,7 +250,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
 
 
-def checked_learning_rate(learning_rate):
+def checked_learning_rate(learning_rate: Any) -> float | LearningRateSchedule | Callable:
     """`learning_rate` in a form that Keras takes, or an error that says what to write."""
     if isinstance(learning_rate, LearningRateSchedule) or callable(learning_rate):
         return learning_rate
@@ -248,7 +262,7 @@ def checked_learning_rate(learning_rate):
     )
 
 
-def patterns(exclude_from_weight_decay) -> tuple[str, ...]:
+def patterns(exclude_from_weight_decay: str | Sequence[str]) -> tuple[str, ...]:
     """The regular expressions as a tuple, or an error that says what to write."""
     if isinstance(exclude_from_weight_decay, str):
         return (exclude_from_weight_decay,)
@@ -262,12 +276,12 @@ def patterns(exclude_from_weight_decay) -> tuple[str, ...]:
     return tuple(exclude_from_weight_decay)
 
 
-def is_low_precision(dtype) -> bool:
+def is_low_precision(dtype: Any) -> bool:
     """Whether `dtype` (None: Keras's default float dtype) has less precision than float32."""
     return keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
 
 
-def dense(gradient):
+def dense(gradient: Tensor) -> Tensor:
     """The gradient as one tensor.
 
     TensorFlow's gradient of an embedding is a list of rows, with two rows for a token that occurs
@@ -279,7 +293,7 @@ def dense(gradient):
     return ops.scatter(gradient.indices[:, None], gradient.values, shape)
 
 
-def in_float32(gradient):
+def in_float32(gradient: Tensor) -> Tensor:
     """The gradient, in float32 if it has less precision; None stays None."""
     if gradient is None or not is_low_precision(gradient.dtype):
         return gradient
