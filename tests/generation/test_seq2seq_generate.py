@@ -121,6 +121,9 @@ def test_mixed_precision():
     "options, message",
     [
         (dict(start_id=5), r"start_id must be in \[0, 5\)"),
+        (dict(end_id=None), r"end_id must be in \[0, 5\)"),
+        (dict(encoder_ids={"decoder_ids": [1]}), 'a dictionary with "encoder_ids"'),
+        (dict(length_penalty="1"), "length_penalty must be a number"),
         (dict(end_id=-1), r"end_id must be in \[0, 5\)"),
         (dict(max_new_tokens=13), r"must be at most 12, the model's max_length"),
         (dict(num_beams=0), "num_beams must be a positive integer. Received: num_beams=0"),
