@@ -30,8 +30,8 @@
 # | batch, epoch | the rows of one update; one pass over all the data |
 # | teacher forcing | the decoder reads the correct tokens so far, not its own predictions |
 #
-# The lines that start with `# ->` are what the code above them prints, with PyTorch. With another
-# backend the last digits may differ, and so do the random initial weights.
+# Below each piece of code is what it prints with PyTorch; in the file, these lines start with
+# `# ->`. Another backend draws other random weights, so some of its numbers differ.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)

@@ -32,8 +32,8 @@
 # | yığın (batch), dönem (epoch) | tek güncellemenin satırları; bütün verinin üzerinden bir geçiş |
 # | öğretmen zorlaması (teacher forcing) | çözücü kendi tahminlerini değil, doğru token'ları okur |
 #
-# `# ->` ile başlayan satırlar, üstlerindeki kodun PyTorch ile yazdırdıklarıdır. Başka bir arka uçta
-# (backend) son basamaklar ve rastgele ilk ağırlıklar farklı olabilir.
+# Her kod parçasının altında, PyTorch ile yazdırdıkları durur; dosyada bu satırlar `# ->` ile başlar.
+# Başka bir arka uç (backend) başka rastgele ağırlıklar üretir; bazı sayıları bu yüzden farklıdır.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)
