@@ -24,7 +24,7 @@ EPOCHS, DOCUMENTS, LETTERS = 8, 80, 300
 
 
 def main():
-    """Trains, and draws."""
+    """Trains a model and draws all pictures."""
     explanation = explained()
     model, tokenizer, history, text = train()
     compared = {
@@ -88,7 +88,7 @@ def screen(text):
 
 
 def train():
-    """A small model, its tokenizer, its history, and a text that it has not seen."""
+    """A small trained model, its tokenizer, its history, and a text from the validation split."""
     keras.utils.set_random_seed(0)
     corpus = data.load("python_manual")
     tokenizer = data.train_tokenizer(corpus["train"], vocab_size=2_048)

@@ -22,7 +22,7 @@
 # | padding | filler at the end of short rows, so that all rows of a batch have one length |
 # | masking | leaving some tokens, above all padding, out of the loss |
 # | loss | how wrong the model is; here the mean of -ln p(label) |
-# | perplexity | exp(mean loss); at k, the model is as uncertain as a choice among k equal tokens |
+# | perplexity | exp(mean loss); at k, the model is as uncertain as in a choice among k tokens |
 # | gradient | how the loss changes when a weight changes, for each weight |
 # | learning rate | how far a weight moves in one update |
 # | weight decay | each update moves the weights a little towards 0 |

@@ -24,7 +24,7 @@
 # | dolgu (padding) | satırların uzunlukları eşit olsun diye kısa satırların sonuna eklenir |
 # | maskeleme (masking) | bazı token'ları, en başta dolguyu, kaybın dışında bırakmak |
 # | kayıp (loss) | modelin ne kadar yanıldığı; burada -ln p(etiket) değerlerinin ortalaması |
-# | şaşkınlık (perplexity) | exp(ortalama kayıp); k ise, eşit olası k token arasında seçim gibi |
+# | şaşkınlık (perplexity) | exp(ortalama kayıp): modelin arasında kaldığı eşit olası token sayısı |
 # | gradyan (gradient) | her ağırlık için: o ağırlık değişince kayıp nasıl değişir |
 # | öğrenme oranı (learning rate) | bir güncellemede bir ağırlığın ne kadar yol aldığı |
 # | ağırlık sönümü (weight decay) | her güncelleme ağırlıkları biraz sıfıra yaklaştırır |
@@ -32,8 +32,9 @@
 # | yığın (batch), dönem (epoch) | tek güncellemenin satırları; bütün verinin üzerinden bir geçiş |
 # | öğretmen zorlaması (teacher forcing) | çözücü kendi tahminlerini değil, doğru token'ları okur |
 #
-# Her kod parçasının altında, PyTorch ile yazdırdıkları durur; dosyada bu satırlar `# ->` ile başlar.
-# Başka bir arka uç (backend) başka rastgele ağırlıklar üretir; bazı sayıları bu yüzden farklıdır.
+# Her kod parçasının altında, PyTorch ile yazdırdıkları yer alır; dosyada bu satırlar `# ->` ile
+# başlar. Başka bir arka uç (backend) başka rastgele ağırlıklar üretir; bazı sayıları bu yüzden
+# farklıdır.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)

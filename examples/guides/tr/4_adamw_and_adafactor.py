@@ -10,8 +10,8 @@
 # AdamW, ağırlık sönümü eklenmiş Adam'dır. Ağırlık sönümü olmayan Adam küçük denemeler için
 # yeterlidir; SGD dil modellerinde seyrek kullanılır. AdamW, t. güncellemede ve g gradyanıyla:
 #
-#     m = beta_1 * m + (1 - beta_1) * g            gradyanların yürüyen ortalaması: yön
-#     v = beta_2 * v + (1 - beta_2) * g^2          karelerinin yürüyen ortalaması: büyüklük
+#     m = beta_1 * m + (1 - beta_1) * g            gradyanların hareketli ortalaması: yön
+#     v = beta_2 * v + (1 - beta_2) * g^2          karelerinin hareketli ortalaması: büyüklük
 #     p = p * (1 - lr * weight_decay)              ağırlık sönümü; gradyanın bunda payı yoktur
 #     p = p - lr * (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 
