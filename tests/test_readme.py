@@ -84,34 +84,36 @@ np.savez("weights.npz", *(keras.ops.convert_to_numpy(v) for v in variables))
 
 
 def test_another_day(folder):
-    """Two epochs, and two more in a process of their own, are four epochs to the last digit."""
+    """Two epochs, and two more in a new process, are four epochs to the last digit."""
     save, continue_it = blocks("Another day")
-    seed = "import keras_llm, keras\nkeras.utils.set_random_seed(0)\n"
+    program = "import keras_llm, keras\nkeras.utils.set_random_seed(0)\n"
     # A schedule whose rate differs between the days.
-    first_day = seed + smaller(blocks("Program 1")[0])
-    first_day = first_day.replace("warmup_steps=100, total_steps=2_000", "10, 200")
+    program += smaller(blocks("Program 1")[0]).replace(
+        "steps=100, total_steps=2_000", "steps=10, total_steps=200"
+    )
 
-    def weights(*programs):
-        for program in programs:
-            done = subprocess.run(
-                [sys.executable, "-c", program],
-                capture_output=True,
-                text=True,
-                cwd=folder,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                timeout=300,
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
-        with np.load(folder / "weights.npz") as arrays:
-            return [arrays[name] for name in arrays.files]
-
-    at_once = weights(first_day.replace("epochs=2", "epochs=4") + KEEP_WEIGHTS)
-    on_two_days = weights(first_day + save, smaller(continue_it) + KEEP_WEIGHTS)
-    state = json.loads((folder / "train.json").read_text())
-    assert state == {"seed": 0, "epoch": 2, "step": 0}
+    run(program.replace("epochs=2", "epochs=4") + KEEP_WEIGHTS)
+    at_once = arrays("weights.npz")
+    run(program + save)
+    assert json.loads(Path("train.json").read_text()) == {"seed": 0, "epoch": 2, "step": 0}
+    done = subprocess.run(
+        [sys.executable, "-c", smaller(continue_it) + KEEP_WEIGHTS],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_days = arrays("weights.npz")
     assert len(at_once) == len(on_two_days) > 20
     for want, got in zip(at_once, on_two_days, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def arrays(path):
+    """The arrays that a file holds, in order."""
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
 
 
 @pytest.mark.torch_only
