@@ -36,7 +36,7 @@ PICTURE = re.compile(
     r'src="[^"]*?pictures/([^"]+)"( width="49%")?></picture>'
 )
 
-# A page that is a section of its own has no others to list beside it.
+# Pages outside the sections have no list of pages at their left.
 WIDE = "---\nhide: [navigation]\n---\n"
 
 # The pages of the API, and where docstrings are that people reach by a shorter path.
