@@ -104,7 +104,7 @@ def twenty_steps_of_whole_logits(loss, dropout):
 
 # PyTorch's compiler calls what PyTorch deprecates.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.parametrize(("loss", "way", "dropout"), ways_of_a_step())
+@pytest.mark.parametrize(("loss", "way", "dropout"), list(ways_of_a_step()))
 def test_twenty_steps_are_the_same_twenty_steps(loss, way, dropout, passes, monkeypatch):
     want, weights = twenty_steps_of_whole_logits(loss, dropout)
     if "chunks" in way:
