@@ -253,7 +253,8 @@ def test_a_schedule_that_has_ended(with_state, tmp_path):
 def text():
     texts = [topics[name] for name in sorted(topics)[:20]]
     tokenizer = data.train_tokenizer(texts, unit="character")
-    batches = data.causal_lm(texts[:4], tokenizer, seq_len=LENGTH, batch_size=8)
+    texts = [text[:200] for text in texts[:4]]
+    batches = data.causal_lm(texts, tokenizer, seq_len=LENGTH, batch_size=8)
     loss = losses.MaskedSparseCategoricalCrossentropy(tokenizer.pad_id)
     model = models.CausalTransformer(tokenizer.vocab_size, 16, 1, 2, max_length=LENGTH)
     return compiled(model, loss), batches, None
