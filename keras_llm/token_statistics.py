@@ -226,7 +226,7 @@ def is_counted(labels, ignore_index):
 
 
 def widened(labels):
-    """Labels in int32, or in int64 if the backend has it, where a comparison with a Python number does not wrap around."""
+    """Labels in int32, or int64 where the backend has it: there comparisons do not wrap around."""
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if dtype in ("int32", "int64"):
         return labels
