@@ -175,9 +175,10 @@ def ignored_token(batch: Batch) -> str | None:
     """
     if batch.ids is None or batch.ignore_index is None or batch.ignore_index < 0:
         return None
-    ignored, counts = batch.labels == batch.ignore_index, batch.counts
-    alone = ignored[:, 1:-1] & counts[:, :-2] & counts[:, 2:]
-    alone &= batch.ids[:, 2:] == batch.ignore_index
+    counts = batch.counts
+    # Those at the edge of a row have one neighbour.
+    ignored = batch.labels[:, 1:-1] == batch.ignore_index
+    alone = ignored & counts[:, :-2] & counts[:, 2:] & (batch.ids[:, 2:] == batch.ignore_index)
     if alone.sum() < ENOUGH_TOKENS or alone.sum() <= HALF * ignored.sum():
         return None
     return guided(

@@ -8,6 +8,7 @@ import pytest
 
 from keras_llm import data, losses, models
 from keras_llm.checks.first_batch import FirstBatch, read
+from keras_llm.training.arrays import as_arrays
 from tests.checks.setups import (
     FULL,
     LENGTH,
@@ -130,7 +131,9 @@ def test_the_labels_that_count(dtype, ignore_index, is_tensor):
         if weights is not None:
             weights = np.array(weights, "float32")
             expected &= weights.reshape(3, -1) != 0
-        batch = labels, labels[..., None], weights
+        # As fit does: PyTorch has no uint64.
+        ids = as_arrays(labels)
+        batch = ids, ids[..., None], weights
         if is_tensor:
             batch = [None if a is None else keras.ops.convert_to_tensor(a) for a in batch]
         loss = losses.MaskedSparseCategoricalCrossentropy(ignore_index)

@@ -64,7 +64,8 @@ def test_the_users_file_may_lie_beside_the_library(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     (tmp_path / "keras_llm" / "ours.py").write_text("def call(function):\n    function()\n")
     (tmp_path / "keras_llm_runs" / "run.py").write_text(
-        "import ours\nfrom keras_llm.checks.sanity_warning import warn\nours.call(lambda: warn('a'))"
+        "import ours\nfrom keras_llm.checks import sanity_warning\n"
+        "ours.call(lambda: sanity_warning.warn('a'))\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "keras_llm")
     path = tmp_path / "keras_llm_runs" / "run.py"
