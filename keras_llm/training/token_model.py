@@ -162,6 +162,8 @@ class TokenModel(keras.Model):
             return super().get_metrics_result()
         others = {}
         for metric in self.metrics[len(self.step.sums.metrics) :]:
+            if not getattr(metric, "built", True):
+                continue  # Keras's container of metrics, empty
             result = metric.result()
             others |= result if isinstance(result, dict) else {metric.name: result}
         return self.step.sums.results(others)
@@ -234,6 +236,9 @@ class TokenModel(keras.Model):
 
         if BACKEND == "torch" or self.step is None:
             return made()
+        if kind == "train" and self.built and not self.optimizer.built:
+            # For what is trainable now: a callback may freeze a layer before the first batch.
+            self.optimizer.build(self.trainable_variables)
         self.step.build()
         return StepFunction(self.step, made)
 

@@ -173,16 +173,13 @@ def wait():
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says in one line; PyTorch's tracers raise some that say nothing.
+    """What an error says in one line; some of PyTorch's say it in attributes only.
 
     >>> reason_of(ValueError("no\\n  room")), reason_of(KeyError())
-    ('ValueError: no room', 'KeyError, without a message')
+    ('ValueError: no room', 'KeyError: it says no more')
     """
     text = " ".join(str(error).split())
     if not text and error.__cause__ is not None:
         return reason_of(error.__cause__)
-    return (
-        f"{type(error).__name__}: {text[:300]}"
-        if text
-        else f"{type(error).__name__}, without a message"
-    )
+    text = text or ", ".join(f"{name} = {value}" for name, value in vars(error).items())
+    return f"{type(error).__name__}: {text[:300] or 'it says no more'}"
