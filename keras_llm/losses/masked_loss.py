@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_llm.names_elsewhere import NamesElsewhere
 from keras_llm.token_statistics import divide, weighted
+from keras_llm.usual_range import UsualRange
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -22,7 +23,8 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
     `"mean"` is 0, with gradient 0, where nothing counts. Stock Keras divides by all positions,
     padding too; this divides by the tokens.
 
-    Subclasses write `per_token`.
+    Subclasses write `per_token`. For `explain` they may also write `equation`, `notes` and
+    `usual_ranges`: see `keras_llm.usual_range`.
 
     Args:
         ignore_index: Labels of this value do not count.
@@ -31,6 +33,8 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
         name: The loss's name.
     """
 
+    notes: ClassVar[dict[str, str]] = {}
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {}
     write_instead: ClassVar[dict[str, str]] = {
         "ignore_class": "ignore_index=...",
         "pad_token_id": "ignore_index=...",

@@ -50,6 +50,10 @@ class BitsPerByte(TokenMetric):
         # On the device from the start: a copy in every step would wait for a GPU.
         self.sizes = ops.convert_to_tensor(self.token_bytes)
 
+    def equation(self):
+        """The equation, for `explain`."""
+        return "sum of -log2 p(label) / bytes of the text", ""
+
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; see `TokenMetric.update_state`."""
         rows = self.rows(y_true, y_pred, sample_weight)

@@ -32,6 +32,13 @@ class MaskedTokenAccuracy(TokenMetric):
             raise ValueError(f"top_k must be an integer of at least 1. Received: top_k={top_k}")
         self.top_k = top_k
 
+    def equation(self):
+        """The equation, for `explain`."""
+        best = "has the largest logit"
+        if self.top_k > 1:
+            best = f"has one of the {self.top_k} largest logits"
+        return f"share of the tokens whose label {best}", ""
+
     def numerator_and_denominator(self, statistics):
         """Correct guesses, and tokens."""
         return statistics.correct, statistics.tokens

@@ -15,7 +15,8 @@ from keras_llm.token_statistics import divide, token_rows, token_statistics
 class TokenMetric(NamesElsewhere, keras.metrics.Metric):
     """A ratio of two sums over tokens, exact over the epoch whatever the batches.
 
-    Subclasses write `numerator_and_denominator`, and `result` where it is not the plain ratio.
+    Subclasses write `numerator_and_denominator`, and `result` where it is not the plain ratio. For
+    `explain` they may also write `equation`: see `keras_llm.usual_range`.
 
     Args:
         ignore_index: Labels of this value do not count; the same as the loss's.

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.names_elsewhere import check_names
+from keras_llm.usual_range import UsualRange
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.gradient_clipping import clip_by_global_norm_
@@ -32,7 +33,8 @@ class Optimizer(keras.optimizers.Optimizer):
     - On PyTorch all variables are updated at once; elsewhere one by one, by `update_step`.
 
     Subclasses write `update_step`; where PyTorch has kernels for many variables, `update_together`,
-    and `slot`, which is what those need of a variable.
+    and `slot`, which is what those need of a variable. For `explain` they may also write `notes`,
+    `usual_ranges` and `usual_learning_rate`: see `keras_llm.usual_range`.
 
     Args:
         learning_rate: A float, a schedule, or a callable without arguments.
@@ -44,6 +46,12 @@ class Optimizer(keras.optimizers.Optimizer):
         **kwargs: Keras's own arguments.
     """
 
+    notes: ClassVar[dict[str, str]] = {
+        "weight_decay": "times the learning rate, what a weight loses in an update",
+        "decay_vectors": "biases and norm scales decay too",
+        "exclude_from_weight_decay": "variables whose path matches do not decay",
+    }
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {}
     # A name that people bring from elsewhere, and what to write instead.
     write_instead: ClassVar[dict[str, str]] = {
         "lr": "learning_rate=...",
@@ -83,6 +91,10 @@ class Optimizer(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, learning_rate):
         keras.optimizers.Optimizer.learning_rate.fset(self, learning_rate)
+
+    def usual_learning_rate(self, parameters: int | None) -> UsualRange | None:
+        """The usual peak of the learning rate, for so many parameters; None: not known."""
+        return None
 
     def decays(self, variable: keras.Variable) -> bool:
         """Whether weight decay shrinks `variable`.
