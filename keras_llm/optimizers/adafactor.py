@@ -28,8 +28,20 @@ TINY = 2.0**-126
 class RelativeStep(LearningRateSchedule):
     """Adafactor's own learning rate, rho(t) = min(1e-2, or 1e-6 * t to warm up; 1 / sqrt(t))."""
 
+    total_steps = None
+    notes: ClassVar[dict[str, str]] = {}
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {}
+
     def __init__(self, warmup_init: bool):
         self.warmup_init = warmup_init
+
+    def phases(self):
+        """Its phases: 1 / sqrt(t) is smaller than 1e-2 from update 10,000 on."""
+        return [("constant", 9_999), ("inverse square root decay", None)]
+
+    def shown_steps(self):
+        """Updates until half of 1e-2."""
+        return 40_000
 
     def get_config(self):
         """The constructor's arguments."""

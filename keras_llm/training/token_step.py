@@ -120,13 +120,13 @@ class TokenStep(backend.TrainStep, keras.Model):
     def explain(self, batch=None, show: bool = True):
         """What `compile` decided, on one screen: see `keras_llm.explain`."""
         # Here, because teaching is built on models, and those on this.
-        from keras_llm.teaching.explain import explain
+        from keras_llm.explanation.explain import explain
 
         return explain(self, batch, show)
 
     def trace(self, batch, tokenizer=None, tokens: int = 12, show: bool = True):
         """One training step, slowly, and taken back: see `keras_llm.trace`."""
-        from keras_llm.teaching.trace import trace
+        from keras_llm.tracing.trace import trace
 
         return trace(self, batch, tokenizer, tokens, show)
 
