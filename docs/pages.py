@@ -26,7 +26,7 @@ TOOL = runpy.run_path(str(GUIDES / "copy_code_to_turkish.py"))
 # A page that is a section of its own has no others to list beside it.
 WIDE = "---\nhide: [navigation]\n---\n"
 
-# The pages of the API; `plots` has a longer way to its docstrings than people write.
+# The pages of the API.
 FOLDERS = (
     "losses",
     "metrics",
@@ -38,8 +38,8 @@ FOLDERS = (
     "data",
     "callbacks",
     "training",
+    "plots",
 )
-API = {name: f"keras_llm.{name}" for name in FOLDERS} | {"plots": "keras_llm.teaching.plots"}
 
 EXPLAIN_AND_TRACE = """
 # `keras_llm`
@@ -47,7 +47,7 @@ EXPLAIN_AND_TRACE = """
 ::: keras_llm
     options: {members: [explain, trace]}
 
-::: keras_llm.teaching.explanation.Explanation
+::: keras_llm.explanation.explanation.Explanation
     options: {show_root_heading: true, show_root_toc_entry: true}
 """
 
@@ -145,7 +145,7 @@ def examples() -> dict[str, str]:
 def api() -> dict[str, str]:
     """A page for each folder: its docstrings."""
     pages = {
-        f"api/{name}.md": f"# `keras_llm.{name}`\n\n::: {path}\n" for name, path in API.items()
+        f"api/{name}.md": f"# `keras_llm.{name}`\n\n::: keras_llm.{name}\n" for name in FOLDERS
     }
     return pages | {"api/keras_llm.md": EXPLAIN_AND_TRACE}
 

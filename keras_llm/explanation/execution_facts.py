@@ -146,5 +146,5 @@ def logits(compiled: Compiled) -> list[Fact]:
     note = ""
     if step.sample_weight_needs_logits:
         note = "with sample_weight only if metrics are weighted_metrics"
-    text = "never held: one pass over the vocabulary gives loss, metrics and gradients"
+    text = "never held: one pass gives loss, metrics, gradients"
     return [Fact("logits", "one pass", text, note)]

@@ -132,7 +132,7 @@ def with_p(loss, equation) -> str:
 
 def left_out(compiled, loss) -> Fact:
     """Which tokens do not count."""
-    masked = "positions that a Keras mask hides"
+    masked = "masked positions"
     if isinstance(loss, MaskedLoss):
         index, note = loss.ignore_index, ""
         if isinstance(loss, MaskedKLDivergence):

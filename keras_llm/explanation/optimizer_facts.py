@@ -72,8 +72,8 @@ def averaging(name: str, value) -> str:
     """How many gradients a moving average is made from; empty for another setting."""
     if name not in ("beta_1", "beta_2") or not isinstance(value, float) or value >= 1:
         return ""
-    what = "mean" if name == "beta_1" else "mean square"
-    return f"{what} of ~{round(1 / (1 - value)):,} gradients"
+    what = "gradients" if name == "beta_1" else "squared ones"
+    return f"mean of ~{round(1 / (1 - value)):,} {what}"
 
 
 def decayed(compiled: Compiled) -> list[Fact]:

@@ -23,7 +23,7 @@ LOSSES = {
         "how far the outputs are from the targets",
     ),
 }
-LOSS_NOTES = {"label_smoothing": "share of the target that is spread over all classes"}
+LOSS_NOTES = {"label_smoothing": "share spread over all classes"}
 
 ACCURACY = "share of the positions whose largest output is the label"
 METRICS = {

@@ -8,9 +8,9 @@ from keras_llm.explanation.stock_keras import GLOBAL_CLIPNORM
 from keras_llm.optimizers.optimizer import Optimizer
 
 CLIPPING = {
-    "global_clipnorm": "longer gradients are shortened to it",
-    "clipnorm": "longer gradients of a variable are shortened to it",
-    "clipvalue": "numbers beyond it are cut to it",
+    "global_clipnorm": "greatest norm of a gradient",
+    "clipnorm": "greatest norm for a variable",
+    "clipvalue": "greatest number in a gradient",
 }
 
 

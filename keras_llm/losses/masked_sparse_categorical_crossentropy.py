@@ -54,8 +54,8 @@ class MaskedSparseCategoricalCrossentropy(TokenLoss):
     """
 
     notes: ClassVar[dict[str, str]] = {
-        "label_smoothing": "share of the target that is spread over all tokens",
-        "z_loss": "keeps the logits' scale from drifting",
+        "label_smoothing": "share spread over all tokens",
+        "z_loss": "keeps logits from drifting",
     }
     usual_ranges: ClassVar[dict[str, UsualRange]] = {
         "label_smoothing": UsualRange(

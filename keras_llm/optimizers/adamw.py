@@ -75,7 +75,7 @@ class AdamW(Optimizer):
 
     notes: ClassVar[dict[str, str]] = {
         **Optimizer.notes,
-        "epsilon": "added to the root of the mean squared gradient",
+        "epsilon": "added to the denominator",
     }
     usual_ranges: ClassVar[dict[str, UsualRange]] = {
         "weight_decay": UsualRange(

@@ -47,7 +47,7 @@ class Optimizer(keras.optimizers.Optimizer):
     """
 
     notes: ClassVar[dict[str, str]] = {
-        "weight_decay": "times the learning rate, what a weight loses in an update",
+        "weight_decay": "pulls the weights towards 0",
         "decay_vectors": "biases and norm scales decay too",
         "exclude_from_weight_decay": "variables whose path matches do not decay",
     }

@@ -1,14 +1,19 @@
 """What explain says of loss, optimizer and learning rate, against closed forms and what happens."""
 
 import math
+from typing import ClassVar
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_llm import explain, losses, optimizers, schedules
+from keras_llm import explain, losses, metrics, optimizers, schedules
 from keras_llm.explanation import stock_keras
+from keras_llm.optimizers.optimizer import Optimizer
+from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
+from keras_llm.schedules.warmup_schedule import WarmupSchedule
+from keras_llm.usual_range import ADAM, Source, UsualRange
 from tests.explanation.small_models import PAD, V, X, Y, causal, compiled, plain
 
 # explain is asked about mistakes, too.
@@ -20,12 +25,115 @@ def told(model, section, fact, **kwargs):
     return explain(model, show=False, **kwargs)[section][fact]
 
 
+@keras.saving.register_keras_serializable(package="tests")
 class SquaredSurprise(losses.TokenLoss):
     """Surprise, squared. Rare tokens weigh more."""
 
     def token_loss(self, nll, lse, mean_logit):
         """A comment that is no formula."""
         return nll**2
+
+
+MINE = Source("Mine 2026", "https://example.com/mine")
+
+
+class TellingSurprise(SquaredSurprise):
+    """A power of the surprise."""
+
+    notes: ClassVar = {"power": "2 is a square"}
+    usual_ranges: ClassVar = {"power": UsualRange(1.0, 2.0, (MINE,), above="it may overflow")}
+
+    def __init__(self, power=2.0, ignore_index=-100):
+        super().__init__(ignore_index)
+        self.power = power
+
+    def equation(self):
+        return f"(-log p(label))^{self.power:g}", "how surprised the model is, to a power"
+
+    def token_loss(self, nll, lse, mean_logit):
+        return nll**self.power
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power}
+
+
+class WarmupThenSteps(WarmupSchedule):
+    """A sixth schedule: after the warm-up, half of the peak from `drop` on."""
+
+    total_steps = 80
+    decay_name = "steps"
+    notes: ClassVar = {**WarmupSchedule.notes, "drop": "update of the drop"}
+
+    def __init__(self, learning_rate, warmup_steps, drop):
+        super().__init__(learning_rate, warmup_steps)
+        self.drop = drop
+
+    def decay(self, step):
+        return 1 - 0.5 * ops.cast(step >= self.drop, "float32")
+
+    def phases(self):
+        return [("warm-up", self.warmup_steps), ("peak", self.drop), ("half of it", 80)]
+
+    def get_config(self):
+        return {**super().get_config(), "drop": self.drop}
+
+
+class PlainSGD(Optimizer):
+    """An optimizer of one's own."""
+
+    notes: ClassVar = {**Optimizer.notes, "damping": "what is left of a gradient"}
+    usual_ranges: ClassVar = {"damping": UsualRange(0.5, 1.0, (MINE,), below="hardly a step")}
+
+    def __init__(self, learning_rate, damping, **kwargs):
+        super().__init__(learning_rate, None, False, (), **kwargs)
+        self.damping = damping
+
+    def usual_learning_rate(self, parameters):
+        return UsualRange(0.1, 1.0, (MINE,), below="slow")
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.assign_sub(variable, self.damping * learning_rate * gradient)
+
+    def get_config(self):
+        return {**super().get_config(), "damping": self.damping}
+
+
+class Surprise(metrics.TokenMetric):
+    """A metric of one's own."""
+
+    def numerator_and_denominator(self, statistics):
+        return statistics.nll, statistics.tokens
+
+    def equation(self):
+        return "sum of -log p(label) / tokens that count", "in nats"
+
+
+def test_what_is_told_by_ones_own_loss_optimizer_and_schedule():
+    rate = WarmupThenSteps(0.01, 10, 60)
+    model = compiled(
+        optimizer=PlainSGD(rate, damping=0.1),
+        loss=TellingSurprise(3.0, PAD),
+        metrics=[Surprise(PAD, name="surprise")],
+    )
+    explanation = explain(model, show=False)
+    loss = explanation["Loss"]
+    assert loss["each token"].value == "(-log p(label))^3"
+    assert loss["power"].note == "2 is a square"
+    assert loss["power"].flag == "it may overflow"
+    assert loss["first loss"].value == pytest.approx(LN_V**3, rel=1e-6)
+    damping = explanation["Optimizer"]["damping"]
+    assert (damping.note, damping.flag) == ("what is left of a gradient", "hardly a step")
+    section = explanation["Learning rate"]
+    assert section["peak"].flag == "slow"
+    assert section["drop"].note == "update of the drop"
+    assert section["warmup_steps"].note == "updates until the peak: 12.5 %"
+    assert section.curve.steps[-1] == 80
+    assert {10, 60, 80} <= set(section.curve.steps)
+    values = dict(zip(section.curve.steps, section.curve.values, strict=True))
+    assert values[60] == pytest.approx(0.005) and values[59] == pytest.approx(0.01)
+    assert explanation["Metrics"]["surprise"].text == "sum of -log p(label) / tokens that count"
+    # Its source is among the others, though no table has it.
+    assert MINE in explanation.sources and "Mine 2026" in explanation.to_text(80)
 
 
 FOCAL = losses.MaskedSparseCategoricalFocalCrossentropy
@@ -305,7 +413,8 @@ def test_training_beyond_the_end_is_flagged_and_drawn():
     model.optimizer.iterations.assign(120)
     section = explain(model, show=False)["Learning rate"]
     assert section.curve.steps[-1] == 120
-    assert "beyond" in section["total_steps"].flag
+    assert "beyond" in section["end"].flag
+    assert section["end"].value == 100
 
 
 def test_a_warm_up_is_beside_what_is_usual_for_so_many_updates():
@@ -324,7 +433,7 @@ def test_settings_beside_their_ranges():
     optimizer = optimizers.AdamW(1e-3, weight_decay=0.5, beta_2=0.9999, epsilon=1e-3)
     explanation = explain(compiled(optimizer=optimizer), show=False)
     section = explanation["Optimizer"]
-    assert str(section["beta_2"].typical) == "0.95 – 0.999"
+    assert str(section["beta_2"].usual) == "0.95 – 0.999"
     assert set(explanation.flags) == {
         f"Optimizer: {name}" for name in ("weight_decay", "beta_2", "epsilon")
     }
@@ -338,7 +447,7 @@ def test_settings_beside_their_ranges():
 
 def test_the_learning_rate_that_is_usual_depends_on_the_size_and_the_optimizer():
     def usual(optimizer, parameters=None):
-        found = typical.learning_rate_of(optimizer, parameters)
+        found = usual_learning_rate(optimizer, parameters)
         return found and (found.low, found.high)
 
     assert usual(optimizers.AdamW(), 10**9) == (1e-5, 1e-3)
@@ -351,22 +460,32 @@ def test_the_learning_rate_that_is_usual_depends_on_the_size_and_the_optimizer()
 
 
 def test_a_range_flags_what_lies_outside():
-    usual = Range(1e-3, 0.1, ("adam",), below="low", above="high", none="missing")
-    assert [usual.flag(x) for x in (None, 9e-4, 1e-3, 0.1, 0.11)] == [
+    usual = UsualRange(1e-3, 0.1, (ADAM,), below="low", above="high", none="missing")
+    assert [usual.warning(x) for x in (None, 9e-4, 1e-3, 0.1, 0.11)] == [
         "missing", "low", "", "", "high",
     ]  # fmt: skip
     # What went through float32 is the number that was typed.
-    assert usual.flag(float(np.float32(0.1))) == usual.flag(float(np.float32(1e-3))) == ""
+    assert usual.warning(float(np.float32(0.1))) == usual.warning(float(np.float32(1e-3))) == ""
 
 
-def test_every_range_cites_a_source_and_says_why():
-    groups = [*typical.OPTIMIZERS.values(), typical.LOSSES]
-    ranges = [usual for group in groups for usual in group.values()]
-    ranges += [typical.WARMUP_SHARE, typical.MIN_RATIO, typical.GLOBAL_CLIPNORM]
+TELLING = [CROSS(), FOCAL(), losses.MaskedKLDivergence()]
+TELLING += [optimizers.AdamW(), optimizers.Adafactor(), schedules.WarmupCosineDecay(1e-3, 1, 9)]
+
+
+def test_every_usual_range_cites_a_source_and_says_why():
+    groups = [*stock_keras.OPTIMIZER_RANGES.values(), *(thing.usual_ranges for thing in TELLING)]
+    ranges = [stock_keras.GLOBAL_CLIPNORM, *(usual for group in groups for usual in group.values())]
     for kind in (keras.optimizers.Adam, keras.optimizers.Adafactor, keras.optimizers.Lion):
-        ranges += [typical.learning_rate_of(kind(), size) for size in (10**6, 10**9)]
+        ranges += [usual_learning_rate(kind(), size) for size in (10**6, 10**9)]
     for usual in ranges:
         assert usual.low <= usual.high
         assert usual.sources and usual.below + usual.above
-        assert all(key in typical.SOURCES for key in usual.sources)
-    assert all(url.startswith("https://") for _, url in typical.SOURCES.values())
+        assert all(source.url.startswith("https://") for source in usual.sources)
+
+
+@pytest.mark.parametrize("thing", TELLING, ids=lambda thing: type(thing).__name__)
+def test_notes_and_ranges_are_of_arguments(thing):
+    arguments = set(thing.get_config())
+    assert set(thing.notes) <= arguments
+    # A schedule without an end value has no min_ratio.
+    assert set(thing.usual_ranges) <= arguments | {"min_ratio"}

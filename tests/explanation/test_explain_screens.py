@@ -8,9 +8,9 @@ import pytest
 
 import keras_llm
 from keras_llm import explain, losses, metrics, optimizers, schedules
-from keras_llm.optimizers import AdamW
 from keras_llm.explanation.explanation import Explanation
 from keras_llm.explanation.facts import Curve, Fact, Section
+from keras_llm.optimizers import AdamW
 from tests.explanation.small_models import PAD, V, X, Y, compiled, plain, token_metrics
 from tests.html_page import Page
 

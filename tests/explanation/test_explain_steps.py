@@ -130,7 +130,7 @@ def test_metrics_of_ours_count_tokens():
     assert not any(fact.flag for fact in section.facts)
     five = metrics.MaskedTokenAccuracy(top_k=5, ignore_index=PAD)
     section = explain(compiled(weighted_metrics=[five]), show=False)["Metrics"]
-    assert "among 5" in section["masked_token_accuracy"].text
+    assert "5 largest" in section["masked_token_accuracy"].text
     assert "sample_weight" in section["masked_token_accuracy"].note
     in_bytes = metrics.BitsPerByte(np.ones(V, int), ignore_index=PAD)
     assert "bytes" in told(compiled(metrics=[in_bytes]), "Metrics", "bits_per_byte").text

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from keras_llm.backend.torch.traced_step import take, untouched
 
 import keras_llm
 from keras_llm import losses, metrics, models, optimizers, schedules
 from keras_llm.backend.keras_private import global_seeds_kept, optimizer_twin
-from keras_llm.backend.torch.traced_step import take, untouched
 from tests.teaching.small_models import CROSSENTROPY, PAD, V, X, Y, causal, plain, token_metrics
 
 pytestmark = pytest.mark.torch_only

@@ -8,12 +8,12 @@ import re
 import keras
 import numpy as np
 import pytest
+from keras_llm.teaching.table import Column, Row, Table, table_html, table_lines
+from keras_llm.teaching.trace_tables import block_table, blocks_of
 from rich.console import Console
 
 import keras_llm
 from keras_llm import losses, models, optimizers
-from keras_llm.teaching.table import Column, Row, Table, table_html, table_lines
-from keras_llm.teaching.trace_tables import block_table, blocks_of
 
 if keras.backend.backend() != "torch":
 
