@@ -1,4 +1,7 @@
-"""The stages of a step on JAX: stateless, so that nothing of the model changes."""
+"""The stages of a step on JAX: stateless, so that nothing of the model changes.
+
+XLA compiles forward, loss and backward to one program, so their times are not known one by one.
+"""
 
 import contextlib
 
@@ -11,39 +14,41 @@ from keras_llm.tracing.stages import Clock, Differentiated
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
-    x, y, sample_weight = batch
 
-    def objective(values):
+    def objective(values, x, y, sample_weight):
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
-            with clock("forward"):
-                logits = model(x, training=True)
-            with clock("loss"):
-                loss = model.compute_loss(
-                    x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-                )
-                scaled = optimizer.scale_loss(loss)
+            logits = model(x, training=True)
+            loss = model.compute_loss(
+                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
+            )
+            scaled = optimizer.scale_loss(loss)
         return scaled, (logits, keras_mask(logits), loss)
 
     values = [variable.value for variable in variables]
-    scaled, backward, (logits, mask, loss) = jax.vjp(objective, values, has_aux=True)
+    run = compiled(jax.value_and_grad(objective, has_aux=True), values, *batch)
     with clock("backward"):
-        (gradients,) = jax.block_until_ready(backward(keras.ops.ones_like(scaled)))
+        (_, (logits, mask, loss)), gradients = jax.block_until_ready(run(values, *batch))
     return Differentiated(logits, mask, float(loss), gradients)
 
 
-def apply(optimizer, gradients, variables) -> list:
+def apply(optimizer, gradients, variables, clock) -> list:
     """The values that the update would give the variables."""
-    values, _ = optimizer.stateless_apply(
-        [variable.value for variable in optimizer.variables],
-        gradients,
-        [variable.value for variable in variables],
-    )
-    return jax.block_until_ready(values)
+    state = [variable.value for variable in optimizer.variables]
+    values = [variable.value for variable in variables]
+    run = compiled(optimizer.stateless_apply, state, gradients, values)
+    with clock("optimizer"):
+        values, _ = jax.block_until_ready(run(state, gradients, values))
+    return values
+
+
+def compiled(function, *arguments):
+    """The function, compiled before anything is timed."""
+    return jax.jit(function).lower(*arguments).compile()
 
 
 def make_clock() -> Clock:
-    """A clock. JAX has no way to wait for values that are being differentiated."""
+    """A clock; what it times waits for its own results."""
     return Clock(lambda: None, lambda: None)
 
 

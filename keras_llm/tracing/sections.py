@@ -29,7 +29,7 @@ def batch_section(compiled, step, texts: Texts) -> Section:
     if steps > 1:
         text = f"this batch alone; fit waits for {steps} of them"
         facts.append(Fact("accumulation", steps, text))
-    return section("1 Batch", "for x, y in batches:", [*facts, took(step, "batch")])
+    return section("1 Batch", "for x, y in batches:", [*facts, *took(step, "batch")])
 
 
 def forward_section(step) -> Section:
@@ -42,7 +42,7 @@ def forward_section(step) -> Section:
         note = "activations that the backward pass needs"
         kept = bytes_text(step.kept_bytes)
         facts.append(Fact("kept for backward", step.kept_bytes, kept, note))
-    return section("2 Forward", "logits = model(x)", [*facts, took(step, "forward")])
+    return section("2 Forward", "logits = model(x)", [*facts, *took(step, "forward")])
 
 
 def scores(logits) -> str:
@@ -81,8 +81,7 @@ def loss_section(step, texts: Texts, shown_tokens: int) -> Section:
     if tokens.said is not None:
         read = decoder_input(step.x, tokens.labels)
         table = token_table(tokens, read, texts.target, shown_tokens)
-    facts.append(took(step, "loss"))
-    return section("3 Loss", "loss = loss_fn(logits, y)", facts, table)
+    return section("3 Loss", "loss = loss_fn(logits, y)", [*facts, *took(step, "loss")], table)
 
 
 def adding_up(step) -> list[Fact]:
@@ -121,7 +120,7 @@ def backward_section(compiled, step) -> Section:
     if clips(compiled.optimizer):
         columns["clipped"] = step.clipped_norms
     table = block_table(blocks_of(step.paths), columns)
-    return section("4 Backward", "loss.backward()", [*facts, took(step, "backward")], table)
+    return section("4 Backward", "loss.backward()", [*facts, *took(step, "backward")], table)
 
 
 def clips(optimizer) -> list[str]:
@@ -156,7 +155,7 @@ def optimizer_section(compiled, step) -> Section:
             "of all blocks; a rough rule is 1e-3 (CS231n)",
         ),
         Fact("state", step.state_bytes, bytes_text(step.state_bytes), f"kept by {name}"),
-        took(step, "optimizer"),
+        *took(step, "optimizer"),
     ]
     table = block_table(
         blocks_of(step.paths), {"weights": step.weight_norms, "update": step.update_norms}
@@ -178,14 +177,18 @@ def section(title, code, facts, table=None) -> Section:
     return Section(title, code, tuple(facts), table=table)
 
 
-def took(step, stage) -> Fact:
-    """The time of a stage, and the GPU's memory after it."""
+def took(step, stage) -> list[Fact]:
+    """The time of a stage, and the GPU's memory after it; nothing where they are not known."""
+    if stage not in step.seconds:
+        return []
     seconds = step.seconds[stage]
     share = seconds / sum(step.seconds.values())
     note = f"{share:.0%} of the step" if share >= 0.005 else "under 1% of the step"
+    if stage == "backward" and "forward" not in step.seconds:
+        note += ", with forward and loss: they are one program"
     if stage in step.gpu_bytes:
         note += f"; tensors on the GPU then: {bytes_text(step.gpu_bytes[stage])}"
-    return Fact("took", seconds, f"{seconds * 1e3:,.3g} ms", note)
+    return [Fact("took", seconds, f"{seconds * 1e3:,.3g} ms", note)]
 
 
 def shape_fact(name, shape, note="") -> Fact:

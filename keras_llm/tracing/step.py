@@ -127,15 +127,12 @@ def take(model, batch, read) -> TracedStep:
     clock = make_clock()
 
     with clock("batch"):
-        x, y, sample_weight = keras.tree.map_structure(
-            lambda leaf: None if leaf is None else ops.convert_to_tensor(leaf), given
-        )
+        x, y, sample_weight = on_device(given)
     done = differentiate(model, optimizer, (x, y, sample_weight), variables, clock)
-    tokens = read(y, sample_weight, done.logits, done.mask)
+    tokens = read(*on_device(given[1:]), done.logits, done.mask)
     # Before the update: some optimizers clip in place.
     norms, clipped = gradient_norms(done.gradients, optimizer)
-    with clock("optimizer"):
-        after = apply(optimizer, done.gradients, variables)
+    after = apply(optimizer, done.gradients, variables, clock)
     return TracedStep(
         x=given[0],
         batch=arrays({"x": x, "y": y, "sample_weight": sample_weight}),
@@ -199,6 +196,15 @@ def arrays(parts, name="{}") -> dict[str, Array]:
         elif part is not None:
             found[own] = Array.of(part)
     return found
+
+
+def on_device(parts):
+    """Copies as tensors: on PyTorch, Keras's losses change `sample_weight` in place."""
+
+    def copied(leaf):
+        return None if leaf is None else ops.copy(ops.convert_to_tensor(leaf))
+
+    return keras.tree.map_structure(copied, parts)
 
 
 def symbolic(leaf):

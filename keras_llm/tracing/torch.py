@@ -28,9 +28,10 @@ def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
 
 
 @torch.no_grad()
-def apply(optimizer, gradients, variables) -> list:
+def apply(optimizer, gradients, variables, clock) -> list:
     """Updates the variables; returns their values."""
-    optimizer.apply(gradients, variables)
+    with clock("optimizer"):
+        optimizer.apply(gradients, variables)
     return [variable.value for variable in variables]
 
 

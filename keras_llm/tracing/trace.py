@@ -31,11 +31,11 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
     for the backward pass.
 
     The numbers are those of the step that `fit` would take on this batch, up to rounding, on every
-    backend. The times are not: `fit` need not hold the logits, and runs its layers as one graph;
-    on JAX the time of forward and loss is that of Python, which does not wait for the results.
-    Afterwards weights, optimizer, metrics, gradients, random state and accumulated batches are as
-    they were, for which there must be memory for a copy of all of them. What a layer of your own
-    keeps in plain Python attributes, and the state of `tf.random`, are not restored.
+    backend. The times are not: `fit` need not hold the logits, and runs its layers as one graph. On
+    JAX, forward, loss and backward are one program with one time. Afterwards weights, optimizer,
+    metrics, gradients, random state and accumulated batches are as they were, for which there must
+    be memory for a copy of all of them. What a layer of your own keeps in plain Python attributes,
+    and the state of `tf.random`, are not restored.
 
     Args:
         model: A compiled Keras model; `model.trace(batch)` is the same. One without weights gets

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
-from keras_llm.plots.drawing import COLOURS
-from keras_llm.plots.token_loss import pieces, wrapped
 from matplotlib import colors, ticker
 
 import keras_llm
 from keras_llm import data, models, optimizers, plots, schedules
+from keras_llm.plots.drawing import COLOURS
+from keras_llm.plots.token_loss import pieces, wrapped
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from keras_llm.backend.torch.traced_step import take, untouched
 
 import keras_llm
 from keras_llm import losses, metrics, models, optimizers, schedules
 from keras_llm.backend.keras_private import global_seeds_kept, optimizer_twin
-from tests.teaching.small_models import CROSSENTROPY, PAD, V, X, Y, causal, plain, token_metrics
+from keras_llm.tracing.step import model_kept, take
+from tests.explanation.small_models import CROSSENTROPY, PAD, V, X, Y, causal, plain, token_metrics
 
 pytestmark = pytest.mark.torch_only
 
@@ -196,7 +196,7 @@ def test_the_weights_are_those_of_the_step(name, trained):
         model.train_on_batch(*batch)
         model.train_on_batch(*batch)
     before = [v.numpy().copy() for v in model.trainable_variables]
-    with untouched(model):
+    with model_kept(model):
         step = take(model, batch, lambda *_: None)
         traced = [v.numpy().copy() for v in model.trainable_variables]
     model.reset_metrics()

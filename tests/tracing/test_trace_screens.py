@@ -1,28 +1,19 @@
 """How a trace looks: in a terminal, in a pipe, in a notebook, to a program."""
 
-import html.parser
 import io
 import json
 import re
 
-import keras
-import numpy as np
 import pytest
-from keras_llm.teaching.table import Column, Row, Table, table_html, table_lines
-from keras_llm.teaching.trace_tables import block_table, blocks_of
 from rich.console import Console
 
 import keras_llm
 from keras_llm import losses, models, optimizers
-
-if keras.backend.backend() != "torch":
-
-    def test_it_says_that_it_needs_pytorch():
-        model = models.CausalTransformer(11, 8, 1, 2)
-        model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy(0))
-        with pytest.raises(NotImplementedError, match="KERAS_BACKEND=torch"):
-            model.trace((np.ones((2, 3), int), np.ones((2, 3), int)))
-
+from keras_llm.explanation import Explanation
+from keras_llm.explanation.facts import Column, Row, Section, Table
+from keras_llm.explanation.render_text import table_lines
+from keras_llm.tracing.tables import block_table, blocks_of
+from tests.html_page import Page
 
 TEXTS = ["the with statement wraps a block\nof code", "a block", "code of [bold]<i>&amp; more"] * 3
 
@@ -118,44 +109,22 @@ def test_it_is_printed_once(capsys, monkeypatch):
     assert capsys.readouterr().out == f"{shown}\n"
 
 
-class Page(html.parser.HTMLParser):
-    """Reads a page, and refuses one whose elements do not close in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.struck, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in ("col", "br", "wbr"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "s" in self.open:
-            self.struck.append(data)
-        self.words.append(data)
-
-
 @pytest.mark.torch_only
 def test_the_page_is_whole(trace):
     page = Page(trace.to_html())
-    assert page.struck == ["<pad>", "<pad>"]
+    assert page.text("s") == ["<pad>", "<pad>"]
     for section in trace.sections:
         for column in section.table.columns if section.table else ():
-            assert column.name in page.words
+            assert column.name in page.text("small")
     assert "url(" not in trace.to_html() and "src=" not in trace.to_html()
 
 
 def test_texts_are_not_markup():
     table = Table((Column("a"), Column("b")), (Row(("[bold]x", "<i>&"), (0,)),))
-    assert "<s>[bold]x</s>" in table_html(table) and "&lt;i&gt;&amp;" in table_html(table)
+    page = Explanation("", (Section("", "", (), table=table),)).to_html()
+    assert "<s>[bold]x</s>" in page and "&lt;i&gt;&amp;" in page
     file = io.StringIO()
-    Console(file=file, width=40).print(table_lines(table, 0))
+    Console(file=file, width=40).print(table_lines(table))
     assert "~~[bold]x~~" in file.getvalue() and "<i>&" in file.getvalue()
 
 
