@@ -7,8 +7,12 @@ import keras
 
 
 def keras_mask(tensor):
-    """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None."""
-    return getattr(tensor, "_keras_mask", None)
+    """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None.
+
+    While JAX traces a step its arrays take no attributes, and Keras keeps their masks in a table.
+    """
+    get_mask = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
+    return getattr(tensor, "_keras_mask", None) if get_mask is None else get_mask(tensor)
 
 
 def all_layers(layer) -> list:

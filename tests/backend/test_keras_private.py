@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_llm import losses
 from keras_llm.backend.keras_private import (
     all_layers,
     compile_arguments,
@@ -19,6 +20,15 @@ def test_masking_layers_hang_their_mask_on_the_tensor():
     masked = keras.layers.Embedding(3, 4, mask_zero=True)(ids)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras_mask(masked)), ids != 0)
     assert keras_mask(keras.layers.Embedding(3, 4)(ids)) is None
+
+
+def test_a_mask_is_seen_in_a_compiled_step():
+    model = keras.Sequential([keras.layers.Embedding(5, 4, mask_zero=True), keras.layers.Dense(5)])
+    ids, labels = np.array([[1, 2, 0, 0]]), np.array([[3, 4, 1, 2]])
+    logits = keras.ops.convert_to_numpy(model(ids)).astype("float64")[0]
+    nll = np.log(np.exp(logits).sum(-1)) - logits[np.arange(4), labels[0]]
+    model.compile(loss=losses.MaskedSparseCategoricalCrossentropy(-100))
+    assert model.evaluate(ids, labels, verbose=0) == pytest.approx(nll[:2].mean(), rel=1e-5)
 
 
 def test_layers_inside_layers_are_found():
