@@ -6,11 +6,18 @@ over micro-batches, steps, ranks and epochs. Means do not. So everything here pa
 
 from typing import Any, NamedTuple
 
+import keras
+import numpy as np
 from keras import ops
 
-from keras_llm.backend import among_top, reduce_logits
+from keras_llm.backend import host_values, in_top_k, reduce_logits
 from keras_llm.backend.ids import check_ids, check_integers
-from keras_llm.backend.ops.logits_pass import TokenNumbers, wide, wide_dtype
+from keras_llm.backend.ops.logits_pass import TokenNumbers, upcast, upcast_dtype, weighted
+
+NEGATIVE_WEIGHT = (
+    "sample_weight must not be negative: the mean is divided by the sum of the weights. For "
+    "rewards of either sign use a loss with reduction='sum'. Received: {:g}"
+)
 
 
 class TokenStatistics(NamedTuple):
@@ -20,7 +27,8 @@ class TokenStatistics(NamedTuple):
         loss: What is minimised.
         nll: The negative log-likelihood of the labels in nats: never smoothed, focused or scaled.
         correct: How many labels were among the `top_k` best guesses.
-        tokens: How many tokens there were; the sum of their weights where they have weights.
+        tokens: How many tokens there were; the sum of their weights where they have weights (of
+            their magnitudes, where a sum allows negative ones).
 
     >>> total = TokenStatistics(2.0, 2.0, 1, 4) + TokenStatistics(1.0, 1.0, 0, 1)
     >>> total.loss / total.tokens
@@ -36,8 +44,8 @@ class TokenStatistics(NamedTuple):
         return TokenStatistics(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-class TokenRows(NamedTuple):
-    """A batch, and what its logits come to.
+class ReducedBatch(NamedTuple):
+    """A batch whose logits have been reduced over the vocabulary.
 
     Attributes:
         logits: The logits, `[..., vocab]`.
@@ -58,37 +66,38 @@ class TokenRows(NamedTuple):
         """The negative log-likelihood of each label."""
         return self.numbers.nll
 
+    @property
+    def vocab_size(self):
+        """The length of a row of logits."""
+        return self.logits.shape[-1]
+
 
 def divide(total, tokens):
     """`total / tokens`, and 0 with gradient 0 where nothing counts."""
-    # Ones of the device, here and below: a Python number would be copied to it, which waits.
+    # ops.ones_like, and zeros_like elsewhere: a Python number would be copied to a GPU, and the
+    # copy is a host-device synchronisation.
     return total / ops.where(tokens == 0, ops.ones_like(tokens), tokens)
 
 
-def weighted(values, weights):
-    """`values * weights`, and 0 where a token does not count even if its value is not finite."""
-    return ops.where(weights != 0, values * weights, ops.zeros_like(values))
-
-
-def token_statistics(rows, losses=None, top_k=0):
-    """Sums a batch of `TokenRows`.
+def token_statistics(batch, losses=None, top_k=0):
+    """Sums a batch.
 
     Args:
-        rows: The batch.
+        batch: A `ReducedBatch`.
         losses: The loss of each token; None where only the raw `nll` is wanted.
         top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
     """
-    nll = ops.sum(weighted(rows.nll, rows.weights))
-    loss = nll if losses is None else ops.sum(weighted(losses, rows.weights))
+    nll = ops.sum(weighted(batch.nll, batch.weights))
+    loss = nll if losses is None else ops.sum(weighted(losses, batch.weights))
     correct = ops.zeros_like(nll)
     if top_k:
-        logits, labels, weights, numbers = rows
-        hits = among_top(logits, labels, weights != 0, numbers.largest, top_k)
+        logits, labels, weights, numbers = batch
+        hits = in_top_k(logits, labels, weights != 0, numbers.max_logit, top_k)
         correct = ops.sum(ops.cast(hits, weights.dtype) * weights)
-    return TokenStatistics(loss, nll, correct, ops.sum(rows.weights))
+    return TokenStatistics(loss, nll, correct, ops.sum(ops.abs(batch.weights)))
 
 
-def token_rows(
+def reduce_batch(
     labels,
     logits,
     ignore_index=-100,
@@ -96,6 +105,7 @@ def token_rows(
     sample_weight=None,
     mask=None,
     for_loss=False,
+    signed=False,
 ):
     """Reduces logits over the vocabulary: what every token loss and metric starts from.
 
@@ -108,39 +118,48 @@ def token_rows(
             `[batch, length]`. A weight of 0 is padding.
         mask: None, or booleans of the labels' shape: false is padding.
         for_loss: Whether a loss asks: it needs the mean of the logits too.
+        signed: Whether weights may be negative.
 
     Returns:
-        `TokenRows`. Where values cannot be seen (a traced graph, a GPU), a label outside the
-        vocabulary has an `nll` of NaN: it is never counted as if it were another id.
+        A `ReducedBatch`. Where values cannot be seen (a traced graph, a GPU), a label outside the
+        vocabulary, or a weight that must not be negative, has an `nll` of NaN: it is never counted
+        as if it were right.
 
     Raises:
         TypeError: the labels are not integers.
-        ValueError: the shapes do not fit, or a label that counts is outside the vocabulary.
+        ValueError: the shapes do not fit, a label that counts is outside the vocabulary, or a
+            weight is negative.
     """
     logits = ops.convert_to_tensor(logits)
     if not from_logits:
-        logits = log_probabilities(wide(logits))
-    labels, weights, outside = countable(
-        labels, logits.shape, ignore_index, sample_weight, mask, wide_dtype(logits)
+        logits = log_probabilities(upcast(logits))
+    labels, weights, invalid = countable(
+        labels, logits.shape, ignore_index, sample_weight, mask, upcast_dtype(logits), signed
     )
     numbers = reduce_logits(logits, labels, weights != 0, for_loss)
-    if outside is not None:
-        numbers = numbers._replace(nll=ops.where(outside, float("nan"), numbers.nll))
-    return TokenRows(logits, labels, weights, numbers)
+    if invalid is not None:
+        numbers = numbers._replace(nll=nan_where(invalid, numbers.nll))
+    return ReducedBatch(logits, labels, weights, numbers)
 
 
-def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype):
-    """Which tokens count, and how much.
+def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, signed=False):
+    """Which tokens count, and how much: the one place that decides it.
+
+    Args:
+        labels, ignore_index, sample_weight, mask, signed: As in `reduce_batch`.
+        logits_shape: `[..., vocab]`.
+        dtype: Of the weights.
 
     Returns:
-        Labels of which each indexes the vocabulary, 0 in place of those that do not count; the
-        weights; and, where values cannot be seen, booleans: true for a label that counts although
-        it is outside the vocabulary, which must come out as NaN. None where there is none.
+        Labels that index the vocabulary, 0 in place of those that do not count; the weights; and,
+        where values cannot be seen, booleans: true for a token that is invalid and must come out
+        as NaN (its label is outside the vocabulary, its weight negative). None where there is none.
     """
     labels = integer_labels(labels, logits_shape)
-    weights = token_weights(labels != ignore_index, sample_weight, mask, dtype)
-    counts = weights != 0
-    vocab_size = logits_shape[-1]
+    weights, negative = token_weights(
+        is_counted(labels, ignore_index), sample_weight, mask, dtype, signed
+    )
+    labels, counts, vocab_size = widened(labels), weights != 0, logits_shape[-1]
     checked = check_ids(
         labels,
         vocab_size,
@@ -150,9 +169,16 @@ def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype):
         "if this id is your padding, pass it as ignore_index.",
     )
     if checked:
-        return ops.where(counts, labels, ops.zeros_like(labels)), weights, None
+        return ops.where(counts, labels, ops.zeros_like(labels)), weights, negative
     inside = (labels >= 0) & (labels < vocab_size)
-    return ops.where(counts & inside, labels, ops.zeros_like(labels)), weights, counts & ~inside
+    invalid = counts & ~inside if negative is None else (counts & ~inside) | negative
+    return ops.where(counts & inside, labels, ops.zeros_like(labels)), weights, invalid
+
+
+def nan_where(invalid, values):
+    """The values, and NaN with gradient 0 where they are invalid."""
+    # Not the constant, which would be copied to a GPU in every step: a host-device synchronisation.
+    return ops.where(invalid, ops.sqrt(-ops.ones_like(values)), values)
 
 
 def log_probabilities(probabilities):
@@ -184,9 +210,40 @@ def integer_labels(labels, logits_shape):
     return labels
 
 
-def token_weights(counts, sample_weight, mask, dtype):
-    """The weight of every token: 0 where it does not count, `sample_weight` elsewhere."""
-    weights = ops.cast(counts, dtype)
+def is_counted(labels, ignore_index):
+    """Booleans of the labels' shape: false where a label is `ignore_index`.
+
+    The dtype of the labels may be too small to hold `ignore_index`; then none of them is.
+    """
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    limits = np.iinfo(dtype)
+    if not limits.min <= ignore_index <= limits.max:
+        return ops.ones_like(labels, dtype="bool")
+    wide = widened(labels)
+    # Cast as the labels are, so that a number which the wide dtype wraps around wraps in both.
+    ignored = np.array(ignore_index, dtype).astype(keras.backend.standardize_dtype(wide.dtype))
+    return wide != int(ignored)
+
+
+def widened(labels):
+    """Labels in int32 or int64, where a comparison with a Python number does not wrap around."""
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    if dtype in ("int32", "int64"):
+        return labels
+    return ops.cast(labels, "int64" if dtype in ("uint32", "uint64") else "int32")
+
+
+def token_weights(counts, sample_weight, mask, dtype, signed=False):
+    """The weight of every token: 0 where it does not count, `sample_weight` elsewhere.
+
+    Returns:
+        The weights, and booleans: true where a weight is negative although it must not be, and
+        values cannot be seen to raise an error. None where there is none.
+
+    Raises:
+        ValueError: `sample_weight` does not fit the labels, or is negative and `signed` is false.
+    """
+    weights, negative = ops.cast(counts, dtype), None
     for factor in (sample_weight, mask):
         if factor is None:
             continue
@@ -201,4 +258,10 @@ def token_weights(counts, sample_weight, mask, dtype):
         while len(factor.shape) < len(weights.shape):
             factor = ops.expand_dims(factor, -1)
         weights = weights * factor
-    return weights
+    if sample_weight is not None and not signed:
+        values = host_values(weights)
+        if values is None:
+            negative = weights < 0
+        elif (values < 0).any():
+            raise ValueError(NEGATIVE_WEIGHT.format(float(values.min())))
+    return weights, negative

@@ -1,6 +1,7 @@
-"""The only rooms that import torch, jax or tensorflow: `torch/`, and `ops/` for the rest.
+"""Kernels and facts of a backend: `torch/` for PyTorch, `ops/` for JAX and TensorFlow.
 
-Importing this package chooses the backend, so that it is settled before Keras loads.
+Importing this package chooses the backend, before Keras loads. Nothing in it knows a model, a loss
+or a training loop.
 """
 
 from keras_llm.backend.choice import choose_backend
@@ -9,24 +10,23 @@ choose_backend()
 
 import keras  # noqa: E402
 
-# The train step is built on what comes before it here.
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.device import peak_flops, peak_memory_gb
-    from keras_llm.backend.torch.logits_pass import among_top, reduce_logits
+    from keras_llm.backend.torch.logits_pass import in_top_k, reduce_logits
     from keras_llm.backend.torch.tensors import SUM_DTYPE, host_values
-    from keras_llm.backend.torch.train_step import TrainStep
+    from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 else:
     from keras_llm.backend.ops.device import peak_flops, peak_memory_gb
-    from keras_llm.backend.ops.logits_pass import among_top, reduce_logits
+    from keras_llm.backend.ops.logits_pass import in_top_k, reduce_logits
     from keras_llm.backend.ops.tensors import SUM_DTYPE, host_values
-    from keras_llm.backend.ops.train_step import TrainStep
+    from keras_llm.backend.ops.vocabulary_pass import vocabulary_pass
 
 __all__ = [
     "SUM_DTYPE",
-    "TrainStep",
-    "among_top",
     "host_values",
+    "in_top_k",
     "peak_flops",
     "peak_memory_gb",
     "reduce_logits",
+    "vocabulary_pass",
 ]

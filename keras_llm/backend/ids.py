@@ -1,12 +1,30 @@
 """Ids that are not in the vocabulary: found before they index anything."""
 
+import contextlib
+import contextvars
+
 import keras
 import numpy as np
 
 from keras_llm.backend import host_values
 
-# Set while a graph is traced: what takes the checks that can only be made when it runs.
-deferral = None
+# Accepts the checks that can only be made when a traced graph runs.
+_accept = contextvars.ContextVar("accept_deferred_checks", default=None)
+
+
+@contextlib.contextmanager
+def deferred_checks(accept):
+    """Context manager for tracing, where ids have no values: hands their checks to `accept`.
+
+    Args:
+        accept: `(ids, vocab_size, what) -> bool`: whether the check will be made when the graph
+            runs.
+    """
+    token = _accept.set(accept)
+    try:
+        yield
+    finally:
+        _accept.reset(token)
 
 
 def check_integers(ids, what: str) -> None:
@@ -22,7 +40,7 @@ def check_integers(ids, what: str) -> None:
 def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = "") -> bool:
     """Raises `ValueError` for an id outside `[0, vocab_size)`, wherever values are visible.
 
-    Returns whether they were, or will be each time that a graph runs.
+    Returns whether the check was made, or will be made each time that a traced graph runs.
 
     Args:
         ids: Integer tensor of any shape.
@@ -33,7 +51,8 @@ def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = 
     """
     values = host_values(ids)
     if values is None:
-        return counts is None and deferral is not None and deferral.accept(ids, vocab_size, what)
+        accept = _accept.get()
+        return counts is None and accept is not None and accept(ids, vocab_size, what)
     outside = (values < 0) | (values >= vocab_size)
     if counts is not None:
         visible = host_values(counts)

@@ -1,14 +1,13 @@
 """What `compile` was given and decided, for any compiled Keras model."""
 
-import contextlib
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from keras_llm.backend.keras_private import compile_arguments
-from keras_llm.losses import TokenLoss
+from keras_llm.training import Step, StepDescription
 
 ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
@@ -32,7 +31,7 @@ class Compiled:
     loss_weights: Any
     metrics: Any
     weighted_metrics: Any
-    step: Any
+    step: StepDescription | None
     output_shape: tuple | None
 
     @property
@@ -76,12 +75,15 @@ def compiled(model, asker: str = "explain") -> Compiled:
             f"{asker} needs a compiled model: call model.compile(optimizer=..., loss=...) first. "
             f"Received: {type(model).__name__} {model.name!r}, not compiled"
         )
-    step, arguments = step_and_arguments(model)
+    arguments, step = compile_arguments(model), getattr(model, "step", None)
+    if isinstance(step, Step):
+        # Keras was given only what the step does not count.
+        arguments |= {"loss": step.loss, **step.sums.arguments}
     optimizer = model.optimizer
     return Compiled(
         model=model,
         optimizer=getattr(optimizer, "inner_optimizer", optimizer),
-        step=step,
+        step=step.describe() if isinstance(step, Step) else None,
         output_shape=output_shape(model),
         **{name: arguments.get(name) for name in ARGUMENTS},
     )
@@ -101,78 +103,3 @@ def output_shape(model) -> tuple | None:
 def size(variables) -> int:
     """How many numbers the variables hold."""
     return sum(math.prod(variable.shape) for variable in variables)
-
-
-# What follows is all that explain and trace know of the inside of the step.
-
-
-class StepDescription(NamedTuple):
-    """What a step with a loss of tokens does, as `model.step.describe()` says it."""
-
-    accumulation: int
-    micro_batch_size: int | str | None
-    tokens_per_update: float | None
-    why_logits: str
-    sample_weight_needs_logits: bool
-    layers: str
-    why_layers: str
-    compiling: str
-
-
-def step_and_arguments(model) -> tuple[StepDescription | None, dict]:
-    """The description of the step, None for Keras's own, and the arguments of `compile`."""
-    arguments, accounts = compile_arguments(model), getattr(model, "accounts", None)
-    if accounts is None:
-        return None, arguments
-    # Keras was given only what is not counted by ours.
-    arguments |= {"loss": accounts.loss, **accounts.arguments}
-    window, capture = getattr(model, "window", None), getattr(model, "capture", None)
-    why_layers = "run_eagerly=True" if model.run_eagerly else getattr(capture, "reason", "") or ""
-    compiling = {
-        True: "compiled by torch.compile",
-        "auto": "compiled by torch.compile where that is faster",
-    }.get(getattr(model, "graphs_are_compiled", False), "")
-    layers = {
-        "torch": "graph",
-        "jax": "xla" if model.jit_compile else "eager",
-        "tensorflow": "tensorflow graph",
-    }[keras.backend.backend()]
-    if layers == "tensorflow graph" and model.jit_compile:
-        compiling = "compiled by XLA"
-    description = StepDescription(
-        accumulation=window.size if window else 1,
-        micro_batch_size=model.micro_batch_size,
-        tokens_per_update=model.tokens_per_update,
-        why_logits=why_logits(model, accounts) if model.built else "",
-        sample_weight_needs_logits=not accounts.can_do_without_logits(sample_weight=True),
-        layers="eager" if why_layers or (window and why_logits(model, accounts)) else layers,
-        why_layers=why_layers,
-        compiling=compiling,
-    )
-    return description, arguments
-
-
-def why_logits(model, accounts) -> str:
-    """Why the logits of a batch are held; empty where they are not."""
-    if not isinstance(accounts.loss, TokenLoss):
-        return f"{type(accounts.loss).__name__} reads whole rows of them"
-    if not accounts.loss.from_logits:
-        return "the model's outputs are probabilities (from_logits=False)"
-    left = [m for m in keras.tree.flatten([accounts.left, accounts.left_weighted]) if m is not None]
-    if left:
-        return f"metrics need them: {', '.join(getattr(m, 'name', str(m)) for m in left)}"
-    if not model.head_is_matrix():
-        return "the head is more than a matrix, or the model's own call or compute_loss is used"
-    return ""
-
-
-@contextlib.contextmanager
-def step_state_kept(model):
-    """Context manager that restores the accumulated gradients of the step on exit."""
-    window = getattr(model, "window", None)
-    kept = dict(vars(window)) if window is not None else {}
-    try:
-        yield
-    finally:
-        if window is not None:
-            vars(window).update(kept)

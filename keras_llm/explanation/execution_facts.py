@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import re
 import sys
 
 import keras
@@ -87,27 +86,23 @@ def precision(compiled: Compiled) -> list[Fact]:
 def layers(compiled: Compiled) -> Fact:
     """Whether the layers run one by one, or as a graph."""
     model, step, name = compiled.model, compiled.step, keras.backend.backend()
-    if model.run_eagerly:
-        return Fact("layers", "eager", "one by one", "compile was given run_eagerly=True")
     if step is None:
         return keras_layers(model, name)
     if not model.built and name == "torch":
         return Fact("layers", None, UNKNOWN)
-    if step.why_layers:
-        # Keras's errors are long, and coloured.
-        reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", step.why_layers).split())
-        return Fact("layers", "eager", "one by one", f"no graph: {reason[:200]}")
     text = {
         "graph": "as one graph, made at the second batch of a shape",
         "eager": "one by one",
         "xla": "compiled by XLA",
         "tensorflow graph": "as a TensorFlow graph",
     }[step.layers]
-    return Fact("layers", step.layers, text, step.compiling)
+    return Fact("layers", step.layers, text, step.why_layers or step.compiling)
 
 
 def keras_layers(model, backend: str) -> Fact:
     """How Keras's own step runs the layers."""
+    if model.run_eagerly:
+        return Fact("layers", "eager", "one by one", "compile was given run_eagerly=True")
     if backend == "tensorflow":
         note = "compiled by XLA" if model.jit_compile else ""
         return Fact("layers", "tensorflow graph", "as a TensorFlow graph", note)

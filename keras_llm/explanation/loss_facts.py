@@ -11,7 +11,7 @@ from keras_llm.explanation.compiled import Compiled
 from keras_llm.explanation.docstring_text import first_sentence, formula, name_of, own_equation
 from keras_llm.explanation.facts import Fact, Section, setting
 from keras_llm.losses import MaskedKLDivergence, MaskedLoss, TokenLoss
-from keras_llm.training.uniform_loss import uniform_loss
+from keras_llm.losses.uniform_loss import uniform_loss
 from keras_llm.value_text import value_text
 
 # Told elsewhere in the section, or of no interest.

@@ -8,7 +8,13 @@ from keras import ops
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.losses.masked_loss import MaskedLoss
 from keras_llm.registration import register
-from keras_llm.token_statistics import integer_labels, log_probabilities, token_weights
+from keras_llm.token_statistics import (
+    integer_labels,
+    is_counted,
+    log_probabilities,
+    nan_where,
+    token_weights,
+)
 from keras_llm.usual_range import Source, UsualRange
 from keras_llm.value_text import value_text
 
@@ -131,9 +137,13 @@ class MaskedKLDivergence(MaskedLoss):
         if labels is None:
             counts = ops.ones_like(losses, dtype="bool")
         else:
-            counts = integer_labels(labels, student.shape) != self.ignore_index
+            counts = is_counted(integer_labels(labels, student.shape), self.ignore_index)
         mask = keras_mask(y_pred)
-        return losses, token_weights(counts, sample_weight, mask, losses.dtype)
+        signed = self.reduction == "sum"
+        weights, negative = token_weights(counts, sample_weight, mask, losses.dtype, signed)
+        if negative is not None:
+            losses = nan_where(negative, losses)
+        return losses, weights
 
     def labels(self, y_true):
         """The labels of a pair `(teacher, labels)`."""

@@ -6,8 +6,9 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_llm.backend.ops.logits_pass import weighted
 from keras_llm.names_elsewhere import NamesElsewhere
-from keras_llm.token_statistics import divide, weighted
+from keras_llm.token_statistics import divide
 from keras_llm.usual_range import UsualRange
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -21,7 +22,9 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
         mean = sum(w * l) / sum(w)      sum = sum(w * l)      none = w * l
 
     `"mean"` is 0, with gradient 0, where nothing counts. Stock Keras divides by all positions,
-    padding too; this divides by the tokens.
+    padding too; this divides by the tokens. Weights must not be negative, except with `"sum"`: a
+    reward or an advantage as `sample_weight` is then a policy gradient (Williams 1992,
+    https://doi.org/10.1007/BF00992696), and the logged loss is divided by sum(|w|).
 
     Subclasses write `per_token`. For `explain` they may also write `equation`, `notes` and
     `usual_ranges`: see `keras_llm.usual_range`.
@@ -70,7 +73,7 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
     def sums(self, y_true, y_pred, sample_weight=None):
         """The sum of the loss over the tokens that count, and the sum of their weights."""
         losses, weights = self.per_token(y_true, y_pred, sample_weight)
-        return ops.sum(weighted(losses, weights)), ops.sum(weights)
+        return ops.sum(weighted(losses, weights)), ops.sum(ops.abs(weights))
 
     def labels(self, y_true):
         """The labels in what `fit` was given as `y`."""

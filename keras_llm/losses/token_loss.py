@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.losses.masked_loss import MaskedLoss
-from keras_llm.token_statistics import token_rows, token_statistics
+from keras_llm.token_statistics import reduce_batch, token_statistics
 
 
 class TokenLoss(MaskedLoss):
@@ -56,17 +56,17 @@ class TokenLoss(MaskedLoss):
 
     def per_token(self, y_true, y_pred, sample_weight=None):
         """The loss of each token and its weight, two tensors of the labels' shape."""
-        rows = self.rows(y_true, y_pred, sample_weight)
-        return self.losses(rows), rows.weights
+        batch = self.reduce(y_true, y_pred, sample_weight)
+        return self.losses(batch), batch.weights
 
     def statistics(self, y_true, y_pred, sample_weight=None, top_k=0):
-        """The `TokenStatistics` of a batch, from one reduction over the vocabulary."""
-        rows = self.rows(y_true, y_pred, sample_weight)
-        return token_statistics(rows, self.losses(rows), top_k)
+        """The `TokenStatistics` of a batch, and the `ReducedBatch` that they are the sums of."""
+        batch = self.reduce(y_true, y_pred, sample_weight)
+        return token_statistics(batch, self.losses(batch), top_k), batch
 
-    def rows(self, y_true, y_pred, sample_weight):
+    def reduce(self, y_true, y_pred, sample_weight):
         """The batch reduced over the vocabulary, as this loss masks and weighs it."""
-        return token_rows(
+        return reduce_batch(
             y_true,
             y_pred,
             self.ignore_index,
@@ -74,12 +74,13 @@ class TokenLoss(MaskedLoss):
             sample_weight,
             keras_mask(y_pred),
             for_loss=True,
+            signed=self.reduction == "sum",
         )
 
-    def losses(self, rows):
-        """The loss of each of the rows."""
-        nll, lse, mean_logit, _ = rows.numbers
-        return self.formula(nll, lse, mean_logit, rows.labels, rows.logits.shape[-1])
+    def losses(self, batch):
+        """The loss of each token of a `ReducedBatch`."""
+        nll, lse, mean_logit, _ = batch.numbers
+        return self.formula(nll, lse, mean_logit, batch.labels, batch.vocab_size)
 
     def formula(self, nll, lse, mean_logit, labels, vocab_size):
         """`token_loss`, with the labels' class weights if there are any."""

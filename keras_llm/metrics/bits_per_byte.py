@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_llm.metrics.token_metric import TokenMetric
 from keras_llm.registration import register
-from keras_llm.token_statistics import weighted
 
 
 @register("metrics")
@@ -21,8 +20,7 @@ class BitsPerByte(TokenMetric):
 
     Args:
         token_bytes: UTF-8 bytes of each id, `[vocab]`; `tokenizer.token_bytes` of ours.
-        ignore_index: Labels of this value do not count; the same as the loss's.
-        from_logits: Whether predictions are logits; probabilities otherwise.
+        ignore_index, from_logits: As in `TokenMetric`; None for the loss's.
         name: The metric's name in logs.
 
     Raises:
@@ -36,9 +34,7 @@ class BitsPerByte(TokenMetric):
     1.0
     """
 
-    needs_rows = True
-
-    def __init__(self, token_bytes, ignore_index=-100, from_logits=True, name="bits_per_byte"):
+    def __init__(self, token_bytes, ignore_index=None, from_logits=None, name="bits_per_byte"):
         super().__init__(ignore_index, from_logits, name)
         token_bytes = np.asarray(token_bytes)
         if token_bytes.ndim != 1 or token_bytes.dtype.kind not in "iu" or token_bytes.min() < 0:
@@ -47,28 +43,22 @@ class BitsPerByte(TokenMetric):
                 f"Received: shape {token_bytes.shape}, dtype {token_bytes.dtype}"
             )
         self.token_bytes = token_bytes.astype("int32")
-        # On the device from the start: a copy in every step would wait for a GPU.
+        # On the device from the start: a copy in every step is a host-device synchronisation.
         self.sizes = ops.convert_to_tensor(self.token_bytes)
 
     def equation(self):
         """The equation, for `explain`."""
         return "sum of -log2 p(label) / bytes of the text", ""
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; see `TokenMetric.update_state`."""
-        rows = self.rows(y_true, y_pred, sample_weight)
-        self.update_from_rows(rows.labels, rows.nll, rows.weights, rows.logits.shape[-1])
-
-    def update_from_rows(self, labels, nll, weights, vocab_size):
-        """Adds tokens of which label, `nll` and weight are known."""
+    def per_token(self, labels, nll, vocab_size):
+        """Nats, of ids that stand for text, and bytes."""
         if len(self.token_bytes) != vocab_size:
             raise ValueError(
                 f"token_bytes needs one number for each of the {vocab_size} ids of the logits. "
                 f"Received: {len(self.token_bytes)} numbers"
             )
         size = ops.cast(ops.take(self.sizes, labels, axis=0), nll.dtype)
-        nats = weighted(nll, ops.where(size > 0, weights, ops.zeros_like(weights)))
-        self.sums.add(ops.sum(nats), ops.sum(size * weights))
+        return ops.where(size > 0, nll, ops.zeros_like(nll)), size
 
     def result(self):
         """Bits per byte."""

@@ -14,9 +14,9 @@ class MaskedTokenAccuracy(TokenMetric):
 
     Args:
         top_k: How many guesses a token has.
-        ignore_index: Labels of this value do not count; the same as the loss's.
-        from_logits: Whether predictions are logits; probabilities otherwise.
-        name: The metric's name in logs.
+        ignore_index, from_logits: As in `TokenMetric`; None for the loss's.
+        name: The metric's name in logs; None for `masked_token_accuracy`, with `_top_5` added for
+            `top_k=5`.
 
     Example:
     >>> import numpy as np
@@ -26,11 +26,14 @@ class MaskedTokenAccuracy(TokenMetric):
     0.5
     """
 
-    def __init__(self, top_k=1, ignore_index=-100, from_logits=True, name="masked_token_accuracy"):
-        super().__init__(ignore_index, from_logits, name)
-        if not isinstance(top_k, int) or top_k < 1:
-            raise ValueError(f"top_k must be an integer of at least 1. Received: top_k={top_k}")
+    def __init__(self, top_k=1, ignore_index=None, from_logits=None, name=None):
+        if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+            raise ValueError(f"top_k must be an integer of at least 1. Received: top_k={top_k!r}")
+        default = "masked_token_accuracy" if top_k == 1 else f"masked_token_accuracy_top_{top_k}"
+        super().__init__(ignore_index, from_logits, name or default)
         self.top_k = top_k
+
+    _direction = "up"
 
     def equation(self):
         """The equation, for `explain`."""

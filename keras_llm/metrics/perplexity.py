@@ -8,7 +8,7 @@ from keras_llm.registration import register
 
 @register("metrics")
 class Perplexity(TokenMetric):
-    """Perplexity over the epoch: how many tokens the model hesitates between.
+    """Perplexity over the epoch: the size of a vocabulary that would be as hard to guess from.
 
         perplexity = exp(sum of nll / sum of tokens)
 
@@ -16,8 +16,7 @@ class Perplexity(TokenMetric):
     the whole epoch: a mean of batch perplexities is a different, larger number.
 
     Args:
-        ignore_index: Labels of this value do not count; the same as the loss's.
-        from_logits: Whether predictions are logits; probabilities otherwise.
+        ignore_index, from_logits: As in `TokenMetric`; None for the loss's.
         name: The metric's name in logs.
 
     Example:
@@ -28,7 +27,7 @@ class Perplexity(TokenMetric):
     8.0
     """
 
-    def __init__(self, ignore_index=-100, from_logits=True, name="perplexity"):
+    def __init__(self, ignore_index=None, from_logits=None, name="perplexity"):
         super().__init__(ignore_index, from_logits, name)
 
     def equation(self):

@@ -4,16 +4,16 @@ import keras
 from keras import ops
 
 from keras_llm.layers.vocabulary_head import VocabularyHead
-from keras_llm.training import TokenStep
+from keras_llm.training import TokenModel
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class LanguageModel(TokenStep):
+class LanguageModel(TokenModel):
     """A model of tokens in two parts: `logits = head(backbone(inputs))`.
 
     Called, it returns logits. Compiled with a loss and metrics of `keras_llm`, all that `fit` and
-    `evaluate` log is exact per token; on PyTorch they then work on the hidden vectors and never
-    hold the logits of a batch. With anything else it is a plain `keras.Model`.
+    `evaluate` log is exact per token, and they never hold the logits of a batch. With anything else
+    it is a plain `keras.Model`.
 
     Args:
         backbone: A layer or model from the inputs to hidden vectors `[batch, length, d_model]`.
@@ -42,8 +42,7 @@ class LanguageModel(TokenStep):
 
     def call(self, inputs, training=None):
         """Logits `[batch, length, vocab]` of the next token at every position."""
-        hidden = self.backbone(inputs, training=training)
-        return hidden if self.without_logits else self.head(hidden)
+        return self.head(self.backbone(inputs, training=training))
 
     def compute_output_spec(self, inputs, training=None):
         """Of the two parts, which may know better than a trial what they can take."""
@@ -51,30 +50,44 @@ class LanguageModel(TokenStep):
             return super().compute_output_spec(inputs, training=training)
         return self.head.compute_output_spec(self.backbone.compute_output_spec(inputs))
 
-    def call_ends_with_head(self):
+    def call_ends_with_head(self) -> bool:
         """Whether predictions are what the head returns: a subclass may do more to them."""
         return type(self).call is LanguageModel.call
 
-    def head_is_matrix(self):
-        """Whether logits are the head's kernel and bias, and no subclass has a use for them."""
+    def why_logits(self) -> str:
+        """Why the logits cannot be computed from `head_matrix`; empty where they can."""
         cls, head = type(self), self.head
-        plain = (
-            self.call_ends_with_head()
-            and cls.compute_loss is TokenStep.compute_loss
-            and cls.compute_metrics is TokenStep.compute_metrics
-        )
-        linear = isinstance(head, VocabularyHead) or (
-            type(head) is keras.layers.Dense and head.activation is keras.activations.linear
-        )
-        return plain and linear and head.built and head.activity_regularizer is None
+        for name in ("call", "compute_loss", "compute_metrics"):
+            if getattr(cls, name) is not getattr(LanguageModel, name):
+                return f"{cls.__name__} has a {name} of its own"
+        what = f"the head, a {type(head).__name__},"
+        if not isinstance(head, VocabularyHead) and type(head) is not keras.layers.Dense:
+            return f"{what} is not known to be a matrix"
+        if getattr(head, "activation", None) not in (None, keras.activations.linear):
+            return f"{what} has an activation"
+        if head.quantization_mode is not None:
+            return f"{what} is quantised"
+        if head.activity_regularizer is not None:
+            return f"{what} has an activity regularizer"
+        return "" if head.built else f"{what} is not built yet"
 
     def head_matrix(self):
-        """The head's kernel and bias, unless a subclass or another kind of head does more."""
-        if not self.head_is_matrix():
-            return None
-        head = self.head
-        bias = None if head.bias is None else ops.convert_to_tensor(head.bias)
-        return ops.convert_to_tensor(head.kernel), bias
+        """The head's kernel `[d_model, vocab]` and its bias, or None."""
+        bias = None if self.head.bias is None else ops.convert_to_tensor(self.head.bias)
+        return ops.convert_to_tensor(self.head.kernel), bias
+
+    def explain(self, batch=None, show: bool = True):
+        """What `compile` decided, on one screen: see `keras_llm.explain`."""
+        # Imported here, since both import the parts of a model.
+        from keras_llm.explanation.explain import explain
+
+        return explain(self, batch, show)
+
+    def trace(self, batch, tokenizer=None, tokens: int = 12, show: bool = True):
+        """One training step, stage by stage, and undone: see `keras_llm.trace`."""
+        from keras_llm.tracing.trace import trace
+
+        return trace(self, batch, tokenizer, tokens, show)
 
     def get_config(self):
         """The backbone and the head, serialised."""

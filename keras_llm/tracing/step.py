@@ -11,7 +11,6 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.keras_private import global_seeds_kept, optimizer_twin
-from keras_llm.explanation.compiled import step_state_kept
 from keras_llm.explanation.execution_facts import device_of
 from keras_llm.explanation.optimizer_facts import nbytes
 from keras_llm.tracing.batch import first_batch
@@ -161,12 +160,12 @@ def take(model, batch, read) -> TracedStep:
 def model_kept(model):
     """Context manager that restores the model, its optimizer and the random state on exit.
 
-    That is weights, the state of layers, metrics and optimizer, and accumulated gradients. It
-    needs memory for a second copy of all of them.
+    That is weights, and the state of layers, metrics and optimizer. It needs memory for a second
+    copy of all of them.
     """
     variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
     copies = [ops.copy(variable.value) for variable in variables]
-    with random_state_kept(), step_state_kept(model), other_state_kept(model):
+    with random_state_kept(), other_state_kept(model):
         try:
             yield
         finally:

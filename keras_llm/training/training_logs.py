@@ -11,7 +11,7 @@ class TrainingLogs(keras.callbacks.Callback):
     """Adds to the progress bar and to `fit`'s history:
 
         learning_rate       of the next update
-        gradient_norm       global norm before clipping, the mean over the epoch's updates (PyTorch)
+        gradient_norm       global norm before clipping, the mean over the epoch's updates
         tokens_per_second   tokens that count, over the epoch's time without validation
         peak_memory_gb      the most that the device has held, in 10^9 bytes, where it tells
         mfu                 model FLOPs utilisation, where the device's peak is known
@@ -24,8 +24,8 @@ class TrainingLogs(keras.callbacks.Callback):
     callbacks, so that they find the numbers in their `logs`.
     """
 
-    # It adds to logs that somebody else looks at; it is no reason to compute them.
-    looks_at_log_points = True
+    # It adds to logs that somebody else reads; it is no reason to compute them.
+    reads_logs_when_they_are_computed = True
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
@@ -50,20 +50,18 @@ class TrainingLogs(keras.callbacks.Callback):
 
     def end_count(self):
         """Ends the epoch's time and count of tokens, before validation starts its own."""
-        model = self.model
-        self.ended, self.tokens = time.perf_counter(), float(model.accounts.mean.tokens())
-        model.tokens_per_update = self.tokens / max(
-            1, int(model.optimizer.iterations) - self.updates
-        )
+        step = self.model.step
+        self.ended, self.tokens = time.perf_counter(), float(step.sums.mean.tokens())
+        step.count_updates(self.tokens, int(self.model.optimizer.iterations) - self.updates)
 
     def numbers(self) -> dict[str, float]:
         """The numbers that are known, as they are now."""
-        model = self.model
+        model, step = self.model, self.model.step
         seconds = (self.ended or time.perf_counter()) - self.began
-        tokens = self.tokens if self.ended is not None else float(model.accounts.mean.tokens())
+        tokens = self.tokens if self.ended is not None else float(step.sums.mean.tokens())
         numbers = {
             "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
-            "gradient_norm": model.gradient_norm(),
+            "gradient_norm": step.gradient_norm(),
             "tokens_per_second": tokens / seconds,
             "peak_memory_gb": backend.peak_memory_gb(),
             "mfu": utilisation(model, tokens / seconds),
@@ -73,6 +71,6 @@ class TrainingLogs(keras.callbacks.Callback):
 
 def utilisation(model, tokens_per_second: float) -> float | None:
     """The share of the device's peak that the model's own operations took, if both are known."""
-    peak = backend.peak_flops(model.compute_dtype)
-    flops = model.flops_per_token(model.trained.length) if peak else None
+    peak, length = backend.peak_flops(model.compute_dtype), model.step.length
+    flops = model.flops_per_token(length) if peak and length else None
     return None if flops is None else tokens_per_second * flops / peak

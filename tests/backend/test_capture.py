@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import torch
+from keras_llm.backend.torch.capture import Capture
 
 from keras_llm import losses, models
-from keras_llm.backend.torch.capture import Capture
 
 pytestmark = pytest.mark.torch_only
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from keras_llm.backend.torch.jit_trial import JitTrial
 
 from keras_llm.backend.torch import jit_trial
-from keras_llm.backend.torch.jit_trial import JitTrial
 
 pytestmark = pytest.mark.torch_only
 

@@ -3,9 +3,9 @@
 import keras
 import pytest
 import torch
+from keras_llm.backend.torch.views import VIEWS, merge_views
 
 from keras_llm.backend.torch import capture
-from keras_llm.backend.torch.views import VIEWS, merge_views
 from tests.backend.test_capture import BACKBONES, run
 
 pytestmark = pytest.mark.torch_only

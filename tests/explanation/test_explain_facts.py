@@ -17,7 +17,7 @@ from keras_llm.usual_range import ADAM, Source, UsualRange
 from tests.explanation.small_models import PAD, V, X, Y, causal, compiled, plain
 
 # explain is asked about mistakes, too.
-pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.training.sanity.SanityWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
 LN_V = math.log(V)
 
 

@@ -15,7 +15,7 @@ from tests.explanation.small_models import PAD, V, X, Y, compiled, plain, token_
 from tests.html_page import Page
 
 # explain is asked about mistakes, too.
-pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.training.sanity.SanityWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
 
 
 def flagged():

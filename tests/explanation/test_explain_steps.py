@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_llm import explain, layers, losses, metrics, models, optimizers, schedules
-from keras_llm.training.token_accounts import TokenAccounts
+from keras_llm.training.shared_sums import SharedSums
 from tests.explanation.small_models import (
     CROSSENTROPY,
     PAD,
@@ -20,7 +20,7 @@ from tests.explanation.small_models import (
 )
 
 # explain is asked about mistakes, too.
-pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.training.sanity.SanityWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
 BACKEND = keras.backend.backend()
 COUNTED = int((Y != PAD).sum())
 
@@ -74,6 +74,15 @@ def test_the_effective_batch_of_other_losses():
     teacher = np.zeros((8, 6, V), "float32")
     model = compiled(loss=losses.MaskedKLDivergence(ignore_index=PAD))
     assert told(model, "One update", "effective batch", batch=(X, (teacher, Y))).value == COUNTED
+    # Without labels every position counts, once.
+    assert told(model, "One update", "effective batch", batch=(X, teacher)).value == Y.size
+
+
+def test_labels_of_one_byte_are_compared_as_numbers():
+    stock = keras.losses.SparseCategoricalCrossentropy(ignore_class=-100)
+    labels = np.full(Y.shape, 156, "uint8")  # -100 in one byte
+    model = compiled(plain(), loss=stock)
+    assert told(model, "One update", "effective batch", batch=(X, labels)).value == Y.size
 
 
 @pytest.mark.parametrize("batch", [X, (X,), (X, Y, None, None), {"x": X}])
@@ -130,8 +139,8 @@ def test_metrics_of_ours_count_tokens():
     assert not any(fact.flag for fact in section.facts)
     five = metrics.MaskedTokenAccuracy(top_k=5, ignore_index=PAD)
     section = explain(compiled(weighted_metrics=[five]), show=False)["Metrics"]
-    assert "5 largest" in section["masked_token_accuracy"].text
-    assert "sample_weight" in section["masked_token_accuracy"].note
+    fact = section["masked_token_accuracy_top_5"]
+    assert "5 largest" in fact.text and "sample_weight" in fact.note
     in_bytes = metrics.BitsPerByte(np.ones(V, int), ignore_index=PAD)
     assert "bytes" in told(compiled(metrics=[in_bytes]), "Metrics", "bits_per_byte").text
 
@@ -167,10 +176,10 @@ def test_metrics_of_others():
 
 def held(monkeypatch, model):
     """Whether `fit` counts from logits, of a batch as a whole."""
-    calls, count = [], TokenAccounts.count
-    monkeypatch.setattr(TokenAccounts, "count", lambda *args: calls.append(1) or count(*args))
+    calls, count = [], SharedSums.count
+    monkeypatch.setattr(SharedSums, "count", lambda *args: calls.append(1) or count(*args))
     fit_at_once(model)
-    return model.accounts is None or bool(calls)
+    return model.step is None or bool(calls)
 
 
 class OwnLoss(models.CausalTransformer):
@@ -237,12 +246,15 @@ def test_layers_as_a_graph_and_why_not():
     model.fit(X, Y, batch_size=4, verbose=0)
     fact = told(model, "How it runs", "layers")
     assert (fact.value, "Mine" in fact.note) == ("eager", True)
-    model.capture.reason = "Keras says:\n\n\x1b[1mno\x1b[0m" + "!" * 900
-    note = told(model, "How it runs", "layers").note
-    assert note.startswith("no graph: Keras says: no!!") and len(note) < 250
     assert told(compiled(plain()), "How it runs", "layers").value == "eager"
     fact = told(compiled(plain(), jit_compile=True), "How it runs", "layers")
     assert fact.value == "torch.compile"
+
+
+def test_where_documents_end():
+    assert told(compiled(causal(document_end_id=2)), "How it runs", "document_end_id").value == 2
+    with pytest.raises(KeyError):
+        told(compiled(), "How it runs", "document_end_id")
 
 
 @pytest.mark.not_torch

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
+from keras_llm.backend.torch.capture import Capture
 
 from keras_llm import data, layers, losses, models
 from keras_llm.backend.torch import attention
-from keras_llm.backend.torch.capture import Capture
 from keras_llm.backend.torch.packed_attention import HAS_KERNELS, rounded_up
 from tests.models.llama import to_llama
 from tests.models.test_padding import Shapes

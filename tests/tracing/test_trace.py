@@ -94,9 +94,8 @@ def state(model):
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     variables = [*model.variables, *model.metrics_variables, *optimizer.variables]
     tensors = [variable.value for variable in variables] + [*model.parameters()]
-    window = getattr(model, "window", None)
-    in_window = {k: v for k, v in vars(window).items() if k != "optimizer"} if window else {}
-    capture = getattr(model, "capture", None)
+    step = getattr(model, "step", None)
+    captured = getattr(step, "captured", None)
     told = {
         "values": [t.detach().flatten().view(torch.uint8).numpy().tobytes() for t in tensors],
         "tensors": [id(tensor) for tensor in tensors],
@@ -105,9 +104,8 @@ def state(model):
         "numpy": [str(part) for part in np.random.get_state()],
         "python": random.getstate(),
         "optimizers": [(k, id(v)) for o in (optimizer, inner) for k, v in vars(o).items()],
-        "window": in_window,
-        "norms": vars(window.norms) if window else {},
-        "graphs": capture and (id(capture), list(capture.graphs), capture.reason),
+        "step": step and step.state_dict(),
+        "graphs": captured and (id(captured), list(captured.graphs), captured.reason),
     }
     return {key: hashlib.sha256(repr(value).encode()).hexdigest() for key, value in told.items()}
 
@@ -140,7 +138,7 @@ def test_nothing_is_changed(name, trained):
 def test_nothing_is_changed_in_the_middle_of_a_window():
     model = accumulating()
     model.train_on_batch(X, Y)
-    assert model.window.batches == 1
+    assert model.step.state_dict()["window"]["batches"] == 1
     before = state(model)
     trace(model, (X, Y))
     assert state(model) == before

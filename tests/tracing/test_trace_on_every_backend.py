@@ -19,8 +19,9 @@ FOCAL = losses.MaskedSparseCategoricalFocalCrossentropy(2.0, ignore_index=PAD)
 STOCK = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PAD)
 
 
-def adamw():
-    return optimizers.AdamW(RATE, weight_decay=DECAY, global_clipnorm=CLIP, epsilon=EPSILON)
+def adamw(**kwargs):
+    kwargs |= {"weight_decay": DECAY, "global_clipnorm": CLIP, "epsilon": EPSILON}
+    return optimizers.AdamW(RATE, **kwargs)
 
 
 def trace(model, batch):
@@ -133,6 +134,7 @@ def half():
 
 CASES = {
     "causal": (lambda: causal(dropout=0.3), adamw),
+    "window": (causal, lambda: adamw(gradient_accumulation_steps=3)),
     "plain": (plain, lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True)),
     "accumulating": (plain, lambda: keras.optimizers.Adam(gradient_accumulation_steps=3)),
     "noisy": (noisy, adamw),

@@ -173,7 +173,7 @@ def test_metrics_live_on_the_losses_statistics():
 class TestCompile:
     def test_warns_when_a_metric_counts_what_the_loss_ignores(self):
         with pytest.warns(UserWarning, match=r"ignores the label 0.*Perplexity\(ignore_index=0\)"):
-            table_model([EVEN], loss=LOSS(ignore_index=0), metrics=["perplexity"])
+            table_model([EVEN], loss=LOSS(ignore_index=0), metrics=[metrics.Perplexity(-100)])
         with pytest.warns(UserWarning, match="'accuracy' counts it"):
             table_model([EVEN], loss=LOSS(ignore_index=0), metrics=["accuracy"])
         stock = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
@@ -182,6 +182,7 @@ class TestCompile:
 
     def test_is_quiet_when_they_agree(self):
         table_model([EVEN], loss=LOSS(ignore_index=0), metrics=[metrics.Perplexity(0)])
+        table_model([EVEN], loss=LOSS(ignore_index=0), metrics=["perplexity"])
         table_model([EVEN], loss=LOSS(), metrics=["perplexity", "accuracy"])
         table_model([EVEN], loss="masked_sparse_categorical_crossentropy", metrics=["perplexity"])
 

@@ -113,13 +113,13 @@ def small_memory(monkeypatch):
     """Makes a model's step fail with more than `limit` rows."""
 
     def shrink(model, limit, forward):
-        hidden_vectors = model.hidden_vectors
+        hidden_vectors = model.step.hidden_vectors
 
         def limited(x, training):
             hidden, penalty = hidden_vectors(x, training)
             return Fails.apply(hidden, limit, forward), penalty
 
-        monkeypatch.setattr(model, "hidden_vectors", limited)
+        monkeypatch.setattr(model.step, "hidden_vectors", limited)
         return model
 
     return shrink
@@ -134,7 +134,7 @@ def test_auto_halves_when_memory_runs_out_and_loses_nothing(small_memory, forwar
     model = small_memory(build("auto", optimizer), 3, forward)
     size = 8 if steps is None else 4
     history = model.fit(X, Y, batch_size=size, epochs=3, shuffle=False, verbose=0).history
-    assert model.micro_batches.size == 2
+    assert model.step.micro_batches.size == 2
     weights, losses_by_hand, _ = by_hand(8, 3)
     assert history["loss"] == pytest.approx(losses_by_hand, rel=1e-5)
     for got, want in zip(model.get_weights(), weights, strict=True):
@@ -149,7 +149,7 @@ def test_a_row_that_does_not_fit_and_other_errors_are_raised(small_memory):
     with pytest.raises(torch.OutOfMemoryError):
         model.fit(X, Y, batch_size=8, verbose=0)
     model = build("auto")
-    model.hidden_vectors = lambda x, training: (_ for _ in ()).throw(RuntimeError("a bug"))
+    model.step.hidden_vectors = lambda x, training: (_ for _ in ()).throw(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         model.fit(X, Y, batch_size=8, verbose=0)
 
@@ -167,4 +167,4 @@ def test_the_size_is_saved(tmp_path):
     model = build(5)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.micro_batches.argument == 5
+    assert loaded.step.micro_batch_size == 5

@@ -7,6 +7,7 @@ import pytest
 from keras_llm import losses, metrics, models, optimizers
 from keras_llm.backend import chunks
 from keras_llm.backend.torch import vocabulary_pass
+from keras_llm.training import Step
 from tests.losses.test_crossentropy import SquaredTemperature
 
 pytestmark = pytest.mark.torch_only
@@ -54,10 +55,8 @@ def deterministic(history):
 def passes(monkeypatch):
     """How many batches took the one pass."""
     counted = []
-    one_pass = models.LanguageModel.one_pass
-    monkeypatch.setattr(
-        models.LanguageModel, "one_pass", lambda *a, **k: counted.append(1) or one_pass(*a, **k)
-    )
+    one_pass = Step.one_pass
+    monkeypatch.setattr(Step, "one_pass", lambda *a, **k: counted.append(1) or one_pass(*a, **k))
     return counted
 
 
@@ -94,7 +93,9 @@ def test_twenty_steps_are_the_same_twenty_steps(loss, way, dropout, passes, monk
         ).history
         histories.append(deterministic(history))
         weights.append(model.get_weights())
-    assert (model.capture is not None and model.capture.replayed) == (way != "layer by layer")
+    assert (model.step.captured is not None and model.step.captured.replayed) == (
+        way != "layer by layer"
+    )
     assert model.get_compile_config()["jit_compile"] is (way == "compiled")
     assert len(passes) == 5 * (4 * (2 if "micro" in way else 1) + 4)
     assert histories[1].keys() == histories[0].keys()

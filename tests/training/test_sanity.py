@@ -5,11 +5,11 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from keras_llm.training.sanity import unfitting_predictions
+from keras_llm.training.sanity_of_batch import Batch, batch_messages, unlikely_predictions
 
 from keras_llm import data, losses, metrics, models, optimizers, schedules
 from keras_llm.training import SanityWarning
-from keras_llm.training.sanity import unfitting_predictions
-from keras_llm.training.sanity_of_batch import Batch, batch_messages, unlikely_predictions
 
 VOCAB, PAD, LENGTH = 31, 0, 12
 BACKEND = keras.backend.backend()

@@ -42,7 +42,7 @@ def test_history_has_the_learning_rate_and_the_tokens_of_a_second(monkeypatch):
         X, Y, batch_size=8, epochs=2, verbose=0, validation_data=some, callbacks=[Clock()]
     )
     assert logs.history["tokens_per_second"] == pytest.approx([(Y != PAD).sum() / 2.0] * 2)
-    assert model.tokens_per_update == (Y != PAD).sum() / 3
+    assert model.step.tokens_per_update == (Y != PAD).sum() / 3
     assert logs.history["learning_rate"] == pytest.approx([float(SCHEDULE(3)), float(SCHEDULE(6))])
     assert not [name for name in logs.history if name.startswith("val_l") and "rate" in name]
     assert "peak_memory_gb" not in logs.history
@@ -96,13 +96,13 @@ def test_metrics_are_computed_when_somebody_looks(monkeypatch):
 
 @pytest.mark.torch_only
 def test_logs_that_were_left_for_later_are_known_when_asked():
-    from keras_llm.backend.torch.step_logs import LaterLogs
+    from keras_llm.training.torch.log_throttle import LazyLogs
 
     model = build()
     want = {name: float(value) for name, value in model.get_metrics_result().items()}
     for read in (dict, lambda logs: {**logs}, lambda logs: dict(logs.items())):
-        assert read(LaterLogs(model, tuple(want))) == pytest.approx(want)
-    logs = LaterLogs(model, tuple(want))
+        assert read(LazyLogs(model, tuple(want))) == pytest.approx(want)
+    logs = LazyLogs(model, tuple(want))
     assert (logs or {}) == {}
     assert float(logs["loss"]) == want["loss"]
     assert logs.get("other", 3) == 3

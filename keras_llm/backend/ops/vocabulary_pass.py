@@ -15,11 +15,10 @@ from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.ops.derivatives import with_derivatives
-from keras_llm.backend.ops.logits_pass import among_top, label_logits
-from keras_llm.token_statistics import TokenStatistics, weighted
+from keras_llm.backend.ops.logits_pass import in_top_k, label_logits, weighted
 
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training):
+def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k, training):
     """Reduces hidden vectors over the vocabulary.
 
     Args:
@@ -29,13 +28,14 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training
         labels: `[tokens]`, inside the vocabulary.
         weights: `[tokens]`, in the dtype of the statistics. Rows of weight 0 take part in the
             product only where they fill up the last chunk.
-        loss: The `TokenLoss` whose formula is used.
+        formula: `(nll, lse, mean_logit, labels, vocab_size) -> loss of each token`.
+        scale: What the sum of the losses is multiplied by to be minimised; a number or a scalar.
         top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
         training: Whether gradients are made on the way.
 
     Returns:
-        The `TokenStatistics`, of which the loss can be differentiated if `training`; and the `nll`
-        of each token, `[tokens]`, which means nothing for those of weight 0.
+        The number to minimise, which can be differentiated if `training`; the four sums of
+        `TokenStatistics`; and the `nll` of each token, `[tokens]`, undefined where the weight is 0.
     """
     inputs = (hidden, kernel) if bias is None else (hidden, kernel, bias)
     # Gradients are made here: what is inside the loop is not to be differentiated again.
@@ -52,7 +52,7 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training
         logits = ops.cast(ops.matmul(h, kernel), dtype)
         for b in biases:
             logits = logits + ops.cast(b, dtype)
-        statistics, nll, d_logits = reduce_chunk(logits, t, w, loss, top_k)
+        statistics, nll, d_logits = reduce_chunk(logits, t, w, formula, top_k)
         sums[0] = sums[0] + statistics
         sums[1] = ops.slice_update(sums[1], (start,), nll)
         if training:
@@ -70,9 +70,9 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training
         sums += [ops.zeros_like(hidden), *(ops.zeros_like(x, dtype=dtype) for x in inputs[1:])]
     counted = ops.sum(ops.cast(weights != 0, "int32"))
     sums, nll, *gradients = ops.fori_loop(0, -(-counted // ops.maximum(rows, 1)), add_chunk, sums)
-    statistics, nll = TokenStatistics(*ops.unstack(sums, 4)), ops.take(nll, places)
+    statistics, nll = tuple(ops.unstack(sums, 4)), ops.take(nll, places)
     if not training:
-        return statistics, nll
+        return statistics[0] * scale, statistics, nll
 
     gradients[0] = ops.take(gradients[0], places, axis=0)
 
@@ -87,9 +87,9 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training
                 for gradient, x in zip(gradients, inputs, strict=True)
             )
 
-        return statistics.loss, backward
+        return statistics[0], backward
 
-    return statistics._replace(loss=loss_of(*inputs)), nll
+    return loss_of(*inputs) * scale, statistics, nll
 
 
 def in_chunks(hidden, labels, weights, vocab_size):
@@ -116,21 +116,21 @@ def device_type():
     return keras.distribution.list_devices()[0].split(":")[0].lower()
 
 
-def reduce_chunk(logits, labels, weights, loss, top_k):
+def reduce_chunk(logits, labels, weights, formula, top_k):
     """The four sums of a chunk, stacked; the nll of its tokens; the gradient of its logits."""
     vocab_size = logits.shape[1]
-    largest = ops.max(logits, axis=1)
-    exponentials = ops.exp(logits - largest[:, None])
+    max_logit = ops.max(logits, axis=1)
+    exponentials = ops.exp(logits - max_logit[:, None])
     total = ops.sum(exponentials, axis=1)
-    lse = ops.log(total) + largest
+    lse = ops.log(total) + max_logit
     nll = lse - label_logits(logits, labels)
     losses, (f_nll, f_lse, f_mean) = with_derivatives(
-        lambda *numbers: loss.formula(*numbers, labels, vocab_size),
+        lambda *numbers: formula(*numbers, labels, vocab_size),
         *(nll, lse, ops.mean(logits, axis=1)),
     )
     correct = ops.zeros_like(weights)
     if top_k:
-        correct = ops.cast(among_top(logits, labels, None, largest, top_k), weights.dtype)
+        correct = ops.cast(in_top_k(logits, labels, None, max_logit, top_k), weights.dtype)
     sums = [ops.sum(weighted(x, weights)) for x in (losses, nll, correct)]
 
     f_nll, f_lse, f_mean = (weighted(x, weights)[:, None] for x in (f_nll, f_lse, f_mean))
@@ -138,4 +138,4 @@ def reduce_chunk(logits, labels, weights, loss, top_k):
     d_label = f_nll * ops.expm1(-nll)[:, None] + f_lse * ops.exp(-nll)[:, None]
     is_label = ops.arange(vocab_size, dtype="int32") == labels[:, None]
     d_logits = ops.where(is_label, d_label, exponentials * ((f_nll + f_lse) / total[:, None]))
-    return ops.stack([*sums, ops.sum(weights)]), nll, d_logits + f_mean / vocab_size
+    return ops.stack([*sums, ops.sum(ops.abs(weights))]), nll, d_logits + f_mean / vocab_size

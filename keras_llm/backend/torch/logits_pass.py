@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from keras_llm.backend.ops import logits_pass as generic
 from keras_llm.backend.ops.logits_pass import TokenNumbers
 from keras_llm.backend.torch import tensors as facts
-from keras_llm.backend.torch.remembered import recall, remember
+from keras_llm.backend.torch.lse_cache import recall, remember
 from keras_llm.backend.torch.tensors import exp_in_place, is_plain
 
 # Small enough for the caches of a core; and, on a GPU, large enough to keep it busy.
@@ -29,32 +29,32 @@ def reduce_logits(logits, labels, counts, for_loss) -> TokenNumbers:
     labels = labels.long()
     known = None if for_loss else recall(logits, counts)
     if known is not None:
-        log_total, largest = known
-        nll = negative_log_likelihood(logits, labels, log_total, largest)
-        return TokenNumbers(nll, log_total + largest, None, largest)
+        log_total, max_logit = known
+        nll = negative_log_likelihood(logits, labels, log_total, max_logit)
+        return TokenNumbers(nll, log_total + max_logit, None, max_logit)
     rows = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), counts.reshape(-1)
     numbers = LogitsPass.apply(*rows, for_loss)
-    nll, log_total, largest, mean = (x if x is None else x.reshape(labels.shape) for x in numbers)
+    nll, log_total, max_logit, mean = (x if x is None else x.reshape(labels.shape) for x in numbers)
     if for_loss:
-        remember(logits, counts, (log_total, largest))
-    return TokenNumbers(nll, log_total + largest, mean, largest)
+        remember(logits, counts, (log_total, max_logit))
+    return TokenNumbers(nll, log_total + max_logit, mean, max_logit)
 
 
-def among_top(logits, labels, counts, largest, top_k):
+def in_top_k(logits, labels, counts, max_logit, top_k):
     """Whether the label is among the `top_k` largest; see `backend/ops/logits_pass.py`."""
     if not can_pass(logits):
-        return generic.among_top(logits, labels, counts, largest, top_k)
+        return generic.in_top_k(logits, labels, counts, max_logit, top_k)
     shape, logits = labels.shape, logits.detach().reshape(-1, logits.shape[-1])
     labels = labels.reshape(-1).long()
     if top_k > 1:
         chunks = zip(*(x.split(chunk_rows(logits)) for x in (logits, labels)), strict=True)
-        correct = torch.cat([generic.among_top(z, t, None, None, top_k) for z, t in chunks])
+        correct = torch.cat([generic.in_top_k(z, t, None, None, top_k) for z, t in chunks])
         return correct.reshape(shape)
     # Only a label with the largest logit can be the first of them.
-    correct = (label_logits(logits, labels) == largest.reshape(-1)) & counts.reshape(-1)
+    correct = (label_logits(logits, labels) == max_logit.reshape(-1)) & counts.reshape(-1)
     if facts.is_on_host(logits):
         for some in correct.nonzero().squeeze(1).split(chunk_rows(logits)):
-            best = logits.index_select(0, some).to(wide_dtype(logits)).argmax(1)
+            best = logits.index_select(0, some).to(upcast_dtype(logits)).argmax(1)
             correct[some] = best == labels[some]
     else:
         correct &= logits.argmax(1) == labels
@@ -66,31 +66,31 @@ class LogitsPass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, labels, counts, with_mean):
-        """`nll`, `lse - largest`, the largest logit and, if asked for, the mean logit."""
-        numbers = {"size": (len(labels),), "dtype": wide_dtype(logits)}
-        largest, total = logits.new_zeros(**numbers), logits.new_ones(**numbers)
+        """`nll`, `lse - max_logit`, `max_logit` and, if asked for, the mean logit."""
+        numbers = {"size": (len(labels),), "dtype": upcast_dtype(logits)}
+        max_logit, total = logits.new_zeros(**numbers), logits.new_ones(**numbers)
         mean_logit = logits.new_zeros(**numbers) if with_mean else None
         scratch = new_scratch(logits)
         for chunk in chunks_that_count(logits, counts):
             z = logits[chunk]
-            largest[chunk] = z.amax(1)
-            below = torch.sub(z, largest[chunk, None], out=scratch[: len(z)])
+            max_logit[chunk] = z.amax(1)
+            below = torch.sub(z, max_logit[chunk, None], out=scratch[: len(z)])
             if with_mean:
-                mean_logit[chunk] = largest[chunk] + below.mean(1)
+                mean_logit[chunk] = max_logit[chunk] + below.mean(1)
             torch.sum(exp_in_place(below), 1, out=total[chunk])
         log_total = total.log()
-        nll = negative_log_likelihood(logits, labels, log_total, largest)
+        nll = negative_log_likelihood(logits, labels, log_total, max_logit)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, labels, counts, nll, largest, total)
-        ctx.mark_non_differentiable(largest)
-        return nll, log_total, largest, mean_logit
+        ctx.save_for_backward(logits, labels, counts, nll, max_logit, total)
+        ctx.mark_non_differentiable(max_logit)
+        return nll, log_total, max_logit, mean_logit
 
     @staticmethod
     def backward(ctx, d_nll, d_lse, _, d_mean):
         """The gradient of the logits, the one tensor of their size."""
-        logits, labels, counts, nll, largest, total = ctx.saved_tensors
+        logits, labels, counts, nll, max_logit, total = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # With create_graph=True the gradient is to be differentiated again.
+            # create_graph=True: the gradient is to be differentiated again.
             gradient = recorded_gradient(logits, labels, (d_nll, d_lse, d_mean))
             return gradient, None, None, None
         zeros = torch.zeros_like(nll)
@@ -106,7 +106,7 @@ class LogitsPass(torch.autograd.Function):
         for chunk in chunks_that_count(logits, counts):
             z = logits[chunk]
             room = gradient[chunk] if scratch is None else scratch[: len(z)]
-            exponentials = exp_in_place(torch.sub(z, largest[chunk, None], out=room))
+            exponentials = exp_in_place(torch.sub(z, max_logit[chunk, None], out=room))
             part = exponentials.mul_(factor[chunk, None])
             if shift is not None:
                 part += shift[chunk, None]
@@ -147,18 +147,18 @@ def chunk_rows(logits):
     """How many rows are worked on at once."""
     is_cpu = logits.device.type == "cpu"
     size = CPU_CHUNK_BYTES_A_THREAD * torch.get_num_threads() if is_cpu else GPU_CHUNK_BYTES
-    return max(size // (wide_dtype(logits).itemsize * logits.shape[1]), 1)
+    return max(size // (upcast_dtype(logits).itemsize * logits.shape[1]), 1)
 
 
 def new_scratch(logits):
     """Room for a chunk."""
     rows = min(chunk_rows(logits), len(logits))
-    return logits.new_empty(rows, logits.shape[1], dtype=wide_dtype(logits))
+    return logits.new_empty(rows, logits.shape[1], dtype=upcast_dtype(logits))
 
 
-def negative_log_likelihood(logits, labels, log_total, largest):
+def negative_log_likelihood(logits, labels, log_total, max_logit):
     """`lse - logits[label]`, taken apart at the largest logit so that large ones cost no digits."""
-    return log_total - (label_logits(logits, labels) - largest)
+    return log_total - (label_logits(logits, labels) - max_logit)
 
 
 def label_logits(logits, labels):
@@ -166,6 +166,6 @@ def label_logits(logits, labels):
     return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
-def wide_dtype(logits):
+def upcast_dtype(logits):
     """float32, or float64 where the logits are."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32

@@ -15,11 +15,10 @@ import torch
 
 from keras_llm.backend.chunks import chunk_rows, tiles
 from keras_llm.backend.torch import tensors as facts
-from keras_llm.backend.torch.logits_pass import among_top
-from keras_llm.token_statistics import TokenStatistics
+from keras_llm.backend.torch.logits_pass import in_top_k
 
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, top_k):
+def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k, training):
     """Reduces hidden vectors over the vocabulary.
 
     Args:
@@ -28,31 +27,34 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, top_k):
         bias: `[vocab]` or None.
         labels: `[tokens]`, inside the vocabulary.
         weights: `[tokens]`, float32; rows of weight 0 are dropped before the product.
-        loss: The `TokenLoss` whose formula is used.
+        formula: `(nll, lse, mean_logit, labels, vocab_size) -> loss of each token`.
         scale: What the sum of the losses is multiplied by to be minimised; a number or a scalar.
         top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
+        training: Whether gradients are made.
 
     Returns:
-        The number to minimise, which can be differentiated; the `TokenStatistics`; and the `nll` of
-        each token, `[tokens]`, 0 where the weight is 0.
+        The number to minimise, which can be differentiated once; the four sums of
+        `TokenStatistics`; and the `nll` of each token, `[tokens]`, 0 where the weight is 0.
     """
+    # In a Function `needs_input_grad` is true under no_grad too: it is asked out here.
+    needs_gradients = training and torch.is_grad_enabled()
     objective, nll, *sums = VocabularyPass.apply(
-        hidden, kernel, bias, labels, weights, loss, scale, top_k, torch.is_grad_enabled()
+        hidden, kernel, bias, labels, weights, formula, scale, top_k, needs_gradients
     )
-    return objective, TokenStatistics(*sums), nll
+    return objective, tuple(sums), nll
 
 
 class VocabularyPass(torch.autograd.Function):
     """The pass; gradients are made going forward, while the logits are at hand."""
 
     @staticmethod
-    def forward(ctx, hidden, kernel, bias, labels, weights, loss, scale, top_k, needs_gradients):
+    def forward(ctx, hidden, kernel, bias, labels, weights, formula, scale, top_k, needs_gradients):
         """The objective, each token's nll and the four sums; see `vocabulary_pass`."""
         kept = None
         if facts.is_on_host(hidden) and not bool((weights != 0).all()):
             kept = weights.nonzero().squeeze(1)
         rows = Rows(hidden, kernel, bias, labels, weights, kept, scale)
-        sums, gradients = rows.reduce(loss, top_k, needs_gradients)
+        sums, gradients = rows.reduce(formula, top_k, needs_gradients)
         ctx.gradients = gradients
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, kernel, bias)]
         objective, nll = sums[0] * scale, rows.nll
@@ -65,6 +67,12 @@ class VocabularyPass(torch.autograd.Function):
 
         Scaled first: a loss scale is there because float16 would round small gradients to 0.
         """
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "This loss can be differentiated once: its gradients, as large as the head, were "
+                "made with it and are given away. For a second backward() or autograd.grad call "
+                "the model again, or compute the loss from the logits: loss(labels, model(x))."
+            )
         gradients, ctx.gradients = ctx.gradients, None
         # Reading the number would make a GPU wait; there the product costs next to nothing.
         is_one = facts.is_on_host(upstream) and upstream.item() == 1.0
@@ -92,7 +100,7 @@ class Rows:
         self.bias = None if bias is None else bias.to(self.dtype)
         self.scale = scale
 
-    def reduce(self, loss, top_k, needs_gradients):
+    def reduce(self, formula, top_k, needs_gradients):
         """The sums `(loss, nll, correct, tokens)`, and the gradients of hidden, kernel and bias."""
         count, vocab_size = len(self.hidden), self.kernel.shape[1]
         device_type = self.hidden.device.type
@@ -103,27 +111,27 @@ class Rows:
         self.allocate(needs_gradients)
         for start in range(0, count, rows):
             chunk = slice(start, min(start + rows, count))
-            room = buffer[: chunk.stop - start]
-            sums += self.reduce_chunk(room, chunk, loss, top_k, needs_gradients)
+            logits = buffer[: chunk.stop - start]
+            sums += self.reduce_chunk(logits, chunk, formula, top_k, needs_gradients)
         return sums.unbind(), self.gradients()
 
-    def reduce_chunk(self, room, chunk, loss, top_k, needs_gradients):
+    def reduce_chunk(self, out, chunk, formula, top_k, needs_gradients):
         """The sums of one chunk; its gradients are added to the accumulators."""
         labels, weights = self.labels[chunk], self.weights[chunk]
-        logits, largest = self.logits(chunk, room)
+        logits, max_logit = self.logits(chunk, out)
         label_logit = logits.gather(1, labels[:, None]).squeeze(1)
         correct = weights.new_zeros(())
         if top_k:
-            hits = among_top(logits, labels, weights != 0, largest, top_k)
+            hits = in_top_k(logits, labels, weights != 0, max_logit, top_k)
             correct = (weights * hits).sum()
-        exponentials, total = self.exponentials(logits, largest)
-        lse = total.log() + largest
+        exponentials, total = self.exponentials(logits, max_logit)
+        lse = total.log() + max_logit
         nll = lse - label_logit
         self.kept_nll[chunk] = nll
 
-        losses, (f_nll, f_lse, f_mean) = self.differentiate(loss, nll, lse, chunk)
+        losses, (f_nll, f_lse, f_mean) = self.differentiate(formula, nll, lse, chunk)
         weighted_losses = (losses * weights).sum()
-        sums = torch.stack([weighted_losses, (nll * weights).sum(), correct, weights.sum()])
+        sums = torch.stack([weighted_losses, (nll * weights).sum(), correct, weights.abs().sum()])
         if needs_gradients:
             factor = weights * self.scale
             softmax_factor = (f_nll + f_lse) * factor / total
@@ -132,29 +140,29 @@ class Rows:
             self.accumulate(exponentials, chunk, softmax_factor, label_factor, mean_factor)
         return sums
 
-    def logits(self, chunk, room):
-        """The logits of a chunk, and the largest of each row."""
-        hidden, largest = self.hidden[chunk], []
+    def logits(self, chunk, out):
+        """The logits of a chunk, and the largest logit of each row."""
+        hidden, max_logit = self.hidden[chunk], []
         for columns in self.tiles:
-            tile = multiply(hidden, self.kernel[:, columns], out=room[:, columns])
+            tile = multiply(hidden, self.kernel[:, columns], out=out[:, columns])
             if self.bias is not None:
                 tile += self.bias[columns]
-            largest.append(tile.amax(dim=1))
-        return room, torch.stack(largest).amax(dim=0)
+            max_logit.append(tile.amax(dim=1))
+        return out, torch.stack(max_logit).amax(dim=0)
 
-    def exponentials(self, logits, largest):
-        """`exp(logits - largest)`, in place of the logits, and their sums."""
+    def exponentials(self, logits, max_logit):
+        """`exp(logits - max_logit)`, in place of the logits, and their sums."""
         totals = []
         for columns in self.tiles:
-            tile = facts.exp_in_place(logits[:, columns].sub_(largest[:, None]))
+            tile = facts.exp_in_place(logits[:, columns].sub_(max_logit[:, None]))
             totals.append(tile.sum(dim=1))
         return logits, torch.stack(totals).sum(dim=0)
 
-    def differentiate(self, loss, nll, lse, chunk):
+    def differentiate(self, formula, nll, lse, chunk):
         """The loss of each token, and its partial derivatives by the three numbers."""
         labels, vocab_size = self.labels[chunk], self.kernel.shape[1]
         mean_logit = torch.zeros_like(nll)
-        losses, partials = differentiate(loss, nll, lse, mean_logit, labels, vocab_size)
+        losses, partials = differentiate(formula, nll, lse, mean_logit, labels, vocab_size)
         if partials[2] is None:
             return losses, partials
         # Only now is it known that the formula asks for the mean, which the buffer need not yield:
@@ -164,7 +172,7 @@ class Rows:
         mean_logit = (self.hidden[chunk] @ self.kernel_mean).to(self.dtype)
         if self.bias is not None:
             mean_logit += self.bias.mean()
-        return differentiate(loss, nll, lse, mean_logit, labels, vocab_size)
+        return differentiate(formula, nll, lse, mean_logit, labels, vocab_size)
 
     def allocate(self, needs_gradients):
         """Makes the accumulators."""
@@ -224,11 +232,11 @@ def multiply(left, right, out):
     return out.copy_(torch.mm(left, right))
 
 
-def differentiate(loss, nll, lse, mean_logit, labels, vocab_size):
+def differentiate(formula, nll, lse, mean_logit, labels, vocab_size):
     """`token_loss` of vectors, and its three partial derivatives; None for a number not used."""
     with torch.enable_grad():
         numbers = [x.detach().requires_grad_() for x in (nll, lse, mean_logit)]
-        losses = loss.formula(*numbers, labels, vocab_size)
+        losses = formula(*numbers, labels, vocab_size)
         partials = torch.autograd.grad(losses.sum(), numbers, allow_unused=True)
     zero = torch.zeros_like(nll)
     f_nll, f_lse = (zero if p is None else p for p in partials[:2])

@@ -13,30 +13,19 @@ class MicroBatches:
     """
 
     def __init__(self, size: int | str | None):
-        is_count = isinstance(size, int) and not isinstance(size, bool) and size > 0
-        if not (size is None or size == "auto" or is_count):
-            raise ValueError(
-                "micro_batch_size must be a positive number of rows, 'auto', or None for the whole "
-                f"batch. Received: micro_batch_size={size!r}"
-            )
         self.argument = size
-        self.size = size if is_count else None
-
-    @property
-    def may_cut(self) -> bool:
-        """Whether a batch may come in more than one piece."""
-        return self.argument is not None
+        self.size = None if size == "auto" else size
 
     def run(self, data, step, undo):
         """Calls `step` with one piece of `data` after the other, and returns its last result.
 
         Args:
             data: Tensors with the batch as their first dimension, however nested.
-            step: What a piece is given to. Under `"auto"` it either finishes or leaves nothing
-                behind that `undo` does not take back.
+            step: What a piece is given to. If it fails under `"auto"`, `undo` restores everything
+                that it changed.
             undo: Called without arguments before a piece is tried again, cut in two.
         """
-        if not self.may_cut:
+        if self.argument is None:
             return step(data)
         count = len(next(t for t in keras.tree.flatten(data) if t is not None))
         start = 0
@@ -68,7 +57,7 @@ def is_out_of_memory(error) -> bool:
 
 
 class Snapshot:
-    """What variables were before a piece of a batch, to be had back; small variables only.
+    """The values of variables before a piece of a batch, to be restored; small variables only.
 
     Args:
         variables: Keras variables.
@@ -76,14 +65,14 @@ class Snapshot:
 
     def __init__(self, variables):
         self.tensors = [variable.value for variable in variables]
-        self.move_on()
+        self.refresh()
 
-    def move_on(self):
-        """Takes what they are now."""
+    def refresh(self):
+        """Takes the values of now."""
         self.copies = [tensor.clone() for tensor in self.tensors]
 
     @torch.no_grad()
     def __call__(self):
-        """Gives them back what they were."""
+        """Restores them."""
         for tensor, copy in zip(self.tensors, self.copies, strict=True):
             tensor.copy_(copy)

@@ -10,12 +10,12 @@ from keras_llm.backend.keras_private import does_nothing
 INTERVAL = 0.5
 
 
-class LogPoints:
+class LogThrottle:
     """Decides after which steps the logs are computed.
 
     Keras makes a float of every value in the logs after every step, for which a GPU has to be
     waited for, and hands them to the callbacks. Here that happens after every step only where a
-    callback looks at every step; for the progress bar now and then is enough.
+    callback reads the logs of every step; for the progress bar now and then is enough.
 
     Args:
         callbacks: What `fit` or `evaluate` was given.
@@ -25,27 +25,41 @@ class LogPoints:
     def __init__(self, callbacks, phase: str):
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks
-        hooks = ("on_batch_end", f"on_{phase}_batch_end")
-        self.always = any(
-            not does_nothing(getattr(callback, hook))
+        users = [
+            callback
             for callback in keras.tree.flatten(callbacks or [])
-            for hook in hooks
             if not isinstance(callback, keras.callbacks.ProgbarLogger)
-            and not getattr(callback, "looks_at_log_points", False)
+            and not getattr(callback, "reads_logs_when_they_are_computed", False)
+        ]
+        self.computes_always = acts(users, "on_batch_end", f"on_{phase}_batch_end")
+        # Whoever acts between two batches may change a layer.
+        self.layers_may_change = self.computes_always or acts(
+            users, "on_batch_begin", f"on_{phase}_batch_begin"
         )
         self.names, self.last = None, 0.0
+
+    def begin_epoch(self):
+        """The next step's logs are computed."""
+        self.last = 0.0
 
     def logs(self, model) -> dict:
         """The model's metrics by name, now or when they are asked for."""
         now = time.monotonic()
-        if self.names is None or self.always or now - self.last >= INTERVAL:
+        if self.names is None or self.computes_always or now - self.last >= INTERVAL:
             logs = model.get_metrics_result()
             self.names, self.last = tuple(logs), now
             return logs
-        return LaterLogs(model, self.names)
+        return LazyLogs(model, self.names)
 
 
-class LaterLogs(dict):
+def acts(callbacks, *hooks) -> bool:
+    """Whether one of the callbacks does something in one of the hooks."""
+    return any(
+        not does_nothing(getattr(callback, hook)) for callback in callbacks for hook in hooks
+    )
+
+
+class LazyLogs(dict):
     """The model's metrics by name, none of them computed before it is asked for.
 
     False like an empty dictionary, so that Keras passes an empty one on: its progress bar then goes

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_llm.training.sanity import guided, unfitting_predictions
+from keras_llm.checks.compile_checks import unfitting_predictions
+from keras_llm.checks.sanity_warning import guided
 
 # What a check of the labels must have before it speaks. Fewer tokens, or fewer different ones, may
 # agree by chance; a text that repeats itself agrees with every shift, the right one too.

@@ -6,6 +6,7 @@ import math
 import keras
 
 from keras_llm.backend.keras_private import learning_rate_schedule
+from keras_llm.checks.sanity_warning import guided
 from keras_llm.metrics import TokenMetric
 from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
 
@@ -13,24 +14,6 @@ from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
 FAR = 10.0
 # What schedules call their highest value; a warm-up's target comes before its start.
 PEAKS = ("learning_rate", "warmup_target", "initial_learning_rate")
-
-
-class SanityWarning(UserWarning):
-    """A set-up that trains, but most probably not what was meant.
-
-    `compile` and the first batch of a `fit` look for mistakes that raise no error. Each is one
-    line with the guide that explains it. They are checked again by every `compile` and `fit`, and
-    silenced as any warning is.
-
-    Example:
-    >>> import warnings
-    >>> warnings.filterwarnings("ignore", category=SanityWarning)
-    """
-
-
-def guided(message: str, guide: str) -> str:
-    """A message that ends with the guide to read."""
-    return f"{message} (examples/guides/{guide}.py)"
 
 
 def compile_messages(model, optimizer, loss, metrics) -> list[str]:
@@ -95,7 +78,7 @@ def ended_schedule(optimizer) -> str | None:
 
 def predicts_logits(model) -> bool | None:
     """Whether a model's predictions are logits (or probabilities), as far as its head tells."""
-    if model.head_is_matrix():
+    if not model.why_logits():
         return True
     last = model.head if model.call_ends_with_head() else None
     while isinstance(last, keras.Sequential) and last.layers:

@@ -1,26 +1,23 @@
-"""Looks at the first step of a `fit`, and gets out of its way."""
+"""Looks at the first step of a `fit`."""
 
 import itertools
-import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_llm.backend.keras_private import all_layers
-from keras_llm.losses import MaskedLoss, TokenLoss
-from keras_llm.training.sanity import (
-    SanityWarning,
-    ended_schedule,
-    ignored_label,
-    takes_logits,
-)
-from keras_llm.training.sanity_of_batch import (
+from keras_llm.checks.batch_checks import (
     Batch,
     batch_messages,
     large_first_loss,
     unlikely_predictions,
 )
-from keras_llm.training.uniform_loss import uniform_loss
+from keras_llm.checks.compile_checks import ended_schedule, ignored_label, takes_logits
+from keras_llm.checks.sanity_warning import warn
+from keras_llm.losses import MaskedLoss, TokenLoss
+from keras_llm.losses.uniform_loss import uniform_loss
+from keras_llm.token_statistics import is_counted, token_weights
 
 # Of predictions, which may be large, so many rows and positions are looked at.
 LOOKED_AT = (slice(1), slice(8))
@@ -31,47 +28,41 @@ ROWS = 32
 class FirstBatch(keras.callbacks.Callback):
     """Warns of what is wrong with the first batch of a `fit`, once its step is done.
 
-    It stands in for the model's `train_function` once, so that later steps cost nothing. The batch
-    is the one that is trained on: none is taken from a data loader for it. TensorFlow shows no
-    batch before it is in the graph; there, `fit`'s arrays are looked at. Of a model that does not
-    hold its logits, as of a compiled graph, predictions are not seen.
+    The model hands it the first step to run, so later steps cost nothing. The batch is the one
+    that is trained on: none is taken from a data loader for it. TensorFlow shows no batch before it
+    is in the graph; there, `fit`'s arrays are looked at. Of a model that does not hold its logits,
+    as of a compiled graph, predictions are not seen.
 
     Args:
-        x, y, sample_weight: What `fit` was given.
+        given: What `fit` was given as `(x, y, sample_weight)`.
+        told: Messages that `compile` has warned of already.
     """
 
-    def __init__(self, x, y, sample_weight):
+    def __init__(self, given, told):
         super().__init__()
-        self.given = x, y, sample_weight
-        self.step = self.predictions = None
+        self.given, self.told = given, told
+        self.predictions = None
 
     def on_train_begin(self, logs=None):
-        """Stands in for the step."""
-        model = self.model
-        self.is_first_update = int(model.optimizer.iterations) == 0
-        self.found_before = ended_schedule(model.optimizer)
-        self.step, model.train_function = model.train_function, self.first_step
+        """Notes what the first step will change."""
+        optimizer = self.model.optimizer
+        self.is_first_update = int(optimizer.iterations) == 0
+        self.found_before = ended_schedule(optimizer)
 
-    def leave(self):
-        """Gives the model its step back, whatever happened."""
-        if self.step is not None:
-            self.model.train_function, self.step = self.step, None
+    def run(self, step, *state_and_data):
+        """The first step, and a look at it.
 
-    def first_step(self, *state_and_data):
-        """The first step, and a look at it."""
-        model, step = self.model, self.step
-        self.leave()
+        Args:
+            step: Keras's train function.
+            *state_and_data: Its arguments.
+        """
         *state, data = state_and_data
         batch, data = self.peek(data)
-        if model.run_eagerly or (keras.backend.backend() == "torch" and not model.jit_compile):
-            model.first_batch = self
-        try:
-            results = step(*state, data)
-        finally:
-            model.first_batch = None
+        results = step(*state, data)
         logs = results[0] if isinstance(results, tuple) else results
         for message in self.messages(batch, logs):
-            warnings.warn(message, SanityWarning, stacklevel=2)
+            if message not in self.told:
+                warn(message)
         return results
 
     def peek(self, data):
@@ -135,12 +126,10 @@ def read(model, batch) -> Batch | None:
     labels = integers(y)
     if labels is None:
         return None
-    counts = labels != ignored_label(loss)
-    if sample_weight is not None:
-        weights = ops.convert_to_numpy(sample_weight)
-        if weights.ndim == 3:
-            weights = weights[..., 0]
-        counts = counts & (weights.reshape(*weights.shape, *[1] * (2 - weights.ndim)) != 0)
+    ignored = ignored_label(loss)
+    counts = np.ones(labels.shape, bool) if ignored is None else is_counted(labels, ignored)
+    weights, _ = token_weights(counts, sample_weight, None, "float32", signed=True)
+    counts = ops.convert_to_numpy(weights) != 0
     return Batch(next_token_inputs(model, x, labels.shape), labels, counts)
 
 

@@ -29,8 +29,8 @@ class TokenMean(keras.metrics.Metric):
         return divide(*self.sums.values())
 
 
-class TokenAccounts:
-    """The loss, the logged loss and the metrics that live on the same `TokenStatistics`.
+class SharedSums:
+    """The logged loss and the metrics that are computed from the same `TokenStatistics`.
 
     A plain object, not a layer: Keras would otherwise list the metrics a second time.
 
@@ -44,9 +44,12 @@ class TokenAccounts:
         self.loss = loss
         self.mean = TokenMean()
         self.arguments = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        every = [*flat(metrics), *flat(weighted_metrics)]
+        for metric in every:
+            if isinstance(metric, TokenMetric):
+                metric.follow(loss)
         # `TokenStatistics` have one count of correct guesses. Others are made from the logits.
-        asked = [getattr(m, "top_k", 0) for m in (*flat(metrics), *flat(weighted_metrics))]
-        self.top_k = next(filter(None, asked), 0)
+        self.top_k = next(filter(None, (getattr(m, "top_k", 0) for m in every)), 0)
         self.shared, self.left = self.split(metrics)
         self.shared_weighted, self.left_weighted = self.split(weighted_metrics)
 
@@ -54,6 +57,27 @@ class TokenAccounts:
     def metrics(self):
         """All metrics that are kept here, the logged loss first."""
         return [self.mean, *self.shared, *self.shared_weighted]
+
+    def results(self, others: dict) -> dict:
+        """All results by the name they are logged by, the logged loss first.
+
+        Of two metrics with one name the second is logged as Keras would: `weighted_` before it
+        where it is weighted, else a number behind it.
+
+        Args:
+            others: The results that Keras keeps, by name.
+        """
+        named = {}
+        for metric in self.metrics:
+            name, number = metric.name, 0
+            if name in named and metric in self.shared_weighted:
+                name = f"weighted_{name}"
+            taken = name
+            while name in named or name in others:
+                number += 1
+                name = f"{taken}_{number}"
+            named[name] = metric.result()
+        return named | others
 
     def count(self, y_true, y_pred, sample_weight, penalty):
         """Adds a batch of logits to the logged loss and the metrics.
@@ -63,25 +87,21 @@ class TokenAccounts:
             penalty: What the layers add to the loss of every token (regularisation), or 0.
 
         Returns:
-            The number to minimise, and the tokens that its mean was taken over.
+            The sum of the losses, and the tokens that its mean is taken over.
         """
-        if isinstance(self.loss, TokenLoss):
-            statistics = self.loss.statistics(y_true, y_pred, sample_weight, self.top_k)
-            total, tokens = statistics.loss, statistics.tokens
-            self.add(statistics, penalty, sample_weight is not None)
-            for metric in self.shared:
-                if metric.needs_rows or sample_weight is not None:
-                    metric.update_state(y_true, y_pred)
-            for metric in self.shared_weighted:
-                if metric.needs_rows:
-                    metric.update_state(y_true, y_pred, sample_weight)
-        else:
+        if not isinstance(self.loss, TokenLoss):
             total, tokens = self.loss.sums(y_true, y_pred, sample_weight)
             self.mean.update_state(total + penalty * tokens, tokens)
-        objective = total if self.loss.reduction == "sum" else divide(total, tokens)
-        return objective + penalty, tokens
+            return total, tokens
+        statistics, batch = self.loss.statistics(y_true, y_pred, sample_weight, self.top_k)
+        each = batch.labels, batch.nll, batch.weights, batch.vocab_size
+        self.add(statistics, penalty, sample_weight is not None, *each)
+        if sample_weight is not None:
+            for metric in self.shared:
+                metric.update_state(y_true, y_pred)
+        return statistics.loss, statistics.tokens
 
-    def add(self, statistics, penalty, are_weighted, rows=None):
+    def add(self, statistics, penalty, are_weighted, labels, nll, weights, vocab_size):
         """Adds a batch to the logged loss and the metrics.
 
         Args:
@@ -89,34 +109,31 @@ class TokenAccounts:
             penalty: What the layers add to the loss of every token.
             are_weighted: Whether the statistics are of weighted tokens; then they are only for the
                 metrics that Keras weighs.
-            rows: Labels, `nll` and weight of each token and the vocabulary's size, for metrics
-                that want to know.
+            labels, nll, weights, vocab_size: Of each token, for the metrics of each token.
         """
         statistics = TokenStatistics(*(ops.stop_gradient(field) for field in statistics))
+        nll = ops.stop_gradient(nll)
         self.mean.update_state(statistics.loss + penalty * statistics.tokens, statistics.tokens)
         for metric in self.shared_weighted if are_weighted else self.shared + self.shared_weighted:
-            if not metric.needs_rows:
-                metric.update_from_statistics(statistics)
-            elif rows is not None:
-                metric.update_from_rows(*rows)
+            metric.update_from_statistics(statistics, labels, nll, weights, vocab_size)
 
-    @property
-    def need_rows(self):
-        """Whether a metric wants to know about each token."""
-        return any(metric.needs_rows for metric in self.shared + self.shared_weighted)
-
-    def can_do_without_logits(self, sample_weight):
-        """Whether `TokenStatistics` are all that the loss and the metrics ask for."""
-        return (
-            isinstance(self.loss, TokenLoss)
-            and self.loss.from_logits
-            and not self.left
-            and not self.left_weighted
-            and (sample_weight is None or not self.shared)
-        )
+    def why_logits(self, sample_weight) -> str:
+        """Why the loss or a metric needs the logits; empty where `TokenStatistics` are enough."""
+        loss = self.loss
+        if not isinstance(loss, TokenLoss):
+            return f"{type(loss).__name__} reads whole rows of them"
+        if not loss.from_logits:
+            return "the model's outputs are probabilities (from_logits=False)"
+        left = [m for m in (*flat(self.left), *flat(self.left_weighted)) if m is not None]
+        if left:
+            names = (m if isinstance(m, str) else getattr(m, "name", str(m)) for m in left)
+            return f"metrics need them: {', '.join(names)}"
+        if sample_weight is not None and self.shared:
+            return "metrics are not weighted by sample_weight: use weighted_metrics"
+        return ""
 
     def split(self, metrics):
-        """The metrics that can live on the loss's statistics, and the rest as Keras wants them."""
+        """The metrics that share the statistics, and the rest as Keras wants them."""
         if not isinstance(self.loss, TokenLoss) or not isinstance(metrics, list | tuple):
             return [], metrics
         shared = [

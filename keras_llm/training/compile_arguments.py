@@ -1,0 +1,80 @@
+"""Arguments of `compile` and `fit`: what does not fit, and what other trainers call it."""
+
+import keras
+
+from keras_llm.backend.keras_private import known_names
+from keras_llm.metrics import TokenMetric
+
+# What other trainers call an argument, and what to write instead.
+COMPILE_NAMES = {
+    "gradient_accumulation_steps": "gradient_accumulation_steps=... of the optimizer",
+    "max_grad_norm": "global_clipnorm=... of the optimizer",
+    "learning_rate": "learning_rate=... of the optimizer",
+    "lr": "learning_rate=... of the optimizer",
+    "per_device_train_batch_size": "batch_size=... of fit or of the data",
+    "label_smoothing": "label_smoothing=... of the loss",
+    "ignore_index": "ignore_index=... of the loss",
+}
+FIT_NAMES = {
+    "num_train_epochs": "epochs=...",
+    "num_epochs": "epochs=...",
+    "max_steps": "epochs=... and steps_per_epoch=...",
+    "train_dataset": "x=...",
+    "eval_dataset": "validation_data=...",
+    "per_device_train_batch_size": "batch_size=...",
+    "gradient_accumulation_steps": "gradient_accumulation_steps=... of the optimizer",
+    "learning_rate": "learning_rate=... of the optimizer",
+}
+
+
+def check_arguments(loss, loss_weights, micro_batch_size):
+    """Raises `ValueError` for what does not go together in `compile`.
+
+    Args:
+        loss: A `MaskedLoss`, or None for another one.
+        loss_weights, micro_batch_size: As in `compile`.
+    """
+    is_count = isinstance(micro_batch_size, int) and not isinstance(micro_batch_size, bool)
+    if not (micro_batch_size in (None, "auto") or (is_count and micro_batch_size > 0)):
+        raise ValueError(
+            "micro_batch_size must be a positive number of rows, 'auto', or None for the whole "
+            f"batch. Received: micro_batch_size={micro_batch_size!r}"
+        )
+    if loss is None and micro_batch_size is not None:
+        raise ValueError(
+            "micro_batch_size needs a loss of keras_llm, whose sums add up over micro-batches. "
+            f"Received: micro_batch_size={micro_batch_size!r}"
+        )
+    if loss is not None and loss.reduction == "none":
+        raise ValueError(
+            "compile needs a loss of one number: use reduction='mean' or reduction='sum'. "
+            "Received: a loss with reduction='none'"
+        )
+    if loss is not None and loss_weights is not None:
+        raise ValueError(
+            "loss_weights balance several outputs; a loss of tokens stands alone. "
+            f"Received: loss_weights={loss_weights}"
+        )
+
+
+def check_not_of_torch(**arguments):
+    """Raises `TypeError` for what a PyTorch loop would use in place of an argument of `compile`."""
+    for name, value in arguments.items():
+        if type(value).__module__.startswith("torch."):
+            raise TypeError(
+                f"{name} must be one of keras_llm or Keras; README lists what PyTorch calls it and "
+                f"what it is here. Received: {name}={type(value).__module__}.{type(value).__name__}"
+            )
+
+
+def resolve(metrics):
+    """Our metrics in place of their names; anything else is left to Keras."""
+    if not isinstance(metrics, list | tuple):
+        return metrics
+    return [keras.metrics.get(m) if is_ours(m) else m for m in metrics]
+
+
+def is_ours(metric) -> bool:
+    """Whether `metric` is the name of one of our metrics."""
+    known = known_names("metrics").get(metric) if isinstance(metric, str) else None
+    return isinstance(known, type) and issubclass(known, TokenMetric)

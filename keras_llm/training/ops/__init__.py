@@ -1,0 +1,1 @@
+"""The step on JAX and TensorFlow: one compiled function of its state."""

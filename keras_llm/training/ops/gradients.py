@@ -1,0 +1,108 @@
+"""What JAX and TensorFlow each have their own words for: gradients, and a conditional update."""
+
+import keras
+from keras import ops
+
+
+def value_and_gradients(objective, variables, others):
+    """The value of an objective and its gradients.
+
+    Args:
+        objective: A function without arguments: a scalar, and anything else to hand back. It may
+            assign to variables.
+        variables: The variables to differentiate by.
+        others: All other variables that the objective reads or assigns.
+
+    Returns:
+        What the objective returned, and one gradient a variable; None where it has none.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value, more = objective()
+        return (value, more), tape.gradient(value, variables)
+
+    import jax
+
+    def pure(values, other_values):
+        mapping = [
+            *zip(variables, values, strict=True),
+            *zip(others, other_values, strict=True),
+        ]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            value, more = objective()
+        return value, (more, [scope.get_current_value(variable) for variable in others])
+
+    differentiate = jax.value_and_grad(pure, has_aux=True)
+    (value, (more, updated)), gradients = differentiate(
+        [variable.value for variable in variables], [variable.value for variable in others]
+    )
+    assign(others, updated)
+    return (value, more), gradients
+
+
+def apply_if(condition, update, variables):
+    """Calls `update`, which assigns to `variables`, where a condition of the graph holds.
+
+    Args:
+        condition: A boolean scalar of the graph; None for always.
+        update: A function without arguments.
+        variables: All variables that it reads or assigns.
+    """
+    if condition is None:
+        update()
+        return
+    if keras.backend.backend() == "tensorflow":
+        # Both branches of a TensorFlow conditional must return the same.
+        ops.cond(condition, lambda: (update(), 0)[1], lambda: 0)
+        return
+
+    import jax
+
+    def updated(values):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
+            update()
+        return [scope.get_current_value(variable) for variable in variables]
+
+    values = [variable.value for variable in variables]
+    assign(variables, jax.lax.cond(condition, updated, lambda values: values, values))
+
+
+def assign(variables, values):
+    """One value to each variable."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def for_each_piece(size, data, function):
+    """Calls a function with a few rows of a batch after the other.
+
+    Args:
+        size: Rows of a piece, of which the last may have fewer; None for the whole batch.
+        data: Tensors with the batch as their first dimension, however nested.
+        function: What a piece is given to; it assigns to variables and returns nothing.
+    """
+    if size is None:
+        function(data)
+        return
+    first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
+    count = first.shape[0]
+    if count is not None:
+        for start in range(0, count, size):
+            function(rows(data, start, min(start + size, count)))
+        return
+
+    import tensorflow as tf
+
+    # TensorFlow makes one graph of batches of several sizes.
+    def one_more(start):
+        function(rows(data, start, start + size))
+        return (start + size,)
+
+    tf.while_loop(lambda start: start < tf.shape(first)[0], one_more, (tf.constant(0),))
+
+
+def rows(data, start, stop):
+    """Some rows of every tensor."""
+    return keras.tree.map_structure(lambda t: None if t is None else t[start:stop], data)

@@ -1,0 +1,299 @@
+"""The training step on JAX and TensorFlow, which compile it as one function of its state."""
+
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_llm.training.ops.gradients import (
+    apply_if,
+    assign,
+    for_each_piece,
+    value_and_gradients,
+)
+from keras_llm.training.step import Pass, Step, StepDescription, unit_of
+
+BACKEND = keras.backend.backend()
+# So many shapes, and half of an epoch spent on compiling them, are worth a word.
+MANY_SHAPES = 8
+
+
+class CompiledStep(Step):
+    """`Step` as a function that Keras compiles once for each shape of a batch.
+
+    What is kept between two batches are Keras variables, which JAX hands in and out with the
+    metrics' own: gradients, tokens and batches of the window, and the sum of the gradients' norms.
+    `micro_batch_size="auto"` stays with the whole batch: a compiled function cannot go on after
+    memory has run out.
+    """
+
+    def __init__(self, *arguments):
+        check_one_replica()
+        super().__init__(*arguments)
+        self.piece = None if self.micro_batch_size == "auto" else self.micro_batch_size
+        # Batches, and tokens divided by the unit; the sum of the norms, and their number.
+        self.window, self.norms = zeros((2,), "window"), zeros((2,), "gradient_norms")
+        self.unit = None
+        self.trained, self.gradients = None, []
+        # How often a step was traced; of those, how many shapes were compiled, and how long the
+        # first calls of them took.
+        self.traces, self.shapes, self.seconds = 0, 0, 0.0
+        self.began = None
+
+    # State
+
+    @property
+    def variables(self) -> list:
+        """What is kept between two batches."""
+        self.build()
+        return [*self.gradients, self.window, self.norms]
+
+    @property
+    def adds_gradients(self) -> bool:
+        """Whether an update has the gradients of several passes."""
+        return self.accumulation > 1 or self.piece is not None
+
+    def build(self):
+        """Creates the accumulated gradients, outside of any function that is compiled."""
+        if self.adds_gradients and self.trained is None and self.model.built:
+            self.trained = self.model.trainable_variables
+            self.gradients = [zeros(v.shape, "accumulated_gradient") for v in self.trained]
+
+    def gradients_of(self, variables) -> list:
+        """The variables that hold the gradients of some of the model's variables."""
+        held = {id(v): gradient for v, gradient in zip(self.trained, self.gradients, strict=True)}
+        return [held[id(variable)] for variable in variables]
+
+    # Batches
+
+    def train_batch(self, *state_and_data):
+        """One batch, and an update if enough batches are there."""
+        self.traces += 1
+        *state, data = state_and_data
+        if not state:
+            return self.train(data)
+        return self.with_state(state[0], lambda: self.train(data))
+
+    def test_batch(self, *state_and_data):
+        """One batch of evaluation."""
+        self.traces += 1
+        *state, data = state_and_data
+        if not state:
+            return self.test(data)
+        return self.with_state(state[0], lambda: self.test(data))
+
+    def with_state(self, state, function):
+        """Runs a function with JAX's state in the variables; returns its result and the state."""
+        model = self.model
+        groups = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
+        if len(state) == 4:
+            groups.insert(2, self.optimizer.variables)
+        mapping = [
+            pair
+            for group, values in zip(groups, state, strict=True)
+            for pair in zip(group, values, strict=True)
+        ]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            result = function()
+        return result, tuple([scope.get_current_value(v) for v in group] for group in groups)
+
+    def train(self, data):
+        """One batch, and an update if enough batches are there; returns the logs."""
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        positions = self.note_shape(y)
+        # One unit for all batches: a window may have batches of several shapes.
+        self.unit = self.unit or unit_of(positions)
+        variables = self.model.trainable_variables
+        passes = []
+        for_each_piece(self.piece, data, lambda rows: passes.append(self.gradient(rows, variables)))
+        if self.adds_gradients:
+            self.window.assign(self.window + np.array([1.0, 0.0], "float32"))
+            full = None if self.accumulation == 1 else self.window[0] >= self.accumulation
+            changed = [*variables, *self.optimizer.variables, *self.variables]
+            apply_if(full, lambda: self.update(variables), changed)
+        else:
+            self.apply(variables, passes[0])
+        return self.model.get_metrics_result()
+
+    def gradient(self, data, variables):
+        """Forward and backward of one micro-batch; its gradient, or None where it was added up."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        model, optimizer = self.model, self.optimizer
+        others = [*model.non_trainable_variables, *optimizer.variables, *model.metrics_variables]
+
+        def objective():
+            passed = self.forward(x, y, sample_weight, training=True, unit=self.unit)
+            return optimizer.scale_loss(passed.objective), passed[1:]
+
+        (_, (tokens, y_pred)), gradients = value_and_gradients(objective, variables, others)
+        self.count_logits(Pass(None, tokens, y_pred), y, sample_weight)
+        if not self.adds_gradients:
+            return gradients
+        for total, gradient in zip(self.gradients_of(variables), gradients, strict=True):
+            if gradient is not None:
+                total.assign(total + ops.cast(gradient, "float32"))
+        if self.sums_gradients:
+            added = ops.stack([0.0, ops.cast(tokens / self.unit, "float32")])
+            self.window.assign(self.window + added)
+        return None
+
+    def test(self, data):
+        """One batch of evaluation; returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.count_logits(self.forward(x, y, sample_weight, training=False), y, sample_weight)
+        return self.model.get_metrics_result()
+
+    def count_logits(self, passed, y, sample_weight):
+        """Brings the metrics that need logits up to date."""
+        if passed.y_pred is not None:
+            self.model.compute_metrics(None, y, passed.y_pred, sample_weight=sample_weight)
+
+    def why_logits(self, sample_weight=None) -> str:
+        """Why the logits of a batch have to be held; see `Step.why_logits`."""
+        if keras.distribution.distribution() is not None:
+            # Rows that are spread over devices would be gathered for each chunk of them.
+            return "the batch is spread over devices"
+        return super().why_logits(sample_weight)
+
+    # Updates
+
+    def update(self, variables):
+        """Updates the variables from the window, and empties it."""
+        held = self.gradients_of(variables)
+        divisor = 1.0
+        if self.sums_gradients:
+            # A window with nothing to count has gradient 0 already.
+            divisor = ops.maximum(self.window[1], np.finfo("float32").tiny)
+        self.apply(variables, [gradient / divisor for gradient in held])
+        clear([*held, self.window])
+
+    def apply(self, variables, gradients):
+        """Notes the norm of the gradients and hands them to the optimizer."""
+        self.note_norm([gradient for gradient in gradients if gradient is not None])
+        optimizer = self.optimizer
+        if BACKEND == "jax" and hasattr(optimizer, "inner_optimizer"):
+            # Whether a loss scale overflows is a condition of the graph, which only this way takes.
+            state = [v.value for v in optimizer.variables]
+            values = [v.value for v in variables]
+            values, state = optimizer.stateless_apply(state, gradients, values)
+            assign([*variables, *optimizer.variables], [*values, *state])
+        else:
+            optimizer.apply(gradients, variables)
+
+    def note_norm(self, gradients):
+        """Adds the global norm of the gradients; of an update that overflowed, nothing."""
+        if not gradients:
+            return
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients]
+        norm = ops.sqrt(sum(squares))
+        counts = ops.ones_like(norm)
+        scale = getattr(self.optimizer, "dynamic_scale", None)
+        if scale is not None:
+            finite = ops.isfinite(norm)
+            norm = ops.where(finite, norm / ops.convert_to_tensor(scale), 0.0)
+            counts = ops.cast(finite, "float32")
+        self.norms.assign(self.norms + ops.stack([norm, counts]))
+
+    def apply_update(self):
+        """Updates the weights from a short last window."""
+        if self.accumulation > 1 and self.batches_in_window():
+            self.update(self.model.trainable_variables)
+
+    def batches_in_window(self) -> int:
+        """How many batches wait for an update."""
+        return int(ops.convert_to_numpy(self.window.value)[0])
+
+    # Epochs
+
+    def begin_fit(self, callbacks):
+        """Drops what an interrupted `fit` may have left."""
+        clear(self.variables)
+
+    def begin_epoch(self, batches_to_come: int | None):
+        """Starts the epoch's sum of norms."""
+        clear([self.norms])
+        self.began = time.perf_counter(), self.shapes, self.seconds
+
+    def end_epoch(self):
+        """Updates from a short last window."""
+        self.apply_update()
+
+    # What others ask
+
+    def compilation_message(self) -> str:
+        """What to tell after an epoch that mostly compiled; empty otherwise."""
+        began, shapes, seconds = self.began
+        shapes, seconds = self.shapes - shapes, self.seconds - seconds
+        whole = time.perf_counter() - began
+        if shapes < MANY_SHAPES or seconds < whole / 2:
+            return ""
+        return (
+            f"{seconds:.0f} of this epoch's {whole:.0f} s went into compiling the step, once for "
+            f"each of {shapes} shapes of a batch. Pad batches to fewer lengths, and drop or fill "
+            "up a smaller last batch."
+        )
+
+    def count_compilation(self, seconds: float):
+        """Notes that a function was compiled, and how long its first call took."""
+        if not self.model.run_eagerly:
+            self.shapes, self.seconds = self.shapes + 1, self.seconds + seconds
+
+    def gradient_norm(self) -> float | None:
+        """The mean global norm of this epoch's gradients before clipping; None before any."""
+        total, count = ops.convert_to_numpy(self.norms.value)
+        return float(total / count) if count else None
+
+    def describe(self) -> StepDescription:
+        """What `explain` shows of it."""
+        model = self.model
+        if model.run_eagerly:
+            return self.description("eager", "compile was given run_eagerly=True", "")
+        if BACKEND == "jax" and not model.jit_compile:
+            return self.description("eager", "compile was given jit_compile=False", "")
+        cost = f"{self.shapes} shapes of a batch so far, in {self.seconds:.0f} s"
+        compiling = cost if self.shapes else "once for each shape of a batch"
+        if BACKEND == "jax":
+            return self.description("xla", "", compiling)
+        return self.description("tensorflow graph", "", compiling)
+
+    def state_dict(self) -> dict:
+        """The window, the epoch's sums."""
+        return {
+            "variables": [np.array(v) for v in self.variables],
+            "metrics": [np.array(v) for v in self.model.metrics_variables],
+            "unit": self.unit,
+            "tokens_per_update": self.tokens_per_update,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what `state_dict` returned."""
+        assign(self.variables, state["variables"])
+        assign(self.model.metrics_variables, state["metrics"])
+        self.unit = state["unit"]
+        self.tokens_per_update = state["tokens_per_update"]
+
+
+def zeros(shape, name):
+    """A variable of zeros that is not trained."""
+    return keras.Variable(ops.zeros(shape, "float32"), trainable=False, dtype="float32", name=name)
+
+
+def clear(variables):
+    """Sets variables to 0."""
+    for variable in variables:
+        variable.assign(ops.zeros(variable.shape, variable.dtype))
+
+
+def check_one_replica():
+    """Raises `RuntimeError` where TensorFlow would run a step on several devices."""
+    if BACKEND != "tensorflow":
+        return
+    import tensorflow as tf
+
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas > 1:
+        raise RuntimeError(
+            "Training on several devices is not supported on the TensorFlow backend: sums over "
+            f"tokens would not meet. Use one device, or JAX. Received: {replicas} replicas"
+        )

@@ -1,0 +1,317 @@
+"""What a training step is: everything between a batch and an update of the weights.
+
+`compile` makes one `Step`, `model.step`, where the loss is one of tokens (a `MaskedLoss`); with any
+other loss `model.step` is None and Keras's own step runs. `torch/step.py` is the step on PyTorch,
+`ops/step.py` on JAX and TensorFlow.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_llm.backend import vocabulary_pass
+from keras_llm.backend.keras_private import keras_mask
+from keras_llm.backend.ops.logits_pass import upcast_dtype
+from keras_llm.token_statistics import TokenStatistics, countable, divide, nan_where
+from keras_llm.training.shared_sums import SharedSums
+
+
+class StepDescription(NamedTuple):
+    """A step in plain data, for `explain`.
+
+    Attributes:
+        accumulation: Batches that make an update.
+        micro_batch_size: Rows of a batch that are in memory at once, `"auto"`, or None for all.
+        tokens_per_update: The mean of the last epoch; None before the first `fit`.
+        why_logits: Why the logits of a batch are held; empty where they never are.
+        sample_weight_needs_logits: Whether a batch with `sample_weight` needs them nevertheless.
+        layers: How they run: `"graph"`, `"eager"`, `"xla"` or `"tensorflow graph"`.
+        why_layers: Why they run one by one; empty where they do not.
+        compiling: What was decided about `jit_compile`; empty where it is off.
+    """
+
+    accumulation: int
+    micro_batch_size: int | str | None
+    tokens_per_update: float | None
+    why_logits: str
+    sample_weight_needs_logits: bool
+    layers: str
+    why_layers: str
+    compiling: str
+
+
+class Pass(NamedTuple):
+    """A forward pass of one micro-batch.
+
+    Attributes:
+        objective: What is minimised: a mean, or a sum where several passes make an update.
+        tokens: The sum of the weights of its tokens.
+        y_pred: The logits, None where they were not made.
+    """
+
+    objective: Any
+    tokens: Any
+    y_pred: Any
+
+
+class Step(ABC):
+    """The training step of one compiled model. Its state is changed by its own methods only.
+
+    Calls come in this order, from Keras's hooks (`TokenModel`) and `StepCallback`:
+
+        begin_fit(callbacks)
+            begin_epoch(batches_to_come)
+                train_batch(...)        once a batch; an update where enough batches are there
+            end_epoch()                 before validation: an update from a short last window
+            begin_test(callbacks)
+                test_batch(...)         once a batch of validation
+            end_test()
+        end_fit()
+
+    `train_batch` and `test_batch` may be called without the others, by `train_on_batch` or a loop
+    of the user's. Which weights are trained, and what the layers' settings are, is looked up when a
+    batch is taken.
+
+    Args:
+        model: The `TokenModel`.
+        optimizer: The model's, perhaps inside a `LossScaleOptimizer`.
+        sums: The logged loss and the metrics.
+        micro_batch_size: Rows of a batch that are in memory at once, `"auto"`, or None.
+        jit_compile: What `compile` was given.
+    """
+
+    # Keras variables that change with a batch, where the backend keeps any for the step.
+    variables = ()
+
+    def __init__(self, model, optimizer, sums: SharedSums, micro_batch_size, jit_compile):
+        self.model = model
+        self.optimizer = optimizer
+        self.sums = sums
+        self.loss = sums.loss
+        self.jit_compile = jit_compile
+        self.micro_batch_size = micro_batch_size
+        # The mean number of tokens of an update of the last epoch.
+        self.tokens_per_update = None
+        # Positions of a row of the last batch.
+        self.length = None
+        self._counted_tokens = None
+        # A step adds up gradients per token; the optimizer would average the batches' means.
+        self._inner = getattr(optimizer, "inner_optimizer", optimizer)
+        self.accumulation = self._inner.gradient_accumulation_steps or 1
+        self.take_over_accumulation()
+
+    # Batches
+
+    @abstractmethod
+    def train_batch(self, *state_and_data):
+        """One batch, and an update if enough batches are there.
+
+        Args:
+            *state_and_data: As Keras's `train_step` gets them: on JAX the state and the batch,
+                elsewhere the batch.
+
+        Returns:
+            As Keras's `train_step`: the logs; on JAX the state too.
+        """
+
+    @abstractmethod
+    def test_batch(self, *state_and_data):
+        """One batch of evaluation; arguments and results as of `train_batch`."""
+
+    # Epochs
+
+    def begin_fit(self, callbacks):
+        """Drops what an interrupted `fit` may have left.
+
+        Args:
+            callbacks: Those of the user, who may read the logs or change layers.
+        """
+
+    def begin_epoch(self, batches_to_come: int | None):
+        """Starts the epoch's sums.
+
+        Args:
+            batches_to_come: Batches that this `fit` still has, with those of later epochs; None
+                where the data does not tell.
+        """
+
+    @abstractmethod
+    def end_epoch(self):
+        """Updates from a short last window. May be called more than once."""
+
+    def end_fit(self):
+        """Ends what `begin_fit` began, also after an exception."""
+
+    def begin_test(self, callbacks):
+        """An evaluation begins, perhaps inside a `fit`."""
+
+    def end_test(self):
+        """It is over, also after an exception."""
+
+    @abstractmethod
+    def apply_update(self):
+        """Updates the weights from the window so far, if it has a batch, and starts a new one.
+
+        The one place where gradients and tokens of all batches, micro-batches (and processes) are
+        complete: they are divided here, once.
+        """
+
+    # What others ask
+
+    @abstractmethod
+    def gradient_norm(self) -> float | None:
+        """The mean global norm of this epoch's gradients before clipping; None before any."""
+
+    def compilation_message(self) -> str:
+        """What to tell after an epoch that mostly compiled; empty otherwise."""
+        return ""
+
+    def count_updates(self, tokens: float, updates: int):
+        """Notes how many tokens the updates of an epoch were made from."""
+        self.tokens_per_update = tokens / max(1, updates)
+
+    def why_logits(self, sample_weight=None) -> str:
+        """Why the logits of a batch have to be held; empty where one pass can do without them."""
+        return self.sums.why_logits(sample_weight) or self.model.why_logits()
+
+    @abstractmethod
+    def describe(self) -> StepDescription:
+        """What `explain` shows of it."""
+
+    def description(self, layers: str, why_layers: str, compiling: str) -> StepDescription:
+        """The description with what is the same on every backend."""
+        why_logits = self.why_logits()
+        return StepDescription(
+            self.accumulation,
+            self.micro_batch_size,
+            self.tokens_per_update,
+            why_logits,
+            not why_logits and bool(self.why_logits(sample_weight=True)),
+            layers,
+            why_layers,
+            compiling,
+        )
+
+    @abstractmethod
+    def state_dict(self) -> dict:
+        """All that an update to come depends on, apart from the model's and optimizer's variables:
+        the window of accumulated gradients, the epoch's sums, what was decided about compiling."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what `state_dict` returned."""
+
+    # The optimizer's accumulation
+
+    def take_over_accumulation(self):
+        """The step accumulates; the optimizer sees one gradient an update."""
+        self._inner.gradient_accumulation_steps = None
+
+    def give_back_accumulation(self):
+        """The optimizer gets its setting back, to be saved or used elsewhere."""
+        self._inner.gradient_accumulation_steps = (
+            self.accumulation if self.accumulation > 1 else None
+        )
+
+    # One forward pass, the same on every backend
+
+    @property
+    def sums_gradients(self) -> bool:
+        """Whether passes bring the gradients of sums, which the update divides by its tokens."""
+        several = self.accumulation > 1 or self.micro_batch_size is not None
+        return several and self.loss.reduction == "mean"
+
+    def note_shape(self, y) -> int:
+        """Notes the length of a batch's rows, and returns its number of positions."""
+        shape = getattr(self.loss.labels(y), "shape", ())[:2]
+        self.length = shape[1] if len(shape) == 2 else None
+        return math.prod(size or 1 for size in shape)
+
+    def forward(self, x, y, sample_weight, training, unit=1.0) -> Pass:
+        """Forward pass and loss of one micro-batch; its sums go to the logs and metrics.
+
+        Args:
+            x, y, sample_weight: The micro-batch.
+            training: Whether layers run in training mode and gradients are wanted.
+            unit: A number that sums are divided by, so that they stay as small as means. It drops
+                out where the update is divided by its tokens.
+        """
+        if not self.why_logits(sample_weight):
+            return self.one_pass(x, y, sample_weight, training, unit)
+        y_pred = self.predict(x, training)
+        self._counted_tokens = None
+        objective = self.model.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+        )
+        # A compute_loss of the user's own may not tell its tokens: then all passes weigh the same.
+        tokens = 1.0 if self._counted_tokens is None else self._counted_tokens
+        if self.sums_gradients:
+            objective = objective * (tokens / unit)
+        return Pass(objective, tokens, y_pred)
+
+    def loss_of_logits(self, y, y_pred, sample_weight):
+        """The loss of a batch of logits; the logged loss and the metrics are updated on the way."""
+        penalty = self.model.penalty()
+        total, tokens = self.sums.count(y, y_pred, sample_weight, penalty)
+        self._counted_tokens = ops.stop_gradient(tokens)
+        return (total if self.loss.reduction == "sum" else divide(total, tokens)) + penalty
+
+    def one_pass(self, x, y, sample_weight, training, unit) -> Pass:
+        """A forward pass without logits: straight from the hidden vectors."""
+        loss = self.loss
+        hidden, penalty = self.hidden_vectors(x, training)
+        kernel, bias = self.model.head_matrix()
+        labels, weights, invalid = countable(
+            y,
+            (*hidden.shape[:-1], kernel.shape[1]),
+            loss.ignore_index,
+            sample_weight,
+            keras_mask(hidden),
+            upcast_dtype(hidden),
+            signed=loss.reduction == "sum",
+        )
+        if invalid is not None:
+            weights = ops.where(invalid, ops.zeros_like(weights), weights)
+        labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
+        if self.sums_gradients:
+            scale = 1.0 / unit
+        else:
+            scale = 1.0 if loss.reduction == "sum" else divide(1.0, ops.sum(weights))
+        objective, sums, nll = vocabulary_pass(
+            ops.reshape(hidden, (-1, hidden.shape[-1])),
+            kernel,
+            bias,
+            labels,
+            weights,
+            loss.formula,
+            scale,
+            self.sums.top_k,
+            training,
+        )
+        statistics = TokenStatistics(*sums)
+        if invalid is not None:
+            # The loss shows that an input was invalid; the weights are spared.
+            wrong = nan_where(ops.any(invalid), ops.zeros_like(statistics.loss))
+            statistics = statistics._replace(loss=statistics.loss + wrong)
+            objective = objective + wrong
+        are_weighted = sample_weight is not None
+        self.sums.add(statistics, penalty, are_weighted, labels, nll, weights, kernel.shape[1])
+        tokens = ops.stop_gradient(statistics.tokens)
+        if not isinstance(penalty, float):
+            objective = objective + penalty * (tokens / unit if self.sums_gradients else 1.0)
+        return Pass(objective, tokens, None)
+
+    def hidden_vectors(self, x, training):
+        """The backbone's hidden vectors, and what the layers add to the loss of every token."""
+        return self.model.backbone(x, training=training), self.model.penalty()
+
+    def predict(self, x, training):
+        """The model's logits."""
+        return self.model(x, training=training)
+
+
+def unit_of(positions: int) -> float:
+    """The power of two that is at least the number of positions: dividing by it rounds nothing."""
+    return float(1 << max(positions - 1, 0).bit_length())

@@ -1,0 +1,53 @@
+"""Where Keras's `fit` tells a step that epochs begin and end."""
+
+import keras
+
+from keras_llm.checks.sanity_warning import warn
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Tells the step of a model what `fit` does, before any other callback acts.
+
+    It also tells callbacks with `mode="auto"` whether more or less of one of our metrics is
+    better: Keras asks only the metrics that it keeps itself.
+
+    Args:
+        step: The model's `Step`.
+        callbacks: Those that `fit` was given.
+    """
+
+    def __init__(self, step, callbacks):
+        super().__init__()
+        self.step, self.callbacks = step, callbacks
+
+    def on_train_begin(self, logs=None):
+        """Drops what an interrupted `fit` left."""
+        self.step.begin_fit(self.callbacks)
+        directions = {m.name: getattr(m, "_direction", None) for m in self.step.sums.metrics}
+        for callback in keras.tree.flatten(getattr(self.callbacks, "callbacks", self.callbacks)):
+            direction = directions.get(str(getattr(callback, "monitor", "")).removeprefix("val_"))
+            if direction is not None and getattr(callback, "mode", None) == "auto":
+                callback.mode = {"up": "max", "down": "min"}[direction]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the epoch's sums."""
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        self.step.begin_epoch(steps * (epochs - epoch) if steps and epochs else None)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Ends the epoch, where no validation has done so, and tells what compiling cost."""
+        self.step.end_epoch()
+        message = self.step.compilation_message()
+        if message:
+            warn(message)
+
+
+def with_callbacks(first, callbacks):
+    """The callbacks of `fit`, with some before all others."""
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        return [*first, *keras.tree.flatten(callbacks or [])]
+    for callback in first:
+        callback.set_params(callbacks.params)
+        callback.set_model(callbacks.model)
+    callbacks.callbacks[:0] = first
+    return callbacks

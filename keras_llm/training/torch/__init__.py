@@ -1,0 +1,1 @@
+"""The step on PyTorch: gradients in `.grad`, captured graphs."""

@@ -1,0 +1,188 @@
+"""Which graphs `torch.compile` turns into kernels, and what that may cost."""
+
+import statistics
+import time
+
+import torch
+
+# What compiling may take of the time that its graph is in use.
+SHARE = 0.1
+# Of forward and backward, on a core of a small machine; the first compilation corrects it.
+SECONDS_PER_OPERATION = 0.1
+# The time of fewer calls says little.
+CALLS_BEFORE = 10
+# A longer pause between two calls, by the shortest one, is not the time of a step.
+LONGEST_PAUSE = 10
+
+
+class GraphInUse:
+    """A graph of a layer, how long it has been in use, and whether it is compiled.
+
+    Args:
+        module: The `torch.fx.GraphModule`.
+        training: Whether it is of a training step.
+    """
+
+    def __init__(self, module, training: bool):
+        self.module, self.training = module, training
+        self.operations = len(module.graph.nodes)
+        self.is_compiled = False
+        self.calls, self.seconds, self.shortest = 0, 0.0, float("inf")
+
+    def count(self, seconds: float):
+        """Adds the time from one call to the next."""
+        self.shortest = min(self.shortest, seconds)
+        self.calls += 1
+        self.seconds += min(seconds, LONGEST_PAUSE * self.shortest)
+
+
+class CompilePolicy:
+    """Compiles the graphs of a model where that pays: one decision for all of them.
+
+    With `jit_compile="auto"` a graph is compiled once a tenth of the time that it will still be in
+    use is more than compiling takes. `fit` tells how many batches are to come; where nobody tells,
+    as much is taken to come as there has been. So a shape that is seldom seen is never compiled,
+    and no run takes longer by more than that tenth. The first graph is timed compiled and as it
+    was, and the faster way is kept for all.
+
+    Args:
+        jit_compile: True for every graph, False for none, `"auto"` where it pays.
+    """
+
+    def __init__(self, jit_compile: bool | str):
+        self.jit_compile = jit_compile
+        self.seconds_per_operation = SECONDS_PER_OPERATION
+        # The time of the first compiled graph by its time before; None until it has been measured.
+        self.ratio = None
+        self.problem = ""
+        self._batches_to_come, self._calls, self._last = None, 0, None
+
+    def begin_epoch(self, batches_to_come: int | None):
+        """Notes how many batches this `fit` still has; None where its data does not tell."""
+        self._batches_to_come = batches_to_come
+        self.pause()
+
+    def pause(self):
+        """The time until the next call is that of no graph."""
+        self._last = None
+
+    def call(self, graph: GraphInUse, arguments):
+        """What the graph returns, compiled if that pays."""
+        if self.jit_compile == "auto":
+            self._count(graph)
+        if not graph.is_compiled and self._pays(graph):
+            self._compile(graph, arguments)
+        return graph.module(*arguments)
+
+    def _count(self, graph):
+        now = time.monotonic()
+        if self._last is not None:
+            last, began = self._last
+            last.count(now - began)
+        self._last = graph, now
+        if graph.training:
+            self._calls += 1
+            if self._batches_to_come:
+                self._batches_to_come -= 1
+
+    def _pays(self, graph) -> bool:
+        """Whether compiling this graph costs less than it may."""
+        if self.jit_compile != "auto":
+            return bool(self.jit_compile)
+        if graph.calls < CALLS_BEFORE or (self.ratio is not None and self.ratio >= 1.0):
+            return False
+        to_come = graph.seconds
+        if graph.training and self._batches_to_come is not None:
+            # A shape's part of the batches stays what it has been.
+            part = graph.calls / self._calls
+            to_come = max(to_come, graph.seconds / graph.calls * part * self._batches_to_come)
+        return SHARE * to_come > graph.operations * self.seconds_per_operation
+
+    def _compile(self, graph, arguments):
+        module = compiled(graph.module)
+        if self.jit_compile == "auto" and self.ratio is None:
+            began = time.monotonic()
+            self.ratio, self.problem = time_ratio(module, graph.module, arguments)
+            self.seconds_per_operation = (time.monotonic() - began) / graph.operations
+            self.pause()
+            if self.ratio >= 1.0:
+                return
+        graph.module, graph.is_compiled = module, True
+
+    def describe(self) -> str:
+        """What was decided."""
+        if not self.jit_compile:
+            return ""
+        if self.jit_compile != "auto":
+            return "by torch.compile, for each shape of a batch"
+        if self.problem:
+            return f"not compiled: torch.compile failed with {self.problem}"
+        if self.ratio is None:
+            return "not compiled so far: torch.compile would take longer than it could save"
+        ratio = f"compiled by torch.compile it takes {self.ratio:.2f} of the time"
+        return ratio if self.ratio < 1.0 else f"not compiled: {ratio}"
+
+    def state_dict(self) -> dict:
+        """What was decided and measured."""
+        return {name: getattr(self, name) for name in ("ratio", "problem", "seconds_per_operation")}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what was decided."""
+        vars(self).update(state)
+
+
+def compiled(module):
+    """The graph in one piece, as kernels; dropout draws what it draws without a compiler."""
+    return torch.compile(module, fullgraph=True, dynamic=False, options={"fallback_random": True})
+
+
+def time_ratio(module, other, arguments, rounds=5) -> tuple[float, str]:
+    """The time of `module` by that of `other`, forward and, where gradients are wanted, backward.
+
+    `module` may fail, for want of a C++ compiler for one: then the ratio is infinite, and the
+    second value says why.
+    """
+    devices = sorted({t.device.index for t in arguments if t.is_cuda})
+    try:
+        with torch.random.fork_rng(devices):
+            for _ in range(2):
+                seconds(module, arguments)
+            times = [(seconds(module, arguments), seconds(other, arguments)) for _ in range(rounds)]
+    except Exception as error:
+        return float("inf"), reason_of(error)
+    mine, theirs = (statistics.median(side) for side in zip(*times, strict=True))
+    return mine / theirs, ""
+
+
+def seconds(module, arguments) -> float:
+    """How long one call takes; no gradient is kept."""
+    trained = [t for t in arguments if t.requires_grad]
+    wait()
+    began = time.perf_counter()
+    hidden = module(*arguments)[0]
+    if torch.is_grad_enabled() and trained:
+        torch.autograd.grad(hidden.sum(), trained, allow_unused=True)
+    wait()
+    return time.perf_counter() - began
+
+
+def wait():
+    """Lets a GPU finish."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says in one line; PyTorch's tracers raise some that say nothing.
+
+    >>> reason_of(ValueError("no\\n  room")), reason_of(KeyError())
+    ('ValueError: no room', 'KeyError, without a message')
+    """
+    text = " ".join(str(error).split())
+    if not text and error.__cause__ is not None:
+        return reason_of(error.__cause__)
+    return (
+        f"{type(error).__name__}: {text[:300]}"
+        if text
+        else f"{type(error).__name__}, without a message"
+    )

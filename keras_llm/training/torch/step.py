@@ -1,0 +1,283 @@
+"""The training step on PyTorch: forward, loss, backward, update."""
+
+import warnings
+
+import keras
+import torch
+
+from keras_llm.backend.keras_private import all_layers
+from keras_llm.backend.torch.gradient_clipping import global_norm
+from keras_llm.training.step import Step, StepDescription, unit_of
+from keras_llm.training.torch.captured_layer import CapturedLayer
+from keras_llm.training.torch.compile_policy import CompilePolicy
+from keras_llm.training.torch.gradient_accumulator import (
+    GradientAccumulator,
+    GradientNorms,
+    add_gradients,
+    loss_scale,
+)
+from keras_llm.training.torch.layer_settings import LayerSettings
+from keras_llm.training.torch.log_throttle import LogThrottle
+from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
+
+
+class TorchStep(Step):
+    """`Step`, with gradients in `.grad` and the backbone as captured graphs."""
+
+    def __init__(self, *arguments):
+        check_one_process()
+        super().__init__(*arguments)
+        self.accumulator = GradientAccumulator(self.accumulation, self.sums_gradients)
+        self.micro_batches = MicroBatches(self.micro_batch_size)
+        self.policy = CompilePolicy(self.jit_compile)
+        self.norms = GradientNorms()
+        self.captured = None
+        self._settings = self._trained = None
+        self._has_looked = False
+        # Of the `fit` and the `evaluate` that run, the innermost last.
+        self._throttles = []
+
+    # Batches
+
+    def train_batch(self, data):
+        """One batch, and an update if enough batches are there; returns the logs."""
+        check_one_process()
+        data = on_device(data)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self.look_at_layers(x)
+        positions = self.note_shape(y)
+        trained = self.trained()
+        if not trained.variables:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+            return self.test_batch(data, training=True)
+        if self.accumulator.batches == 0:
+            self.accumulator.start(trained.every_tensor, unit_of(positions))
+        undo = None
+        if self.micro_batch_size == "auto":
+            undo = Snapshot([*self.model.metrics_variables, *self.model.non_trainable_variables])
+        logs = self.micro_batches.run(
+            data, lambda rows: self.backward_pass(rows, trained, undo), undo
+        )
+        if self.accumulator.is_full_with_this_batch():
+            self.apply_update()
+        return logs
+
+    def backward_pass(self, data, trained, undo):
+        """Forward and backward of one micro-batch: its gradient goes into `.grad`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        passed = self.forward(x, y, sample_weight, training=True, unit=self.accumulator.unit)
+        objective = self.optimizer.scale_loss(passed.objective)
+        if undo is None:
+            objective.backward()
+        else:
+            # All of the gradient or nothing: memory may run out in the middle of it.
+            gradients = torch.autograd.grad(objective, trained.tensors, allow_unused=True)
+            add_gradients(trained.tensors, gradients)
+            undo.refresh()
+        self.accumulator.add(passed.tokens)
+        return self.logs_after(passed, y, sample_weight)
+
+    def test_batch(self, data, training=False):
+        """One batch of evaluation; returns the logs."""
+        data = on_device(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.look_at_layers(x)
+        with torch.no_grad():
+            passed = self.forward(x, y, sample_weight, training)
+            return self.logs_after(passed, y, sample_weight)
+
+    def logs_after(self, passed, y, sample_weight):
+        """The metrics so far; those that need logits are brought up to date."""
+        if passed.y_pred is not None:
+            return self.model.compute_metrics(None, y, passed.y_pred, sample_weight=sample_weight)
+        throttle = self._throttles[-1] if self._throttles else None
+        return self.model.get_metrics_result() if throttle is None else throttle.logs(self.model)
+
+    # Epochs
+
+    def begin_fit(self, callbacks):
+        """Drops what an interrupted `fit` may have left."""
+        check_one_process()
+        self._throttles = [LogThrottle(callbacks, "train")]
+        self.accumulator.start(self.trained().every_tensor, 1.0)
+
+    def begin_epoch(self, batches_to_come: int | None):
+        """Starts the epoch's sums."""
+        self._has_looked = False
+        self.norms = GradientNorms()
+        self.policy.begin_epoch(batches_to_come)
+        self._throttles[-1].begin_epoch()
+
+    def end_epoch(self):
+        """Updates from a short last window."""
+        self.apply_update()
+
+    def end_fit(self):
+        """Ends what `begin_fit` began."""
+        self._throttles = []
+        self.policy.pause()
+
+    def begin_test(self, callbacks):
+        """An evaluation begins, perhaps inside a `fit`."""
+        self._has_looked = False
+        self._throttles.append(LogThrottle(callbacks, "test"))
+        self.policy.pause()
+
+    def end_test(self):
+        """It is over."""
+        self._has_looked = False
+        self._throttles.pop()
+        self.policy.pause()
+
+    @torch.no_grad()
+    def apply_update(self):
+        """Updates the weights from the window so far, and starts a new one."""
+        if self.accumulator.batches == 0:
+            return
+        trained = self.trained()
+        gradients = self.accumulator.gradients(trained.tensors)
+        known = [gradient for gradient in gradients if gradient is not None]
+        # An optimizer of ours that clips computes the norm anyway.
+        computes_norm = hasattr(self._inner, "gradient_norm") and bool(self._inner.global_clipnorm)
+        if known and not computes_norm:
+            self.norms.add(global_norm(known), loss_scale(self.optimizer))
+        self.optimizer.apply(gradients, trained.variables)
+        if known and computes_norm and self._inner.gradient_norm is not None:
+            self.norms.add(self._inner.gradient_norm)
+        self.accumulator.start(trained.every_tensor, 1.0)
+
+    # Layers
+
+    def look_at_layers(self, x):
+        """Drops what was made from layers that have changed since.
+
+        In the middle of an epoch only a callback can change one. Where none acts between two
+        batches, the look, which takes a fiftieth of a very small model's step, is spared.
+        """
+        model = self.model
+        if not all(layer.built for layer in all_layers(model)[1:]):
+            with torch.no_grad():
+                model(x, training=False)
+        throttle = self._throttles[-1] if self._throttles else None
+        if self._has_looked and throttle is not None and not throttle.layers_may_change:
+            return
+        self._has_looked = True
+        if self._settings is None or not self._settings.unchanged():
+            self._settings = LayerSettings(model)
+            self._trained = self.captured = None
+
+    def trained(self) -> "TrainedVariables":
+        """The variables that are trainable now."""
+        if self._trained is None or not self._trained.is_still_true():
+            self._trained = TrainedVariables(self.model)
+        return self._trained
+
+    def hidden_vectors(self, x, training):
+        """The backbone's hidden vectors, and what the layers add to the loss of every token."""
+        if self.model.run_eagerly:
+            return super().hidden_vectors(x, training)
+        if self.captured is None:
+            self.captured = CapturedLayer(self.model.backbone, self.policy)
+        hidden = self.captured(x, training)
+        # A graph is of layers that add nothing. To ask all of them takes as long as a small graph.
+        adds = self.trained().are_regularized or not self.captured.replayed
+        return hidden, self.model.penalty() if adds else 0.0
+
+    def predict(self, x, training):
+        """The model's logits, with the backbone as a graph where the head is all that follows."""
+        if not self.model.call_ends_with_head():
+            return super().predict(x, training)
+        hidden, _ = self.hidden_vectors(x, training)
+        return self.model.head(hidden)
+
+    # What others ask
+
+    def gradient_norm(self) -> float | None:
+        """The mean global norm of this epoch's gradients before clipping; None before any."""
+        return self.norms.mean()
+
+    def describe(self) -> StepDescription:
+        """What `explain` shows of it."""
+        if self.model.run_eagerly:
+            layers, why_layers = "eager", "compile was given run_eagerly=True"
+        elif self.captured is not None and self.captured.reason:
+            layers, why_layers = "eager", f"no graph: {self.captured.reason}"
+        else:
+            layers, why_layers = "graph", ""
+        return self.description(layers, why_layers, self.policy.describe())
+
+    def state_dict(self) -> dict:
+        """The window, the epoch's sums, what was decided about compiling."""
+        return {
+            "window": self.accumulator.state_dict(self.trained().every_tensor),
+            "norms": (self.norms.total, self.norms.count),
+            "metrics": [variable.value.clone() for variable in self.model.metrics_variables],
+            "micro_batch_size": self.micro_batches.size,
+            "tokens_per_update": self.tokens_per_update,
+            "compiling": self.policy.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what `state_dict` returned."""
+        self.accumulator.load_state_dict(state["window"], self.trained().every_tensor)
+        self.norms.total, self.norms.count = state["norms"]
+        for variable, value in zip(self.model.metrics_variables, state["metrics"], strict=True):
+            variable.value.copy_(value)
+        self.micro_batches.size = state["micro_batch_size"]
+        self.tokens_per_update = state["tokens_per_update"]
+        self.policy.load_state_dict(state["compiling"])
+
+
+class TrainedVariables:
+    """The variables of a model that are trainable, which take a small model's time to look up.
+
+    Args:
+        model: The model, built.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.every = model.variables
+        self.every_tensor = [variable.value for variable in self.every]
+        self.variables = model.trainable_variables
+        self.tensors = [variable.value for variable in self.variables]
+        self.are_regularized = any(v.regularizer is not None for v in self.variables)
+        self.marks = self.marks_now()
+
+    def marks_now(self) -> list[bool]:
+        """Which of the variables are marked as trainable."""
+        return [self.model.trainable, *(variable.trainable for variable in self.every)]
+
+    def is_still_true(self) -> bool:
+        """Whether the same variables are trainable."""
+        return self.marks_now() == self.marks
+
+
+def on_device(data):
+    """The batch as tensors where the model is; from pinned memory, while the CPU goes on."""
+
+    def moved(leaf):
+        if leaf is None:
+            return None
+        if torch.cuda.is_available() and isinstance(leaf, torch.Tensor) and leaf.is_pinned():
+            leaf = leaf.to("cuda", non_blocking=True)
+        return keras.ops.convert_to_tensor(leaf)
+
+    return keras.tree.map_structure(moved, data)
+
+
+def check_one_process():
+    """Raises `RuntimeError` where several processes or devices would each train for themselves."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        several = keras.distribution.distribution() is not None
+        what = "keras.distribution.set_distribution"
+    else:
+        several = distributed.get_world_size() > 1
+        what = f"a torch.distributed group of {distributed.get_world_size()} processes"
+    if several:
+        raise RuntimeError(
+            "Training on several devices is not supported on the PyTorch backend yet: each would "
+            f"train a model of its own. Use one process and one device. Received: {what}"
+        )
