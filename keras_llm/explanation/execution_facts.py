@@ -96,6 +96,8 @@ def layers(compiled: Compiled) -> Fact:
         "xla": "compiled by XLA",
         "tensorflow graph": "as a TensorFlow graph",
     }[step.layers]
+    if name == "tensorflow" and model.jit_compile:
+        text += ", compiled by XLA"
     return Fact("layers", step.layers, text, step.why_layers or step.compiling)
 
 
