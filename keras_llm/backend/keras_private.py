@@ -21,6 +21,19 @@ def all_layers(layer) -> list:
     return [layer, object()] if flatten is None else list(flatten())
 
 
+def loss_setting(loss, name: str):
+    """An argument of a loss; None where it has none of that name.
+
+    From Keras 3.16 on its own losses keep theirs in `get_config()` only.
+    """
+    if hasattr(loss, name) or not isinstance(loss, keras.losses.Loss):
+        return getattr(loss, name, None)
+    try:
+        return loss.get_config().get(name)
+    except NotImplementedError:
+        return None
+
+
 def known_names(kind: str) -> dict:
     """The table in which `keras.losses.get` or `keras.metrics.get` looks a string up.
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.keras_private import loss_setting
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.token_statistics import countable
 
@@ -57,7 +58,7 @@ def stock_weights(loss, labels, sample_weight=None, mask=None) -> tuple[np.ndarr
     """
     labels = ops.convert_to_numpy(labels)
     counts = np.ones(labels.shape) if mask is None else ops.convert_to_numpy(mask).astype("float64")
-    ignored = getattr(loss, "ignore_class", None)
+    ignored = loss_setting(loss, "ignore_class")
     if ignored is not None:
         # Not in the labels' own type, where -100 may be another number.
         counts = counts * (labels.astype("int64") != ignored)

@@ -6,6 +6,7 @@ import re
 
 import keras
 
+from keras_llm.backend.keras_private import loss_setting
 from keras_llm.explanation import stock_keras
 from keras_llm.explanation.compiled import Compiled
 from keras_llm.explanation.docstring_text import first_sentence, formula, name_of, own_equation
@@ -124,9 +125,10 @@ def as_object(loss):
 
 def with_p(loss, equation) -> str:
     """The equation, and what p stands for in it."""
-    if "p" not in re.findall("[a-z]+", equation) or not hasattr(loss, "from_logits"):
+    from_logits = loss_setting(loss, "from_logits")
+    if "p" not in re.findall("[a-z]+", equation) or from_logits is None:
         return equation
-    where = "softmax of the logits" if loss.from_logits else "the model's outputs"
+    where = "softmax of the logits" if from_logits else "the model's outputs"
     return f"{equation}, p = {where}"
 
 
@@ -140,7 +142,7 @@ def left_out(compiled, loss) -> Fact:
         elif index < 0:
             note = "padding under any other id would count"
         return Fact("left out", index, f"labels of {index}, sample_weight 0, {masked}", note)
-    index = getattr(loss, "ignore_class", None)
+    index = loss_setting(loss, "ignore_class")
     if index is not None:
         note = "Keras's metrics do not know ignore_class: they count them"
         return Fact("left out", index, f"labels of {index}, {masked}", note)

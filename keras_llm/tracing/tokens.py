@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.keras_private import loss_setting
 from keras_llm.explanation.counted_tokens import stock_weights
 from keras_llm.explanation.docstring_text import name_of
 from keras_llm.explanation.loss_facts import as_object
@@ -83,8 +84,9 @@ def read_tokens(loss, y, sample_weight, logits, mask=None) -> Tokens:
         return Tokens(unknown=f"outputs are not [batch, length, vocab], but {shape}")
     labels = integer_labels(labels, logits)
     known = {"said": host(ops.argmax(logits, axis=-1)), "labels": labels}
-    if labels is not None and hasattr(loss, "from_logits"):
-        known["nll"] = host(label_nll(labels, logits, loss.from_logits))
+    from_logits = loss_setting(loss, "from_logits")
+    if labels is not None and from_logits is not None:
+        known["nll"] = host(label_nll(labels, logits, from_logits))
     if isinstance(loss, MaskedLoss):
         losses, weights = map(host, loss.per_token(y, logits, sample_weight))
         # Where a backend copies the logits, the copy has lost the mask.

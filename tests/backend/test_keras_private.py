@@ -4,13 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_llm import losses
+from keras_llm import explain, losses
 from keras_llm.backend.keras_private import (
     all_layers,
     compile_arguments,
     keras_decays,
     keras_mask,
     known_names,
+    loss_setting,
     optimizer_settings,
 )
 
@@ -29,6 +30,28 @@ def test_a_mask_is_seen_in_a_compiled_step():
     nll = np.log(np.exp(logits).sum(-1)) - logits[np.arange(4), labels[0]]
     model.compile(loss=losses.MaskedSparseCategoricalCrossentropy(-100))
     assert model.evaluate(ids, labels, verbose=0) == pytest.approx(nll[:2].mean(), rel=1e-5)
+
+
+class OfKeras316(keras.losses.Loss):
+    """As there, its settings are in its config only."""
+
+    def call(self, y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+    def get_config(self):
+        return {**super().get_config(), "from_logits": True, "ignore_class": 0}
+
+
+def test_the_settings_of_a_loss_are_found():
+    stock = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    ours = losses.MaskedSparseCategoricalCrossentropy(0)
+    for loss in (stock, OfKeras316()):
+        assert (loss_setting(loss, "from_logits"), loss_setting(loss, "ignore_class")) == (True, 0)
+    assert (loss_setting(ours, "from_logits"), loss_setting(ours, "ignore_class")) == (True, None)
+    assert loss_setting(lambda y_true, y_pred: 0.0, "from_logits") is None
+    model = keras.Sequential([keras.layers.Embedding(5, 4), keras.layers.Dense(5)])
+    model.compile(loss=OfKeras316())
+    assert explain(model, show=False)["Loss"]["left out"].value == 0
 
 
 def test_layers_inside_layers_are_found():
