@@ -20,7 +20,7 @@ class Fact:
         text: The value as people read it; made from `value` where it is not given.
         note: What it means.
         usual: Its usual values.
-        flag: Why it deserves a look; empty where it does not.
+        flag: What is unusual or wrong about it; empty where nothing is.
         details: What is too long for a screen, such as the paths of variables.
     """
 

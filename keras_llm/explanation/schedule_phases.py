@@ -1,4 +1,4 @@
-"""The phases of a schedule: ours tell them, those of Keras are read from their arguments."""
+"""The phases of a schedule: from its own methods, or from the arguments of one of Keras's."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What is known of Keras's own losses, metrics, optimizers and schedules, which do not tell it."""
+"""Equations, notes and usual values of Keras's own losses, metrics and optimizers."""
 
 import keras
 

@@ -17,7 +17,7 @@ def new_axes(ax, figsize=(6.4, 4)):
 
 
 def line_style(index: int) -> dict:
-    """The look of the line of that number: four colours, then the same ones dashed."""
+    """Colour and dashes of a line: four colours, then the same ones dashed."""
     again, colour = divmod(index, len(COLOURS))
     return {"color": COLOURS[colour], "linestyle": DASHES[again % len(DASHES)]}
 

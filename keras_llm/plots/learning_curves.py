@@ -1,4 +1,4 @@
-"""The first picture to look at after `fit`."""
+"""The loss by epoch, and any metric."""
 
 from collections.abc import Mapping
 

@@ -14,7 +14,7 @@ from keras_llm.value_text import value_text
 
 
 def batch_section(compiled, step, texts: Texts) -> Section:
-    """What comes in."""
+    """The batch that the model gets."""
     facts = [shape_fact(name, shape) for name, shape in step.batch.items()]
     tokens = step.tokens
     if tokens.weights is not None:
@@ -27,13 +27,13 @@ def batch_section(compiled, step, texts: Texts) -> Section:
         facts.append(Fact("encoder reads", source))
     steps = compiled.accumulation
     if steps > 1:
-        text = f"this batch alone; fit waits for {steps} of them"
+        text = f"this batch alone; fit makes an update from {steps}"
         facts.append(Fact("accumulation", steps, text))
     return section("1 Batch", "for x, y in batches:", [*facts, *took(step, "batch")])
 
 
 def forward_section(step) -> Section:
-    """What the model makes of it."""
+    """What the model predicts."""
     facts = [
         *forcing(step),
         *(shape_fact(name, shape, scores(shape)) for name, shape in step.logits.items()),
@@ -70,7 +70,7 @@ def forcing(step) -> list[Fact]:
 
 
 def loss_section(step, texts: Texts, shown_tokens: int) -> Section:
-    """What it costs, token by token."""
+    """The loss, token by token."""
     tokens, facts = step.tokens, []
     if tokens.unknown:
         facts.append(Fact("each token", None, "not known", tokens.unknown))
@@ -89,7 +89,7 @@ def adding_up(step) -> list[Fact]:
     tokens = step.tokens
     counted = int((tokens.weights != 0).sum())
     if not counted:
-        return [Fact("sum", 0.0, flag="nothing counts: the loss is 0, and so are its gradients")]
+        return [Fact("sum", 0.0, flag="no token counts: loss and gradients are 0")]
     weighted = "" if set(np.unique(tokens.weights)) <= {0.0, 1.0} else ", times their weights"
     facts = [Fact("sum", tokens.total, note=f"of the losses of {counted:,} tokens{weighted}")]
     if tokens.divisor is not None:
@@ -97,21 +97,25 @@ def adding_up(step) -> list[Fact]:
         facts.append(Fact("mean", tokens.mean, note=note))
     added = step.loss - tokens.mean
     if abs(added) > 1e-5 * max(1.0, abs(step.loss)):
-        note = "regularisation, add_loss, loss_weights or an own compute_loss"
+        note = "regularisation, add_loss, loss_weights or the model's own compute_loss"
         facts.append(Fact("added", added, note=note))
     if tokens.nll is not None:
         counts = tokens.weights != 0
         right = int((tokens.said == tokens.labels)[counts].sum())
-        facts.append(Fact("right", right, note=f"of {counted:,}: what it said is the label"))
+        facts.append(Fact("right", right, note=f"of {counted:,} predictions are the label"))
         note = "exp of the mean of -log p(label)"
         facts.append(Fact("perplexity", tokens.perplexity, note=note))
     return facts
 
 
 def backward_section(compiled, step) -> Section:
-    """In which direction, and how steeply, the loss falls."""
+    """The gradients of the loss."""
     norm, clipped = total_norm(step.gradient_norms), total_norm(step.clipped_norms)
-    flag = "" if math.isfinite(norm) else "not finite: a loss scale skips the update; without, NaN"
+    flag = (
+        ""
+        if math.isfinite(norm)
+        else "not finite: the weights become NaN, unless a loss scale skips it"
+    )
     facts = [Fact("gradient norm", norm, note="of all blocks together", flag=flag)]
     facts += clipping(compiled, step, norm, clipped)
     size = bytes_text(step.gradient_bytes)
@@ -129,20 +133,24 @@ def clips(optimizer) -> list[str]:
 
 
 def clipping(compiled, step, norm, clipped) -> list[Fact]:
-    """What the optimizer cuts off."""
+    """What clipping does to the gradients."""
     names = clips(compiled.optimizer)
     if not names:
-        return [Fact("clipping", None, note="gradients go on as they are")]
+        return [Fact("clipping", None, note="gradients are not changed")]
     limit = getattr(compiled.optimizer, names[0])
     if names[0] == "global_clipnorm" and norm > limit:
-        note = f"all gradients times {value_text(round(limit / norm, 4))}"
+        note = f"all gradients are multiplied by {value_text(round(limit / norm, 4))}"
     else:
-        note = "nothing was cut" if clipped == norm else f"{value_text(norm)} becomes {clipped:.4g}"
+        note = (
+            "no gradient was changed"
+            if clipped == norm
+            else f"{value_text(norm)} becomes {clipped:.4g}"
+        )
     return [Fact(names[0], float(limit), note=note)]
 
 
 def optimizer_section(compiled, step) -> Section:
-    """How far the weights go."""
+    """How much the weights change."""
     moved, weights = total_norm(step.update_norms), total_norm(step.weight_norms)
     ratio = moved / weights if weights else None
     name = type(compiled.optimizer).__name__
@@ -164,16 +172,16 @@ def optimizer_section(compiled, step) -> Section:
 
 
 def of_update(step) -> str:
-    """Whose learning rate it is, and why nothing moves where it is 0."""
+    """The number of the update, and why a learning rate is 0."""
     note = f"of update {step.update:,}"
     if step.learning_rate:
         return note
     why = "a warm-up begins at 0" if step.update == 1 else "the schedule has ended"
-    return f"{note}; nothing moves: {why}"
+    return f"{note}; no weight changes: {why}"
 
 
 def section(title, code, facts, table=None) -> Section:
-    """A stage, under the line of the loop that it is."""
+    """A stage, with its line of the loop."""
     return Section(title, code, tuple(facts), table=table)
 
 
@@ -192,6 +200,6 @@ def took(step, stage) -> list[Fact]:
 
 
 def shape_fact(name, shape, note="") -> Fact:
-    """What a tensor is: its shape, type and place."""
+    """The shape, type and device of a tensor."""
     text = f"{list(shape.shape)} {shape.dtype} on {shape.device}"
     return Fact(name, dataclasses.asdict(shape) | {"shape": list(shape.shape)}, text, note)

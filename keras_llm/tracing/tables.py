@@ -93,7 +93,7 @@ def blocks_of(paths: list[str]) -> dict[str, list[int]]:
 
 
 def block_table(blocks: dict[str, list[int]], columns: dict[str, list]) -> Table:
-    """What the variables of each block come to: numbers add up, norms as roots of squares."""
+    """The variables of each block together: sizes add up, norms as roots of squares."""
     names = list(blocks)
     groups = [([name], blocks[name]) for name in names]
     if len(names) > MOST_BLOCKS:

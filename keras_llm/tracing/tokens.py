@@ -19,12 +19,12 @@ TEXT_LENGTH = 60
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """What there is to know of each token, arrays `[batch, length]`; None where it is not known.
+    """What is known of each token, arrays `[batch, length]`; None where it is not known.
 
     Attributes:
-        labels: What the model should say.
-        said: Its most probable token.
-        nll: -log of the probability that it gave the label.
+        labels: The tokens to predict.
+        said: The most probable token.
+        nll: -log of the label's probability.
         losses: The loss of each token, before its weight.
         weights: 0 where a token does not count, else its weight.
         divisor: What the sum of weighted losses is divided by; None where it is not.
@@ -41,7 +41,7 @@ class Tokens:
 
     @property
     def probabilities(self) -> np.ndarray | None:
-        """What the model gave each label."""
+        """The probability of each label."""
         return None if self.nll is None else np.exp(-self.nll)
 
     @property

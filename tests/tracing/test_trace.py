@@ -297,7 +297,7 @@ def test_losses_that_are_not_of_tokens():
 
 def test_a_batch_in_which_nothing_counts():
     traced = trace(compiled(causal()), (X, np.zeros_like(Y)))
-    assert "nothing counts" in traced["3 Loss"]["sum"].flag
+    assert "no token counts" in traced["3 Loss"]["sum"].flag
     assert traced["4 Backward"]["gradient norm"].value == 0.0
 
 
@@ -521,14 +521,14 @@ def test_no_labels():
     assert section["loss"].value > 0
 
 
-def test_an_update_that_moves_nothing_says_why():
+def test_an_update_that_changes_nothing_says_why():
     rate = schedules.WarmupLinearDecay(1e-2, warmup_steps=2, total_steps=3)
     model = compiled(causal(), optimizers.AdamW(rate))
     fact = trace(model, (X, Y))["5 Optimizer"]["learning rate"]
-    assert (fact.value, fact.note) == (0, "of update 1; nothing moves: a warm-up begins at 0")
+    assert (fact.value, fact.note) == (0, "of update 1; no weight changes: a warm-up begins at 0")
     model.fit(X, Y, batch_size=2, verbose=0)
     fact = trace(model, (X, Y))["5 Optimizer"]["learning rate"]
-    assert (fact.value, fact.note) == (0, "of update 5; nothing moves: the schedule has ended")
+    assert (fact.value, fact.note) == (0, "of update 5; no weight changes: the schedule has ended")
 
 
 def test_models_that_cannot_be_traced():
