@@ -27,7 +27,7 @@ lint: .venv/test.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# Runs the guides, whose pages show what they print: a few minutes.
+# The site. Guides are not run: what they print stands in their files.
 docs: .venv/docs.installed
 	$(BIN)/python docs/pages.py build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

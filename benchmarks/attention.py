@@ -53,18 +53,19 @@ def run(side, length):
     """Seconds of each step, and the peak memory above the model's own."""
     import torch
 
-    from keras_llm.models import CausalBackbone
+    from keras_llm.models import CausalBackbone, CausalConfig
 
-    backbone = CausalBackbone(
-        256,
-        HEADS * HEAD_DIM,
-        1,
-        HEADS,
+    config = CausalConfig(
+        vocab_size=256,
+        d_model=HEADS * HEAD_DIM,
+        num_layers=1,
+        num_heads=HEADS,
         max_length=length,
         d_ff=64,
         pad_id=PAD if side == "moved" else None,
         document_end_id=END if side == "documents" else None,
     )
+    backbone = CausalBackbone(config)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(2, 256, (BATCH, length), generator=generator)
     if "documents" in side:
@@ -96,10 +97,10 @@ def masked(backbone, ids):
     mask = causal_mask(length, length) & (ids != PAD)[:, None, None, :]
     documents = (ids == END).cumsum(1) - (ids == END).long()
     mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
-    rotation = backbone.rotary(ops.arange(length))
+    cos_sin = backbone.rotary(ops.arange(length))
     x = backbone.token_embedding(ids)
     for block in backbone.blocks:
-        x = block(x, rotation, attention_mask=mask)
+        x = block(x, cos_sin, attention_mask=mask)
     return backbone.norm(x)
 
 

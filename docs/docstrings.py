@@ -1,13 +1,13 @@
-"""Where Griffe, which reads the docstrings for the API's pages, would miss something."""
+"""Extensions of Griffe, which reads the docstrings for the pages of the API."""
 
 import griffe
 
 
 class Namesakes(griffe.Extension):
-    """What is exported from a module of its own name, such as `keras_llm.data.load`."""
+    """Finds a function that has the name of its module, such as `keras_llm.data.load`."""
 
     def on_module(self, *, mod, **kwargs):
-        """Puts what is exported in the place of its module, once all is read."""
+        """Replaces the module by what is exported, once everything is read."""
         for name in mod.exports or ():
             member = mod.members.get(name)
             if member is not None and not member.is_alias and name in member.members:
@@ -15,10 +15,10 @@ class Namesakes(griffe.Extension):
 
 
 class KerasStyle(griffe.Extension):
-    """Examples are not indented there, and a layer has call arguments besides arguments."""
+    """Reads sections as Keras writes them: examples without indentation, and call arguments."""
 
     def on_object(self, *, obj, **kwargs):
-        """Rewrites a docstring, once it is read."""
+        """Rewrites each docstring after it is read."""
         if obj.docstring:
             obj.docstring.value = google_style(obj.docstring.value)
 

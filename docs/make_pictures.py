@@ -1,10 +1,12 @@
-"""Draws the pictures that README shows, from a training of about a minute on Python's manual.
+"""Draws the pictures of README and docs/learn.md.
 
     python docs/make_pictures.py
 
-Each is saved twice in docs/pictures, for light pages and for dark ones.
+Most come from a training of about a minute on Python's manual. Each is saved twice in
+docs/pictures, for light pages and for dark ones.
 """
 
+import re
 from pathlib import Path
 
 import keras_llm  # noqa: F401  isort: skip  (chooses PyTorch, unless KERAS_BACKEND says otherwise)
@@ -22,7 +24,8 @@ EPOCHS, DOCUMENTS, LETTERS = 8, 80, 300
 
 
 def main():
-    """Trains, and draws."""
+    """Trains a model and draws all pictures."""
+    explanation = explained()
     model, tokenizer, history, text = train()
     compared = {
         "cosine": schedules.WarmupCosineDecay(1e-3, 100, 2_000),
@@ -31,6 +34,7 @@ def main():
         "inverse square root": schedules.WarmupInverseSquareRoot(1e-3, 100),
     }
     pictures = {
+        "explain": lambda: screen(explanation),
         "learning_curves": lambda: plots.learning_curves(history),
         "schedule": lambda: plots.schedule(compared),
         "focal": plots.focal,
@@ -46,8 +50,45 @@ def main():
             plt.close("all")
 
 
+def explained():
+    """The first half of what `explain` says of a model whose learning rate is too high."""
+    model = models.CausalTransformer(4_096, d_model=256, num_layers=4, num_heads=4)
+    model.compile(
+        optimizer=optimizers.AdamW(
+            schedules.WarmupCosineDecay(1e-2, warmup_steps=100, total_steps=2_000),
+            weight_decay=0.1,
+            global_clipnorm=1.0,
+        ),
+        loss=losses.MaskedSparseCategoricalCrossentropy(ignore_index=0),
+        metrics=[metrics.Perplexity(ignore_index=0)],
+    )
+    return model.explain(show=False).to_text(80).split("\n\nOne update")[0]
+
+
+def screen(text):
+    """A text as a terminal shows it: titles bold, usual ranges grey, flags orange."""
+    lines, size = text.splitlines(), 10
+    # Inches that a character of DejaVu Sans Mono takes.
+    width, height = 0.602 * size / 72, 1.164 * size / 72
+    figure = plt.figure(figsize=(82 * width, (len(lines) + 1) * height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-1, 81), ylim=(len(lines) + 0.5, -0.5))
+    axes.axis("off")
+    font = {"family": ["DejaVu Sans Mono", "DejaVu Sans"], "size": size, "va": "center"}
+    flagged = False
+    for row, line in enumerate(lines):
+        flagged = "▲ " in line or (flagged and line.startswith(" " * 23))
+        weight = "normal" if line.startswith(" ") else "bold"
+        # A range and its sources, or what is between two of them.
+        for part in re.finditer(r"\[[^]]*\]\S*|(?:(?!\[).)+", line):
+            alpha = 0.6 if part[0].startswith("[") else 1
+            color = "#c77700" if flagged else plt.rcParams["text.color"]
+            place = part.start(), row + 0.5
+            axes.text(*place, part[0], color=color, alpha=alpha, weight=weight, **font)
+    return axes
+
+
 def train():
-    """A small model, its tokenizer, its history, and a text that it has not seen."""
+    """A small trained model, its tokenizer, its history, and a text from the validation split."""
     keras.utils.set_random_seed(0)
     corpus = data.load("python_manual")
     tokenizer = data.train_tokenizer(corpus["train"], vocab_size=2_048)

@@ -1,29 +1,42 @@
 """Writes the site's pages: README, guides, examples, results, and one for each folder of the API.
 
-    python docs/pages.py --help
+    python docs/pages.py build/pages
 
-Guides run here, in processes of their own, and their pages show what they print.
+A guide's page shows the output that stands in the guide's file: nothing runs here.
 """
 
 import argparse
 import ast
-import json
 import os
 import re
 import runpy
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 EXAMPLES = ROOT / "examples"
 GUIDES = EXAMPLES / "guides"
-TOOL = runpy.run_path(str(GUIDES / "copy_code_to_turkish.py"))
+TOOL = runpy.run_path(str(GUIDES / "update.py"))
 
-# A page that is a section of its own has no others to list beside it.
+# Files that are pages, and those that links lead to.
+TEXTS = {
+    "README.md": "index.md",
+    "docs/learn.md": "learn/index.md",
+    "benchmarks/RESULTS.md": "results.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+PAGES = TEXTS | {
+    f"examples/guides/{path.name}": f"learn/{path.stem}.md" for path in GUIDES.glob("[0-9]_*.py")
+}
+# One picture for light pages and one for dark ones; some stand in pairs.
+PICTURE = re.compile(
+    r'<picture><source [^>]*srcset="[^"]*?pictures/([^"]+)"><img alt="([^"]+)" '
+    r'src="[^"]*?pictures/([^"]+)"( width="49%")?></picture>'
+)
+
+# Pages outside the sections have no list of pages at their left.
 WIDE = "---\nhide: [navigation]\n---\n"
 
 # The pages of the API.
@@ -40,27 +53,26 @@ FOLDERS = (
     "training",
     "plots",
 )
+EXPLANATION = "keras_llm.explanation.explanation.Explanation"
 
-EXPLAIN_AND_TRACE = """
+EXPLAIN_AND_TRACE = f"""
 # `keras_llm`
 
 ::: keras_llm
-    options: {members: [explain, trace]}
+    options: {{members: [explain, trace]}}
 
-::: keras_llm.explanation.explanation.Explanation
-    options: {show_root_heading: true, show_root_toc_entry: true}
+::: {EXPLANATION}
+    options: {{show_root_heading: true, show_root_toc_entry: true}}
 """
 
 
 def main():
-    """Writes all pages, and what they show, into a new folder."""
+    """Writes all pages and their pictures into a new folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to; what is there is replaced")
-    parser.add_argument("--without-output", action="store_true", help="do not run the guides")
     arguments = parser.parse_args()
-    run = no_outputs if arguments.without_output else outputs
-    pages = {"index.md": home(), "results.md": WIDE + (ROOT / "benchmarks/RESULTS.md").read_text()}
-    pages |= guides(run) | examples() | api()
+    pages = {name: ("" if "/" in name else WIDE) + page(source) for source, name in TEXTS.items()}
+    pages |= guides() | examples() | api()
 
     shutil.rmtree(arguments.folder, ignore_errors=True)
     shutil.copytree(DOCS / "pictures", arguments.folder / "pictures")
@@ -72,59 +84,50 @@ def main():
         path.write_text(text)
 
 
-def home() -> str:
-    """README, with the site's own pages for its links, and a picture for each of its palettes."""
-    text = WIDE + (ROOT / "README.md").read_text().replace('"docs/pictures/', '"pictures/')
-    text = text.replace("](benchmarks/RESULTS.md)", "](results.md)")
-    text = re.sub(r"\]\(examples/guides/(\w+)\.py\)", r"](learn/\1.md)", text)
-    return re.sub(
-        r'<picture><source [^>]*srcset="([^"]+)"><img alt="([^"]+)" src="([^"]+)"[^>]*></picture>',
-        r"![\2](\3#only-light){ .half }![\2](\1#only-dark){ .half }",
-        text,
-    )
+def page(source: str) -> str:
+    """A page of the repository as the site has it: with the site's links and pictures."""
+    here, there = os.path.dirname(source), os.path.dirname(PAGES[source]) or "."
+
+    def link(match):
+        target = os.path.normpath(os.path.join(here, match[1]))
+        if target not in PAGES:
+            return match[0]
+        return f"]({os.path.relpath(PAGES[target], there)}{match[2]})"
+
+    def picture(match):
+        dark, words, light, width = match.groups()
+        kind = " .half" if width else ""
+        return "".join(
+            f"![{words}]({os.path.relpath(f'pictures/{name}', there)}#only-{palette}){{{kind} }}"
+            for name, palette in ((light, "light"), (dark, "dark"))
+        )
+
+    text = re.sub(r"\]\(([\w./-]+)((?:#[\w-]+)?)\)", link, (ROOT / source).read_text())
+    return re.sub(PICTURE, picture, text)
 
 
-def guides(run) -> dict[str, str]:
+def guides() -> dict[str, str]:
     """Every guide in both languages: prose, code, and what the code prints."""
-    names = sorted(path.stem for path in GUIDES.glob("[0-9]_*.py"))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        printed = dict(zip(names, pool.map(run, names), strict=True))
     pages = {}
-    for name, texts in printed.items():
+    for path in sorted(GUIDES.glob("[0-9]_*.py")):
         for folder, script, other in (
-            ("learn", f"{name}.py", f"[Türkçe](../ogren/{name}.md)"),
-            ("ogren", f"tr/{name}.py", f"[English](../learn/{name}.md)"),
+            ("learn", path.name, f"[Türkçe](../ogren/{path.stem}.md)"),
+            ("ogren", f"tr/{path.name}", f"[English](../learn/{path.stem}.md)"),
         ):
             links = f"`python examples/guides/{script}` · {other}"
-            pages[f"{folder}/{name}.md"] = guide((GUIDES / script).read_text(), links, texts)
+            pages[f"{folder}/{path.stem}.md"] = guide((GUIDES / script).read_text(), links)
     return pages
 
 
-def outputs(name: str) -> list[str]:
-    """What each code cell of a guide prints; both languages have the same code."""
-    command = [sys.executable, str(DOCS / "run_guide.py"), str(GUIDES / f"{name}.py")]
-    # A guide's model is too small to share: a second thread would only wait for the first.
-    fixed = {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | fixed)
-    if done.returncode:
-        sys.exit(f"examples/guides/{name}.py failed:\n{done.stderr}")
-    return json.loads(done.stdout)
-
-
-def no_outputs(name: str) -> list[str]:
-    """Nothing."""
-    return []
-
-
-def guide(script: str, links: str, texts: list[str]) -> str:
+def guide(script: str, links: str) -> str:
     """A script of cells as a page, with links below its title."""
-    texts = iter(texts)
     parts = []
     for marker, text in TOOL["cells"](script):
         if marker == TOOL["CODE"]:
-            parts.append(fenced("python", text))
-            if printed := next(texts, ""):
-                parts.append(fenced("{ .text .printed }", printed))
+            code, shown = TOOL["code_and_output"](text)
+            parts.append(fenced("python", code))
+            if shown:
+                parts.append(fenced("{ .text .printed }", shown))
         else:
             parts.append(re.sub(r"^# ?", "", text, flags=re.MULTILINE).strip() + "\n")
     title, first = parts[0].split("\n", 1)
@@ -132,7 +135,7 @@ def guide(script: str, links: str, texts: list[str]) -> str:
 
 
 def examples() -> dict[str, str]:
-    """The example programs: what they say about themselves, and their code."""
+    """The example programs: their docstring, and their code."""
     pages = {}
     for path in EXAMPLES.glob("*.py"):
         text = path.read_text()

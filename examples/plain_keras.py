@@ -33,7 +33,8 @@ def main():
         ),
         metrics=[metrics.Perplexity(ignore_index=tokenizer.pad_id)],
     )
-    history = model.fit(train, epochs=args.epochs).history
+    # The loader shuffles; without the argument, a plain keras.Model warns that it cannot.
+    history = model.fit(train, epochs=args.epochs, shuffle=False).history
     print(
         f"Backend {keras.backend.backend()}: of {tokenizer.vocab_size} characters the model "
         f"hesitates between {history['perplexity'][-1]:.1f}."

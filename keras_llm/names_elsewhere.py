@@ -1,31 +1,60 @@
-"""Arguments by the names that they have in other libraries."""
+"""Arguments by the names that they have in other libraries: an error says what to write here."""
 
+import functools
 import inspect
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def check_names(cls: type, given: dict, write_instead: dict[str, str]) -> None:
+def check_names(
+    called: Callable, given: Mapping[str, Any], write_instead: Mapping[str, str]
+) -> None:
     """Raises `TypeError` for an argument that has another name here.
 
     Args:
-        cls: What is constructed. A name that its constructor knows is its own.
+        called: The class or function that is called. Names in its own signature are its own.
         given: The arguments that were given by name.
-        write_instead: For such a name, what to write.
+        write_instead: What to write instead of such a name: `{"lr": "learning_rate=..."}`.
     """
-    for name in given.keys() & write_instead.keys() - inspect.signature(cls).parameters.keys():
+    for name in given.keys() & write_instead.keys() - inspect.signature(called).parameters.keys():
         raise TypeError(
-            f"{cls.__name__} has no argument {name}; write {write_instead[name]}. "
+            f"{called.__name__} has no argument {name}; write {write_instead[name]}. "
             f"Received: {name}={given[name]!r}"
         )
 
 
-class NamesElsewhere:
-    """For a class whose constructor should say what an argument of another library is here."""
+def names_elsewhere(
+    write_instead: Mapping[str, str],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a function or method so that it answers other libraries' names as `check_names`.
 
-    # A name that people bring from elsewhere, and what to write instead.
-    write_instead: ClassVar[dict[str, str]] = {}
+    >>> @names_elsewhere({"max_length": "max_new_tokens"})
+    ... def generate(ids, max_new_tokens=60): ...
+    >>> generate([1], max_length=20)
+    Traceback (most recent call last):
+    TypeError: generate has no argument max_length; write max_new_tokens. Received: max_length=20
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_names(function, kwargs, write_instead)
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+class NamesElsewhere:
+    """Mixin: the constructor answers other libraries' names as `check_names`."""
+
+    write_instead: ClassVar[Mapping[str, str]] = {}
 
     def __new__(cls, *args, **kwargs):
-        """Python itself would only say that it knows no such argument."""
+        """Before Python's own error, which only says that there is no such argument."""
         check_names(cls, kwargs, cls.write_instead)
         return super().__new__(cls)

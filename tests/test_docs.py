@@ -1,4 +1,4 @@
-"""The site, built as `make docs` builds it, save that the guides are not run for it."""
+"""The site, built as `make docs` builds it."""
 
 import importlib
 import inspect
@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +61,7 @@ def run(*command, **environment):
 def site(tmp_path_factory):
     """The folder of the site."""
     folder = tmp_path_factory.mktemp("docs")
-    pages = run(DOCS / "pages.py", folder / "pages", "--without-output")
+    pages = run(DOCS / "pages.py", folder / "pages")
     assert pages.returncode == 0, pages.stderr
     # mkdocs.yml has it stop at a warning.
     built = run(
@@ -123,6 +124,11 @@ def test_every_guide_has_its_page(site, folder, scripts):
         assert "examples/guides/" in text
         for heading in re.findall(r"^# ## (.*)", script, flags=re.MULTILINE):
             assert heading.replace("`", "") in text
+        # What the code prints stands below it, without the marks of the file.
+        printed = re.findall(r"^# -> (\S.*)", script, flags=re.MULTILINE)
+        assert len(printed) > 2
+        assert all(unescape(line) in unescape(text) for line in printed)
+        assert not re.search(r"^# -> ", unescape(text), flags=re.MULTILINE)
 
 
 def test_nothing_is_fetched_from_the_network(site, pages):
@@ -156,17 +162,3 @@ def test_a_picture_for_each_palette(site):
     home = (site / "index.html").read_text()
     assert pictures > 0
     assert home.count("-dark.png#only-dark") == home.count(".png#only-light") == pictures
-
-
-def test_a_guide_is_run_cell_by_cell(tmp_path):
-    guide = tmp_path / "guide.py"
-    guide.write_text("# %% [markdown]\n# # 1\n\n# %%\nx = 2\nprint(x)\n\n# %%\nprint(x + 1)\n")
-    assert run(DOCS / "run_guide.py", guide).stdout == '["2\\n", "3\\n"]'
-
-
-def test_a_guide_that_fails_stops_the_build(tmp_path):
-    guide = tmp_path / "guide.py"
-    guide.write_text("# %% [markdown]\n# # 1\n\n# %%\nprint(1)\n1 / 0\n")
-    done = run(DOCS / "run_guide.py", guide)
-    assert done.returncode != 0
-    assert 'guide.py", line 6' in done.stderr

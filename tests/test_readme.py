@@ -1,23 +1,39 @@
-"""README's programs run as they are written, on less data."""
+"""The programs of README and the names of docs/learn.md work as they are written, on less data."""
 
+import inspect
+import json
+import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+import keras_llm
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+LEARN = (ROOT / "docs" / "learn.md").read_text()
 TEXT = "\n\n".join(
     f"The with statement number {i} wraps the block of line {i % 7}." for i in range(60)
 )
 
 
-def program(title):
-    """The code under a heading."""
-    section = README.split(f"## {title}", 1)[1].split("\n## ", 1)[0]
-    return re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)[1]
+def blocks(title):
+    """The Python code under a heading, up to the next one."""
+    # What stands in code is not a heading.
+    texts = re.split(r"(```\w*\n.*?```\n)", README, flags=re.DOTALL)
+    heading, found = "", []
+    for text in texts:
+        if code := re.match(r"```python\n(.*?)```", text, flags=re.DOTALL):
+            found += [code[1]] if heading.startswith(title) else []
+        elif headings := re.findall(r"^#+ (.*)", text, flags=re.MULTILINE):
+            heading = headings[-1]
+    return found
 
 
 def run(code, **names):
@@ -26,41 +42,98 @@ def run(code, **names):
     return names
 
 
-def test_program_1(tmp_path, monkeypatch, capsys):
+def smaller(code):
+    """A program about Python's manual, on my.txt and with a small model."""
+    code = code.replace('data.load("python_manual")', 'data.load_text("my.txt")')
+    code = code.replace("d_model=256, num_layers=4", "d_model=32, num_layers=1")
+    return code.replace("seq_len=256, batch_size=16", "seq_len=32, batch_size=4")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder with my.txt in it, and the current one."""
     monkeypatch.chdir(tmp_path)
     Path("my.txt").write_text(TEXT)
-    code = program("Program 1").replace('data.load("python_manual")', 'data.load_text("my.txt")')
-    code = code.replace("d_model=256, num_layers=4", "d_model=32, num_layers=1")
-    names = run(code)
+    return tmp_path
+
+
+def test_the_first_program(folder, capsys):
+    (code,) = blocks("keras_llm")
+    names = run(smaller(code))
+    assert "The with statement" in capsys.readouterr().out
+    assert len(code.strip().splitlines()) < 15
+    assert set(names["model"].history.history) >= {"loss", "perplexity"}
+
+
+def test_program_1(folder, capsys):
+    program, sample = blocks("Program 1")
+    names = run(smaller(program))
     assert "The with statement" in capsys.readouterr().out
     logs = names["model"].evaluate(names["valid"], verbose=0, return_dict=True)
     assert logs["perplexity"] == pytest.approx(np.exp(logs["loss"]), rel=1e-5)
-    # Saved, loaded and trained on.
-    updates = int(names["model"].optimizer.iterations)
-    (code,) = [block for block in BLOCKS if "load_model" in block]
-    again = run(code, **names)
-    assert again["model"] is not names["model"]
-    assert int(again["model"].optimizer.iterations) == updates + len(again["train"])
+    assert {"loss", "perplexity", "masked_token_accuracy"} == set(logs)
+    run(sample, **names)
+    assert capsys.readouterr().out.startswith("The with statement")
+
+
+KEEP_WEIGHTS = """
+import numpy as np
+variables = [*model.variables, *model.optimizer.variables]
+np.savez("weights.npz", *(keras.ops.convert_to_numpy(v) for v in variables))
+"""
+
+
+def test_another_day(folder):
+    """Two epochs, and two more in a new process, are four epochs to the last digit."""
+    save, continue_it = blocks("Another day")
+    program = "import keras_llm, keras\nkeras.utils.set_random_seed(0)\n"
+    # A schedule whose rate differs between the days.
+    program += smaller(blocks("Program 1")[0]).replace(
+        "steps=100, total_steps=2_000", "steps=10, total_steps=200"
+    )
+
+    run(program.replace("epochs=2", "epochs=4") + KEEP_WEIGHTS)
+    at_once = arrays("weights.npz")
+    run(program + save)
+    assert json.loads(Path("train.json").read_text()) == {"seed": 0, "epoch": 2, "step": 0}
+    done = subprocess.run(
+        [sys.executable, "-c", smaller(continue_it) + KEEP_WEIGHTS],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_days = arrays("weights.npz")
+    assert len(at_once) == len(on_two_days) > 20
+    for want, got in zip(at_once, on_two_days, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def arrays(path):
+    """The arrays that a file holds, in order."""
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
 
 
 @pytest.mark.torch_only
 def test_program_2():
     ids = np.random.default_rng(0).integers(1, 30522, (2, 2, 5))
-    names = run(program("Program 2"), input_ids=ids[0], target_ids=ids[1])
+    names = run(blocks("Program 2")[0], input_ids=ids[0], target_ids=ids[1])
     losses = names["model"].history.history["loss"]
-    # A model that knows nothing hesitates between all 30522 ids.
+    # An untrained model: all 30522 ids are about equally likely.
     assert losses[0] == pytest.approx(np.log(30522), rel=0.1)
     assert len(losses) == 3
 
 
 def test_program_2_small_on_every_backend():
     ids = np.random.default_rng(0).integers(1, 50, (2, 4, 5))
-    code = program("Program 2").replace("vocab_size=30522, d_model=512", "50, 16, 1, 2")
+    code = blocks("Program 2")[0].replace("vocab_size=30522, d_model=512", "50, 16, 1, 2")
     code = code.replace("start_id=101", "start_id=1")
     names = run(code, input_ids=ids[0], target_ids=ids[1])
     assert len(names["model"].history.history["loss"]) == 3
-    adafactor = re.search(r"# or (optimizers.Adafactor\(.*\))", code)[1]
-    optimizer = eval(adafactor, names)
+    adafactor = re.search(r"# or (optimizers.Adafactor\(.*?\))", code, flags=re.DOTALL)[1]
+    optimizer = eval(adafactor.replace("#", ""), names)
     names["model"].compile(optimizer=optimizer, loss=names["model"].loss)
     x = {"encoder_ids": ids[0], "decoder_ids": names["decoder_ids"]}
     names["model"].fit(x, names["labels"], verbose=0)
@@ -68,11 +141,68 @@ def test_program_2_small_on_every_backend():
 
 def test_program_3():
     x, y = np.random.default_rng(0).integers(0, 20, (2, 8, 6))
-    names = run(program("Program 3"), x=x, y=y, V=20)
+    names = run(blocks("Program 3")[0], x=x, y=y, V=20)
     assert names["model"].history.history["perplexity"][0] == pytest.approx(20, rel=0.2)
 
 
 def test_a_loss_of_your_own():
-    cls = run(program("A loss of your own"))["SquaredSurprise"]
+    cls = run(blocks("A loss of your own")[0])["SquaredSurprise"]
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cls(3)))
     assert again.ignore_index == 3
+    labels, logits = np.array([1, 3, 0]), np.zeros((3, 4), "float32")
+    assert float(again(labels, logits)) == pytest.approx(math.log(4) ** 2)
+
+
+def test_a_metric_of_your_own():
+    cls = run(blocks("A metric of your own")[0])["BitsPerToken"]
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cls(0)))
+    # One token of 4 equally likely ones, and the rest padding; then 3 of 2 bits in another batch.
+    again.update_state(np.array([1, 0, 0]), np.zeros((3, 4), "float32"))
+    again.update_state(np.array([1, 2, 3]), np.log([[0.5, 0.25, 0.125, 0.125]] * 3))
+    assert float(again.result()) == pytest.approx((2 + 2 + 3 + 3) / 4)
+    # And in a model, beside a loss that is no cross entropy.
+    ids = np.array([[1, 2, 3, 0]])
+    model = keras_llm.models.LanguageModel(
+        keras.layers.Embedding(4, 4, "zeros"), keras.layers.Identity()
+    )
+    loss = keras_llm.losses.MaskedSparseCategoricalFocalCrossentropy(ignore_index=0)
+    model.compile(loss=loss, metrics=[cls(ignore_index=0, name="bits")])
+    logs = model.evaluate(ids, ids, verbose=0, return_dict=True)
+    assert logs["bits"] == pytest.approx(2, rel=1e-5)
+
+
+def test_no_line_of_code_is_wider_than_the_page():
+    for name in ("README.md", "CONTRIBUTING.md", "docs/learn.md"):
+        for block in re.findall(r"```\w*\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL):
+            assert max(map(len, block.splitlines())) <= 100, name
+
+
+@pytest.mark.torch_only
+def test_the_names_of_the_learners_page():
+    """Each call in its tables is one that exists, with arguments that it takes."""
+    places = {"keras": keras} | {
+        name: getattr(keras_llm, name)
+        for name in ("data", "losses", "metrics", "models", "optimizers", "schedules")
+    }
+    calls = re.findall(rf"`((?:{'|'.join(places)})\.[\w.]+)(?:\((.*?)\))?`", LEARN)
+    assert len(calls) > 15
+    for path, arguments in calls:
+        thing = eval(path, places)
+        known = set()
+        for cls in getattr(thing, "__mro__", [thing]):
+            known |= set(inspect.signature(cls).parameters)
+        assert set(re.findall(r"(\w+)=", arguments)) <= known, path
+
+
+@pytest.mark.torch_only
+def test_the_lessons_concepts_are_on_the_learners_page():
+    table = LEARN.split("## What PyTorch calls it")[1].split("\n## ")[0]
+    lessons = "\n".join(line.split(" | ")[0] for line in table.splitlines())
+    for concept in (
+        *("AdamW", "Adafactor", "`Adam`", "`SGD`", "betas", "eps1", "clip_threshold"),
+        *("CrossEntropyLoss", "ignore_index", "smoothing", "focal", "KLDivLoss", "reduction"),
+        *("masking", "flatten", "perplexity", "accuracy", "get_linear_schedule_with_warmup"),
+        *("teacher forcing", "mini-batches", "device", "forward", "backward", "zero_grad"),
+        *("clipping", "epoch", "total_loss", "loss.item()", "MySeq2SeqModel"),
+    ):
+        assert concept in lessons, concept

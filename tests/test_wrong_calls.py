@@ -84,17 +84,17 @@ def test_the_name_of_a_file_for_that_of_a_data_set(tmp_path, monkeypatch):
 def test_a_text_without_blank_lines(tmp_path):
     path = tmp_path / "my.txt"
     path.write_text("a\nb\nc\n")
-    with pytest.raises(ValueError, match=r"blank lines part them.*sample_by='line'"):
+    with pytest.raises(ValueError, match=r"blank line.*sample_by='line'"):
         data.load_text(path)
     assert len(data.load_text(path, sample_by="line")["train"]) == 1
 
 
 def test_the_name_of_a_tokenizer():
-    with pytest.raises(TypeError, match=r"`tokenizer` must come from data.train_tokenizer.*a str"):
+    with pytest.raises(TypeError, match=r"tokenizer must come from data.train_tokenizer.*a str"):
         data.causal_lm(["a b"], "bert", 4, 1)
-    with pytest.raises(TypeError, match=r"`tokenizer` must.*a str"):
+    with pytest.raises(TypeError, match=r"tokenizer must.*a str"):
         data.seq2seq([("a", "b")], "bert", batch_size=1)
-    with pytest.raises(TypeError, match=r"`target_tokenizer` must.*a str"):
+    with pytest.raises(TypeError, match=r"target_tokenizer must.*a str"):
         data.seq2seq([("a", "b")], TOKENIZER, "bert", batch_size=1)
 
 
@@ -135,6 +135,31 @@ def test_names_of_other_libraries(make, name, write):
         make(**{name: 3})
     with pytest.raises(TypeError, match="unexpected keyword argument 'nowhere'"):
         make(nowhere=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "write"),
+    [
+        (data.causal_lm, "max_length", "seq_len"),
+        (data.causal_lm, "block_size", "seq_len"),
+        (data.causal_lm, "drop_last", "nothing"),
+        (data.seq2seq, "max_target_length", "max_length"),
+        (data.seq2seq, "collate_fn", "nothing"),
+        (data.load_text, "validation_split", "validation"),
+        (data.load, "split", "nothing"),
+        (data.train_tokenizer, "num_words", "vocab_size"),
+        (data.load_tokenizer, "eos_token", "end_token"),
+        (data.Tokenizer, "bos_token", "start_token"),
+        (data.teacher_forcing, "decoder_start_token_id", "start_id"),
+        (TOKENIZER.encode, "add_special_tokens", "nothing"),
+        (TOKENIZER.decode, "skip_special_tokens", "nothing"),
+    ],
+)
+def test_names_of_other_libraries_in_functions(call, name, write):
+    with pytest.raises(TypeError, match=f"{call.__name__} has no argument {name}; write {write}"):
+        call(**{name: 3})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nowhere'"):
+        call(nowhere=3)
 
 
 def test_a_name_of_ones_own_is_not_refused():

@@ -1,31 +1,37 @@
 # %% [markdown]
 # # 1. What `compile` means
 #
-# A language model reads tokens and predicts the next one. To train it, three things must be
-# decided, and `compile` is where they are written down:
+# A language model reads tokens and predicts the next one. To train it, you decide three things,
+# and `compile` is where you write them down:
 #
-# - **loss**: how wrong is a prediction? One number, which training makes smaller.
-# - **optimizer**: how are the weights changed, once the loss has said in which direction?
-# - **metrics**: what do people look at meanwhile? They change nothing.
+# - **loss**: one number that says how wrong the predictions are. Training makes it smaller.
+# - **optimizer**: the rule by which the weights are changed to make the loss smaller.
+# - **metrics**: numbers for people to watch. They do not change the training.
 #
 # The words that all guides use:
 #
 # | word | meaning |
 # | --- | --- |
-# | token | a word, a part of one, or a character; the model sees its number, the id |
-# | vocabulary | all tokens that the model knows; V is how many |
-# | label | the token that was right, here the next token |
-# | logits | V scores a position; softmax makes probabilities of them |
-# | padding | filler at the end of short rows, so that a batch is a rectangle |
-# | masking | leaving tokens, above all padding, out of the loss |
-# | loss | how wrong the model is; for us the mean of -ln p(label) |
-# | perplexity | exp(mean loss): how many tokens the model hesitates between |
-# | gradient | how the loss changes with each weight |
+# | token | a word, a part of a word, or a character; the model sees its number, the id |
+# | vocabulary | all tokens that the model knows; V is their number |
+# | label | the correct token; here it is the next token of the text |
+# | embedding | a table with one vector for each token |
+# | backbone | the first part of a model: ids in, one vector for each position out |
+# | head | the last part of a model: it turns each vector into logits |
+# | logits | V scores for each position; softmax turns them into probabilities |
+# | padding | filler at the end of short rows, so that all rows of a batch have one length |
+# | masking | leaving some tokens, above all padding, out of the loss |
+# | loss | how wrong the model is; here the mean of -ln p(label) |
+# | perplexity | exp(mean loss); at k, the model is as uncertain as in a choice among k tokens |
+# | gradient | how the loss changes when a weight changes, for each weight |
 # | learning rate | how far a weight moves in one update |
-# | weight decay | pulls weights towards 0 a little at each update |
-# | label smoothing | asks the model not to be quite sure |
-# | batch, epoch | the rows of one update; one pass over all data |
-# | teacher forcing | the model reads the right beginning, not its own guesses |
+# | weight decay | each update moves the weights a little towards 0 |
+# | label smoothing | training for a probability a little below 1 for the label |
+# | batch, epoch | the rows of one update; one pass over all the data |
+# | teacher forcing | the decoder reads the correct tokens so far, not its own predictions |
+#
+# Below each piece of code is what it prints with PyTorch; in the file, these lines start with
+# `# ->`. Another backend draws other random weights, so some of its numbers differ.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)
@@ -40,9 +46,9 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## A text as ids
 #
-# A token here is a word. Id 0 is kept for padding. The label at each position is the token after
-# it, so inputs and labels are the same ids, shifted by one. With V tokens, ids go from 0 to V - 1:
-# a model needs the vocabulary size of the tokenizer that made the ids.
+# Here a token is a word. Id 0 is kept for padding. The label at each position is the token after
+# it. So inputs and labels are the same ids, shifted by one position. With V tokens, the ids go from
+# 0 to V - 1. The model's vocabulary size must be that of the tokenizer that made the ids.
 
 # %%
 text = "the cat sat on the mat . the dog sat on the log ."
@@ -53,28 +59,36 @@ vocab_size = len(words)
 print(f"{vocab_size = }")
 print("reads   ", [words[i] for i in x[0, :5]])
 print("predicts", [words[i] for i in y[0, :5]])
+# -> vocab_size = 9
+# -> reads    ['the', 'cat', 'sat', 'on', 'the']
+# -> predicts ['cat', 'sat', 'on', 'the', 'mat']
 
 # %% [markdown]
 # ## A model
 #
-# A `LanguageModel` is a backbone, from ids to vectors, and a head, from vectors to logits of the
-# shape `[batch, length, vocabulary]`. This one is the smallest that there is: its backbone looks a
-# vector up for each token, so it knows only the token before. Its head starts with zeros.
+# A `LanguageModel` has two parts. The backbone turns ids into vectors. The head turns vectors into
+# logits of the shape `[batch, length, vocabulary]`.
+#
+# This model is as small as possible. Its backbone is only an embedding: the vector at a position
+# depends on the token at that position and on nothing else. So the model predicts the next token
+# from the current token alone. Its head starts with zeros, so all logits are 0 at first.
 
 # %%
 head = keras.layers.Dense(vocab_size, kernel_initializer="zeros")
 model = models.LanguageModel(keras.layers.Embedding(vocab_size, 16), head)
 print("logits", tuple(model(x).shape))
+# -> logits (1, 13, 9)
 
 # %% [markdown]
 # ## Compile
 #
-# - `AdamW` is what transformers are trained with; guide 4 is about its numbers.
+# - `AdamW` is the usual optimizer for transformers. Guide 4 explains its settings.
 # - The loss is the cross entropy of each token; `ignore_index=0` leaves padding out: guide 2.
 # - Of the metrics, perplexity is the one to watch: guide 3.
 #
-# A model that knows nothing gives every token the same probability, 1/V. So the first loss should
-# be -ln(1/V) = ln V, and the perplexity V. If yours is far from that, look for the mistake now.
+# An untrained model gives every token about the same probability, 1/V. So the first loss should be
+# near -ln(1/V) = ln V, and the perplexity near V. If yours is far from that, look for the mistake
+# before you train on.
 
 # %%
 model.compile(
@@ -88,20 +102,78 @@ model.compile(
 before = model.evaluate(x, y, verbose=0, return_dict=True)
 print(f"{before['loss'] = :.6f}")
 print(f"{before['perplexity'] = :.6f}")
+# -> before['loss'] = 2.197224
+# -> before['perplexity'] = 8.999997
 
 # %% [markdown]
-# `explain` says on one screen what was decided, and flags what is unusual. It is right about the
-# learning rate: only a toy can stand one so high.
+# `explain` prints on one screen what `compile` decided, and marks unusual settings with ▲. Here it
+# marks the learning rate: 0.03 is too high for any model but a tiny one.
 
 # %%
 model.explain()
+# -> LanguageModel 'language_model', 297 parameters
+# -> ▲ 1 line deserves a look
+# ->
+# -> Loss  MaskedSparseCategoricalCrossentropy
+# ->   each token            -log p(label), p = softmax of the logits
+# ->                         how surprised the model is by the right token
+# ->   left out              labels of 0, sample_weight 0, what a Keras mask hides
+# ->   divided by            the tokens that count, in a batch and over the epoch
+# ->   first loss            2.1972  ln 9: all tokens are equally likely
+# ->   first perplexity      9  a choice between so many tokens
+# ->   label_smoothing       0        [0 – 0.1]ᵃ         share spread over all tokens
+# ->   z_loss                0        [0 – 1e-4]ᵇ        keeps logits from drifting
+# ->
+# -> Optimizer  AdamW
+# ->   weight_decay          0.01     [0.01 – 0.1]ᶜᵈ     pull of the weights to 0
+# ->   beta_1                0.9      [0.8 – 0.9]ᵉᶠ      mean of ~10 gradients
+# ->   beta_2                0.999    [0.95 – 0.999]ᵈᶠ   size of ~1,000 gradients
+# ->   epsilon               1e-8     [1e-10 – 1e-5]ᵉᵍ   added to that size
+# ->   off                   use_ema, loss_scale_factor, decay_vectors,
+# ->                         exclude_from_weight_decay
+# ->   decayed               288 numbers: embeddings, kernel
+# ->   not decayed           9 numbers: bias
+# ->   memory                8 bytes a parameter: 2.38 kB in float32
+# ->
+# -> Learning rate  no schedule
+# ->   today                 0.03     [1e-5 – 4e-3]ʰⁱᵉ   after 0 updates
+# ->                         ▲ above what published runs of this size use: the loss
+# ->                         may jump or turn NaN
+# ->   warm-up               none  the first updates are as large as all others
+# ->
+# -> One update
+# ->   clipping              none  global_clipnorm=1.0 is usual
+# ->   accumulation          none  every batch of fit makes an update
+# ->   micro_batch_size      none  memory holds a whole batch
+# ->   effective batch       known after the first fit, or by explain(batch=(x, y))
+# ->
+# -> Metrics
+# ->   loss                  sum of the losses / tokens that count, over the epoch
+# ->   perplexity            exp(sum of -log p(label) / tokens that count)
+# ->   accuracy              share of the tokens whose label is guessed best
+# ->
+# -> How it runs
+# ->   software              ...
+# ->   device                ...
+# ->   precision             float32
+# ->   layers                as one graph, made at the second batch of a shape
+# ->                         compiled by torch.compile where that is faster
+# ->   logits                never held: one pass over the vocabulary does it all
+# ->                         with sample_weight only if metrics are weighted_metrics
+# ->
+# -> [ ] is where a setting usually lies: ᵃ Transformer 2017; ᵇ PaLM 2022; ᶜ BERT
+# -> 2019; ᵈ GPT-3 2020; ᵉ nanochat 2025; ᶠ Adam 2015; ᵍ Llama 2 2023; ʰ RoBERTa
+# -> 2019; ⁱ char-rnn 2015
 
 # %% [markdown]
 # ## Fit
 #
-# `fit` repeats one step for every batch: predict, measure the loss, find the gradient, move the
-# weights. It cannot reach loss 0 here: after "the" there are four words, and a model that sees one
-# token can only say one in four. That costs ln 4 at 4 of the 13 positions, and no less.
+# `fit` repeats one step for every batch: predict, compute the loss, compute the gradient, update
+# the weights.
+#
+# The loss cannot reach 0 here. Four different words follow "the", each of them once, and the model
+# sees no other token. The best that it can do is to give each of the four the probability 1/4.
+# That costs ln 4 at 4 of the 13 positions.
 
 # %%
 start = [np.array(weight) for weight in model.get_weights()]
@@ -110,12 +182,17 @@ print(f"{history['loss'][0] = :.6f}")
 print(f"{history['loss'][-1] = :.6f}")
 print(f"{history['perplexity'][-1] = :.6f}")
 print(f"{4 * np.log(4) / 13 = :.6f}")
+# -> history['loss'][0] = 2.197224
+# -> history['loss'][-1] = 0.426661
+# -> history['perplexity'][-1] = 1.532133
+# -> 4 * np.log(4) / 13 = 0.426552
 
 # %% [markdown]
 # ## The loop that `fit` replaced
 #
-# The same in plain PyTorch, from the same weights. Logits are flattened to `[batch * length, V]`
-# and labels to `[batch * length]`, as `CrossEntropyLoss` wants them. Biases do not decay.
+# The same training in plain PyTorch, from the same initial weights. `CrossEntropyLoss` needs the
+# logits as `[batch * length, V]` and the labels as `[batch * length]`. Biases do not decay: guide 4
+# says why.
 
 # %%
 network = torch.nn.Sequential(torch.nn.Embedding(vocab_size, 16), torch.nn.Linear(16, vocab_size))
@@ -136,3 +213,4 @@ for _ in range(60):
     loss.backward()
     optimizer.step()
 print(f"{loss.item() = :.6f}")
+# -> loss.item() = 0.426661

@@ -1,17 +1,18 @@
 # %% [markdown]
-# # 4. AdamW and Adafactor, and their numbers
+# # 4. AdamW and Adafactor, and their settings
 #
-# The gradient says in which direction the loss grows. An optimizer decides how far to go the other
-# way. Plain SGD goes `learning_rate * gradient`, which suits transformers badly: the gradients of
-# an embedding and of a norm differ by orders of magnitude, so no one learning rate fits both. Adam
-# divides each weight's gradient by its own usual size.
+# The gradient points in the direction in which the loss grows. The optimizer moves each weight the
+# other way, and decides how far. Plain SGD moves it by `learning_rate * gradient`. In a transformer
+# the gradients of different layers differ by orders of magnitude, so no single learning rate fits
+# all of them. Adam divides each weight's gradient by the usual size of that gradient, so that all
+# weights move at a similar speed.
 #
-# AdamW is Adam with a weight decay of its own. Adam without it is enough for small prototypes; SGD
-# is rarely used for language models. AdamW, for update t with gradient g:
+# AdamW is Adam with weight decay added. Adam without weight decay is enough for small prototypes;
+# SGD is rarely used for language models. AdamW, for update t with gradient g:
 #
-#     m = beta_1 * m + (1 - beta_1) * g            a mean of gradients: where to
-#     v = beta_2 * v + (1 - beta_2) * g^2          a mean of their squares: how large they are
-#     p = p * (1 - lr * weight_decay)              the weight decay, apart from the gradient
+#     m = beta_1 * m + (1 - beta_1) * g            running mean of the gradients: the direction
+#     v = beta_2 * v + (1 - beta_2) * g^2          running mean of their squares: their usual size
+#     p = p * (1 - lr * weight_decay)              weight decay; the gradient plays no part in it
 #     p = p - lr * (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 
 # %%
@@ -33,9 +34,10 @@ def updated(optimizer, weight, gradient):
 # %% [markdown]
 # ## The first update, by hand
 #
-# In the first update m / sqrt(v) is g / |g|: every weight moves by the learning rate, whether its
-# gradient is 5 or 0.0005. So `learning_rate` is a distance, and the most important number of all.
-# Before that, the weight of 1 has lost lr * weight_decay of itself.
+# In the first update m / sqrt(v), corrected as above, is g / |g|. So every weight moves by the
+# learning rate, whether its gradient is 5 or 0.0005. That makes `learning_rate` a distance, and the
+# most important setting of all. Weight decay comes first: the weight of 1 loses lr * weight_decay
+# of its value.
 
 # %%
 by_hand = 1.0 * (1 - 0.01 * 0.1) - 0.01
@@ -44,26 +46,58 @@ of_a_small_gradient = updated(optimizers.AdamW(0.01, weight_decay=0.1), [[1.0]],
 print(f"{by_hand = :.5f}")
 print(f"{of_a_large_gradient = :.5f}")
 print(f"{of_a_small_gradient = :.5f}")
+# -> by_hand = 0.98900
+# -> of_a_large_gradient = 0.98900
+# -> of_a_small_gradient = 0.98900
 
 # %% [markdown]
-# ## Usual numbers
+# ## Usual settings
 #
 # | argument | usual | why |
 # | --- | --- | --- |
 # | `learning_rate` | 5e-5 to 1e-4 to fine-tune, 3e-4 to 1e-3 from scratch | less for large models |
-# | `beta_1` | 0.9 | remembers 1 / (1 - 0.9) = 10 gradients |
-# | `beta_2` | 0.999 | remembers 1,000; 0.95 for large batches |
-# | `epsilon` | 1e-8 | keeps the division defined |
-# | `weight_decay` | 0.01 to 0.1 | matrices only: biases and norms have no reason to be small |
-# | `global_clipnorm` | 1.0 | one odd batch cannot throw the model off |
+# | `beta_1` | 0.9 | averages over about 1 / (1 - 0.9) = 10 gradients |
+# | `beta_2` | 0.999 | averages over about 1,000; 0.95 for large batches |
+# | `epsilon` | 1e-8 | avoids a division by 0 |
+# | `weight_decay` | 0.01 to 0.1 | keeps the matrices' weights small; see below |
+# | `global_clipnorm` | 1.0 | limits what one unusual batch can change |
 #
-# A learning rate ten times too large makes the loss jump or turn NaN; ten times too small, and the
-# model hardly learns.
+# With a learning rate ten times too large the loss jumps or becomes NaN. With one ten times too
+# small the model hardly learns.
 #
+# ## Why biases and norms do not decay
+#
+# Weight decay keeps a layer from relying on a few large weights. A matrix multiplies its inputs:
+# the larger its weights, the more a small change of the input changes the output. Small weights
+# make a smoother function, which usually generalises better.
+#
+# That reason does not hold for the vectors of a model:
+#
+# - A **bias** is added, not multiplied. It moves the output, and the output reacts to the input as
+#   before, however large the bias is.
+# - The **scale of a norm** starts at 1, and 1 is where it works. Decay would pull it to 0, and a
+#   scale of 0 switches off the layer behind it.
+#
+# They are also few, mostly less than one weight in a hundred, so a model cannot memorise much in
+# them. BERT's published training code, for example, excludes both from weight decay.
+# `optimizers.AdamW` decays matrices only; `decay_vectors=True` decays everything. In the code below
+# the gradient is 0, so only weight decay changes the weight of 1.
+
+# %%
+of_a_matrix = updated(optimizers.AdamW(0.01, weight_decay=0.1), [[1.0]], [[0.0]])[0, 0]
+of_a_vector = updated(optimizers.AdamW(0.01, weight_decay=0.1), [1.0], [0.0])[0]
+print(f"{of_a_matrix = :.5f}")
+print(f"{of_a_vector = :.5f}")
+# -> of_a_matrix = 0.99900
+# -> of_a_vector = 1.00000
+
+# %% [markdown]
 # ## Warm-up, then decay
 #
-# At first v is made of few gradients, so the first steps are small and grow. At the end they shrink
-# again, and the model settles. Here: 500 updates up, straight down until update 10,000.
+# In the first updates m and v are averages of few gradients, so their direction and size are not
+# reliable yet. So the learning rate starts near 0 and grows: the warm-up. Towards the end it
+# becomes smaller again, and the loss settles. Here it grows for 500 updates and then falls in a
+# straight line to 0 at update 10,000.
 
 # %%
 schedule = schedules.WarmupLinearDecay(5e-5, warmup_steps=500, total_steps=10_000)
@@ -71,12 +105,17 @@ print(f"{float(schedule(250)) = :.3e}")
 print(f"{float(schedule(500)) = :.3e}")
 print(f"{float(schedule(5_250)) = :.3e}")
 print(f"{float(schedule(10_000)) = :.3e}")
+# -> float(schedule(250)) = 2.500e-05
+# -> float(schedule(500)) = 5.000e-05
+# -> float(schedule(5_250)) = 2.500e-05
+# -> float(schedule(10_000)) = 0.000e+00
 
 # %% [markdown]
 # ## Adafactor: the same idea with hardly any memory
 #
-# AdamW keeps m and v: 8 bytes for each weight of 4. Adafactor keeps, of a matrix, one mean for each
-# row (R) and one for each column (C), and takes R * C / mean(R) for v. It keeps no m.
+# AdamW keeps m and v: 8 bytes for each weight, which itself takes 4. For a matrix, Adafactor keeps
+# one mean of squares for each row (R) and one for each column (C). It uses R * C / mean(R) in place
+# of v, and keeps no m.
 
 
 # %%
@@ -89,18 +128,21 @@ def bytes_of_state(optimizer):
 
 print(f"{bytes_of_state(optimizers.AdamW()) = :.4f}")
 print(f"{bytes_of_state(optimizers.Adafactor()) = :.4f}")
+# -> bytes_of_state(optimizers.AdamW()) = 8.0000
+# -> bytes_of_state(optimizers.Adafactor()) = 0.0156
 
 # %% [markdown]
-# Its learning rate can be its own, so you give none:
+# Adafactor can set its own learning rate, so you need not give one:
 #
-# - `relative_step=True`: 1 / sqrt(t), but at most 0.01, or 1e-6 * t with `warmup_init=True`;
-# - `scale_parameter=True`: times the size of the weights (their root mean square, at least
-#   `epsilon_2` = 0.001): large weights take large steps;
-# - `clip_threshold=1.0`: an update whose root mean square is larger is scaled down;
-# - `epsilon_1` = 1e-30 is added to squared gradients.
+# - `relative_step=True`: the rate is 1 / sqrt(t), at most 0.01. With `warmup_init=True` it is at
+#   most 1e-6 * t;
+# - `scale_parameter=True`: the rate is multiplied by the size of the weights, which is their root
+#   mean square, at least `epsilon_2` = 0.001. Larger weights move further;
+# - `clip_threshold=1.0`: an update whose root mean square is larger than this is scaled down to it;
+# - `epsilon_1` = 1e-30 is added to the squared gradients.
 #
-# Weights of size 2 and equal gradients make it easy by hand: R * C / mean(R) is g^2, the update is
-# 1, and the first step is 0.01 * 2, or 1e-6 * 2 while it warms up.
+# An example by hand: all weights are 2 and all gradients are equal. Then R * C / mean(R) is g^2,
+# and the update is 1. The first step is 0.01 * 2 = 0.02. With `warmup_init=True` it is 1e-6 * 2.
 
 # %%
 twos, gradient = np.full((4, 4), 2.0), np.full((4, 4), 0.3)
@@ -108,11 +150,13 @@ step = 2 - updated(optimizers.Adafactor(), twos, gradient)[0, 0]
 first_warmup_step = 2 - updated(optimizers.Adafactor(warmup_init=True), twos, gradient)[0, 0]
 print(f"{step = :.5f}")
 print(f"{first_warmup_step = :.1e}")
+# -> step = 0.02000
+# -> first_warmup_step = 2.0e-06
 
 # %% [markdown]
 # ## The loop that `fit` replaced
 #
-# AdamW with warm-up and decay, ten epochs of two batches. `fit` first.
+# AdamW with warm-up and decay, ten epochs of two batches. First with `fit`:
 
 # %%
 x, y = np.random.default_rng(0).integers(1, 12, (2, 4, 6))
@@ -128,10 +172,11 @@ model.compile(
 )
 history = model.fit(x, y, batch_size=2, epochs=10, shuffle=False, verbose=0).history
 print(f"{history['loss'][-1] = :.6f}")
+# -> history['loss'][-1] = 2.157073
 
 # %% [markdown]
-# In PyTorch the schedule is an object that somebody must remember to step, and the weights that do
-# not decay are a list that somebody must remember to make.
+# In PyTorch you call `scheduler.step()` after each update yourself, and you put the weights that do
+# not decay into a group of their own.
 
 # %%
 network = torch.nn.Sequential(torch.nn.Embedding(12, 8), torch.nn.Linear(8, 12))
@@ -157,3 +202,4 @@ for _ in range(10):
         scheduler.step()
         total_loss += loss.item()
 print(f"{total_loss / len(batches) = :.6f}")
+# -> total_loss / len(batches) = 2.157073

@@ -1,12 +1,15 @@
 # %% [markdown]
 # # 5. Label smoothing and focal loss
 #
-# Cross entropy asks the model to be quite sure of every label. Two changes to it:
+# Cross entropy is lowest when the model gives every label the probability 1. Two losses change
+# that:
 #
-# - **label smoothing** asks it to be a little less sure, against overfitting;
-# - **focal loss** asks less about tokens that it knows, so that rare ones weigh more.
+# - **label smoothing** asks for a little less than 1, which reduces overfitting;
+# - **focal loss** lowers the loss of tokens that the model already predicts well, so that the
+#   others weigh more.
 #
-# Both are formulas of three numbers of a token, with logits z, however large the vocabulary is:
+# Both can be computed from three numbers of each token, whatever the size of the vocabulary. With
+# logits z:
 #
 #     nll = -ln p(label)      lse = ln sum_j exp(z_j)      mean = mean_j z_j
 
@@ -23,12 +26,14 @@ label = np.array([0])
 lse = np.log(np.exp(logits[0]).sum())
 nll = lse - logits[0, 0]
 print(f"{nll = :.6f}")
+# -> nll = 0.574438
 
 # %% [markdown]
 # ## Label smoothing
 #
-# With e = 0.1, the target is no longer 1 for the label and 0 elsewhere: a tenth is spread evenly
-# over all V tokens, the label included. The cross entropy with that target is
+# Plain cross entropy compares the probabilities with a target that is 1 at the label and 0
+# elsewhere. With smoothing e = 0.1, a tenth of the 1 is spread evenly over all V tokens, the label
+# included. The cross entropy with this target is
 #
 #     S = (1 - e) * nll + e * (lse - mean)
 
@@ -42,14 +47,19 @@ smoothed_by_torch = torch.nn.functional.cross_entropy(
 print(f"{smoothed_by_hand = :.6f}")
 print(f"{smoothed = :.6f}")
 print(f"{smoothed_by_torch = :.6f}")
+# -> smoothed_by_hand = 0.724438
+# -> smoothed = 0.724438
+# -> smoothed_by_torch = 0.724438
 
 # %% [markdown]
-# Being too sure now costs something. A logit of 100 for the label, right as it is, costs 0 without
-# smoothing and 8 with it. The least possible loss is not 0 but the entropy of the target: 0.92 for
-# the label and 0.02 for each of four others. So losses with and without smoothing cannot be
-# compared; perplexities can, for they are never smoothed.
+# A model that is too sure of the label now has a high loss. With a logit of 100 for the label and 0
+# for the others, the loss without smoothing is 0, and with smoothing it is 8.
 #
-# 0.1 is usual for translation. Language models are mostly trained without.
+# The lowest possible loss is no longer 0. It is the entropy of the target, which here is 0.92 for
+# the label and 0.02 for each of the four others. So you cannot compare a loss with smoothing to one
+# without. You can compare perplexities, because they are computed without smoothing.
+#
+# For translation 0.1 is usual. Language models are mostly trained without smoothing.
 
 # %%
 too_sure = float(smoothing(label, np.array([[100.0, 0, 0, 0, 0]], "float32")))
@@ -59,6 +69,9 @@ entropy = -(target * np.log(target)).sum()
 print(f"{too_sure = :.6f}")
 print(f"{least = :.6f}")
 print(f"{entropy = :.6f}")
+# -> too_sure = 8.000000
+# -> least = 0.389673
+# -> entropy = 0.389673
 
 # %% [markdown]
 # ## Focal loss
@@ -67,9 +80,10 @@ print(f"{entropy = :.6f}")
 #
 #     focal = alpha * (1 - p)^gamma * nll
 #
-# At gamma = 2, a token that the model gives 0.9 costs a hundredth of what it did; one at 0.1 keeps
-# 81 %. Cross entropy thinks the second 22 times as important, focal loss 1,770 times. `gamma=0` is
-# cross entropy. `alpha` is one number, or one for each class: 0.25 is the paper's.
+# With gamma = 2, a token to which the model gives 0.9 keeps 1 % of its loss; a token with 0.1 keeps
+# 81 %. In cross entropy the second token's loss is 22 times the first's, in focal loss 1,770 times.
+# `gamma=0` is cross entropy. `alpha` is one factor for all tokens (0.25 in the paper), or one for
+# each class.
 
 
 # %%
@@ -87,12 +101,20 @@ print(f"{hard = :.6f}")
 print(f"{hard_times_alpha = :.6f}")
 print(f"{np.log(0.1) / np.log(0.9) = :.1f}")
 print(f"{hard / easy = :.1f}")
+# -> easy = 0.001054
+# -> hard = 1.865094
+# -> hard_times_alpha = 0.466273
+# -> np.log(0.1) / np.log(0.9) = 21.9
+# -> hard / easy = 1770.2
 
 # %% [markdown]
 # ## Learning from a teacher
 #
-# In distillation a large model's whole distribution q takes the place of the label. The loss is the
-# Kullback-Leibler divergence, softened by a temperature T: T^2 * sum_j q_j * ln(q_j / p_j).
+# In distillation, a small model learns from a large one, the teacher. In place of the label, the
+# loss uses the teacher's probabilities q for all tokens. The loss is the Kullback-Leibler
+# divergence, where both models' logits are divided by a temperature T before the softmax:
+#
+#     T^2 * sum_j q_j * ln(q_j / p_j)
 
 # %%
 teacher = np.array([[3.0, 0.0, 1.0, 0.0, 0.0]], "float32")
@@ -102,11 +124,13 @@ distillation = losses.MaskedKLDivergence(temperature=2.0, target_from_logits=Tru
 divergence = float(distillation(teacher, logits))
 print(f"{divergence_by_hand = :.6f}")
 print(f"{divergence = :.6f}")
+# -> divergence_by_hand = 0.172962
+# -> divergence = 0.172961
 
 # %% [markdown]
 # ## The loop that `fit` replaced
 #
-# Focal loss of smoothed labels, with padding masked. `compile` first.
+# Focal loss with label smoothing, where padding is masked. First with `compile` and `fit`:
 
 # %%
 x = np.array([[1, 2, 3, 1, 2, 4], [2, 3, 1, 2, 0, 0]])
@@ -125,9 +149,11 @@ model.compile(
 history = model.fit(x, y, epochs=20, verbose=0).history
 print(f"{history['loss'][-1] = :.6f}")
 print(f"{history['perplexity'][-1] = :.6f}")
+# -> history['loss'][-1] = 0.129029
+# -> history['perplexity'][-1] = 2.956767
 
 # %% [markdown]
-# PyTorch has no focal loss for tokens: it is written by hand, with its mask.
+# PyTorch has no focal loss for tokens. You write it by hand, with its mask.
 
 # %%
 network = torch.nn.Sequential(torch.nn.Embedding(5, 8), torch.nn.Linear(8, 5))
@@ -148,3 +174,5 @@ for _ in range(20):
 perplexity = torch.exp(-(log_p_label * mask).sum() / mask.sum())
 print(f"{loss.item() = :.6f}")
 print(f"{perplexity.item() = :.6f}")
+# -> loss.item() = 0.129029
+# -> perplexity.item() = 2.956767

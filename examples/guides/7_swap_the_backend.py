@@ -1,15 +1,16 @@
 # %% [markdown]
 # # 7. Swap the backend
 #
-# Keras is the language; PyTorch, JAX or TensorFlow does the arithmetic. This file is the same for
-# all three, and so are its numbers:
+# You write Keras. PyTorch, JAX or TensorFlow does the arithmetic. This file is the same for all
+# three, and prints the same numbers:
 #
 #     python 7_swap_the_backend.py
 #     KERAS_BACKEND=jax python 7_swap_the_backend.py
 #     KERAS_BACKEND=tensorflow python 7_swap_the_backend.py
 #
-# The choice is made once, when Keras is imported, and holds until the program ends. `import
-# keras_llm` comes first: it chooses PyTorch, unless `KERAS_BACKEND` says otherwise.
+# The backend is chosen when Keras is imported, and cannot be changed later in the same program.
+# `import keras_llm` comes before `import keras`: it chooses PyTorch, unless `KERAS_BACKEND` names
+# another backend.
 
 # %%
 import keras_llm  # isort: skip  (first: it chooses the backend)
@@ -21,26 +22,31 @@ from keras import ops
 from keras_llm import losses, metrics, models, optimizers
 
 print("backend", keras.backend.backend())
+# -> backend torch
 
 # %% [markdown]
 # ## Tensors
 #
-# What a model returns is a tensor of the backend. `ops.convert_to_numpy` reads it on any of them,
-# and `keras.ops` computes with it; whoever calls `torch.exp` has made a choice.
+# A model returns tensors of its backend. `keras.ops` computes with the tensors of any backend, and
+# `ops.convert_to_numpy` turns them into NumPy arrays. A program that calls `torch.exp` runs with
+# PyTorch only.
 
 # %%
 zeros = ops.zeros((2, 3, 7))
 print(type(zeros).__module__.split(".")[0], type(zeros).__name__)
 log_of_v = float(ops.logsumexp(zeros, axis=-1)[0, 0])
 print(f"{log_of_v = :.6f}")
+# -> torch Tensor
+# -> log_of_v = 1.945910
 
 
 # %% [markdown]
 # ## A loss for all three
 #
-# A loss of your own in `keras.ops` runs everywhere as well. It is one method: the loss of a token,
-# from its `nll` (-ln p of the label), `lse` (log-sum-exp of the logits) and mean logit. This one
-# makes surprises costlier, by squaring them.
+# A loss of your own, written with `keras.ops`, runs with every backend too. You write one method.
+# It returns the loss of each token, computed from its `nll` (-ln p of the label), its `lse` (the
+# log-sum-exp of its logits) and the mean of its logits. This loss is the square of `nll`, so that
+# improbable labels cost more.
 
 
 # %%
@@ -52,12 +58,13 @@ class SquaredSurprise(keras_llm.losses.TokenLoss):
 
 squared = float(SquaredSurprise(ignore_index=0)(np.array([[1, 2, 0]]), ops.zeros((1, 3, 7))))
 print(f"{squared = :.6f}")
+# -> squared = 3.786566
 
 # %% [markdown]
 # ## The same training
 #
-# Each backend draws other random numbers from the same seed. So that the numbers can be compared,
-# the first weights come from NumPy. In your own training that does not matter.
+# From the same seed, each backend draws different random numbers. To get comparable numbers, we
+# draw the initial weights with NumPy. In your own training this makes no difference.
 
 # %%
 rng = np.random.default_rng(0)
@@ -77,19 +84,21 @@ history = model.fit(x, y, batch_size=2, epochs=8, shuffle=False, verbose=0).hist
 print(f"{history['loss'][0] = :.5f}")
 print(f"{history['loss'][-1] = :.5f}")
 print(f"{history['perplexity'][-1] = :.5f}")
+# -> history['loss'][0] = 1.94061
+# -> history['loss'][-1] = 1.57639
+# -> history['perplexity'][-1] = 4.83748
 
 # %% [markdown]
 # ## What is not the same
 #
-# - Speed: on PyTorch, layers run as one captured graph; JAX and TensorFlow compile the whole step.
-#   Measure on your machine.
-# - `micro_batch_size`, and accumulated gradients with a loss of ours, need PyTorch. Elsewhere
-#   `compile` refuses them, because Keras would make other numbers of them: guide 8.
+# - Speed. PyTorch runs the layers as one captured graph; JAX and TensorFlow compile the whole step.
+#   Measure it on your machine.
+# - Random numbers from the same seed: initial weights, dropout.
 # - A `train_step` of your own, as in guide 6, is written for one backend.
 #
 # ## The loop that `fit` replaced
 #
-# In PyTorch, whatever ran above: the numbers are those of mathematics, not of a library.
+# The loop is in PyTorch, whichever backend ran above, and gives the same number.
 
 # %%
 weights = [torch.tensor(w, dtype=torch.float32, requires_grad=True) for w in (embedding, kernel)]
@@ -110,3 +119,4 @@ for _ in range(8):
         count = (labels != 0).sum().item()
         total_loss, tokens = total_loss + loss.item() * count, tokens + count
 print(f"{total_loss / tokens = :.5f}")
+# -> total_loss / tokens = 1.57639

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 8. Why not plain Keras?
 #
-# Keras was made for one label per row: a picture, a class. In a language model each row has many
-# labels, and not all of them count. Trained with the losses, metrics and optimizers that come with
-# Keras, a language model runs without an error, and shows wrong numbers. Here they are, each beside
-# ours. The names say which is which: `keras_...` and `ours_...`.
+# Keras was designed for one label in each row, such as the class of an image. In a language model
+# each row has many labels, and some of them (padding) do not count. If you train one with the
+# losses, metrics and optimizers that come with Keras, nothing raises an error, but some numbers are
+# wrong. Here they are, each next to ours. Names that start with `keras_` are Keras's numbers, those
+# with `ours_` are ours.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)
@@ -33,10 +34,10 @@ def pair(rows):
 # %% [markdown]
 # ## The loss of an epoch
 #
-# 31 tokens that the model knows for sure in one row, and in another a single token of loss ln 5,
-# filled up with padding (-1). The mean is (ln 5) / 32. Keras takes the mean of the batches' means,
-# in which one token weighs as much as 31. `val_loss` is made the same way, and early stopping
-# watches it.
+# The first row has 31 tokens with loss 0. The second has one token with loss ln 5, and padding
+# (-1). Each row is a batch. The mean over the tokens is (ln 5) / 32. Keras takes the mean of the
+# two batches' means, so the one token weighs as much as the 31. `val_loss` is computed in the same
+# way, and `EarlyStopping` watches it.
 
 # %%
 stock, ours = pair([[100.0, 0, 0, 0, 0], [0.0] * 5])
@@ -47,11 +48,14 @@ ours.compile(loss=our_loss)
 keras_loss, ours_loss = (model.evaluate(x, y, batch_size=1, verbose=0) for model in (stock, ours))
 print(f"{keras_loss = :.3f}")
 print(f"{ours_loss = :.4f}")
+# -> keras_loss = 0.805
+# -> ours_loss = 0.0503
 
 # %% [markdown]
 # ## Perplexity
 #
-# 7 tokens at 8 nats, 19 at 0. The exponential of Keras's loss is not the perplexity.
+# 7 tokens cost 8 nats each, 19 cost 0. The exponential of Keras's loss is not the perplexity,
+# because that loss is a mean of batch means.
 
 # %%
 stock, ours = pair([[0.0, 100.0], [8.0, 0.0]])
@@ -63,16 +67,19 @@ keras_perplexity = np.exp(stock.evaluate(x, y, batch_size=1, verbose=0))
 ours_perplexity = ours.evaluate(x, y, batch_size=1, verbose=0, return_dict=True)["perplexity"]
 print(f"{keras_perplexity = :.1f}")
 print(f"{ours_perplexity = :.2f}")
+# -> keras_perplexity = 54.6
+# -> ours_perplexity = 8.62
 
 # %% [markdown]
 # ## Accuracy, and padding
 #
-# Keras's metrics know no `ignore_class`, so padding must be masked by weights. 100 of 100 right in
-# a batch of length 128, 0 of 10 in one of length 16: 100 of 110 are right. Keras averages each row
-# over its length first.
+# Keras's metrics have no `ignore_class`, so padding must be masked by `sample_weight`. The first
+# batch has length 128, and 100 of its 100 tokens are predicted correctly. The second has length 16,
+# and 0 of its 10 tokens are. So 100 of 110 are correct. Keras first averages each row over its
+# whole length, padding included.
 #
-# As for the loss, weights of 0 mask the padding, but Keras divides by all positions: 5 of 8 here
-# are padding, and ln 5 becomes 3/8 of it.
+# The loss has the same fault: weights of 0 mask the padding, but Keras divides by all positions. In
+# the second example 3 of 8 positions count, so ln 5 becomes 3/8 of ln 5.
 
 # %%
 stock_accuracy = keras.metrics.SparseCategoricalAccuracy()
@@ -92,13 +99,17 @@ keras_weighted, ours_weighted = (
 )
 print(f"{keras_weighted = :.4f}")
 print(f"{ours_weighted = :.4f}")
+# -> keras_accuracy = 0.556
+# -> ours_accuracy = 0.909
+# -> keras_weighted = 0.6035
+# -> ours_weighted = 1.6094
 
 # %% [markdown]
 # ## Ids in bfloat16
 #
-# bfloat16 has 8 bits for a number's digits: whole numbers above 256 are rounded, and 31999 becomes
-# 32000. Keras casts labels and guesses to the type of the logits, and finds four wrong guesses
-# right. Ours keeps ids whole.
+# A bfloat16 number has 8 significant bits, so whole numbers above 256 are rounded: 31999 becomes
+# 32000. Keras converts labels and predicted ids to the dtype of the logits. Below, four predictions
+# are wrong by one or two ids, and Keras counts all four as correct. Ours compares integers.
 
 # %%
 id_in_bfloat16 = int(ops.cast(ops.convert_to_tensor(31999.0), "bfloat16"))
@@ -113,13 +124,18 @@ keras_bfloat16, ours_bfloat16 = float(stock_accuracy.result()), float(our_accura
 print(f"{id_in_bfloat16 = }")
 print(f"{keras_bfloat16 = :.1f}")
 print(f"{ours_bfloat16 = :.1f}")
+# -> id_in_bfloat16 = 32000
+# -> keras_bfloat16 = 1.0
+# -> ours_bfloat16 = 0.0
 
 # %% [markdown]
 # ## Accumulated gradients
 #
-# Two batches of one row make one update: 20 zeros and 11 ones, then a single one. That is 20 zeros
-# of 32, so the logit of 0 must rise, by 20/32 - 1/2 = 0.125 at learning rate 1. Keras gives the
-# lone token the weight of 31, and the logit falls: the update has the wrong sign.
+# Two batches of one row make one update. The first row has 20 labels of 0 and 11 of 1, the second
+# has one label of 1. The model gives both tokens the probability 1/2. Label 0 has 20/32 of the
+# labels, so its logit must rise, at learning rate 1 by 20/32 - 1/2 = 0.125. Keras averages the two
+# batches' means. There the single label of the second row weighs as much as the 31 of the first,
+# and the logit falls: the update goes in the wrong direction.
 
 # %%
 stock, ours = pair([[0.0, 0.0]])
@@ -131,15 +147,18 @@ for model, loss in ((stock, stock_loss), (ours, our_loss)):
 keras_step, ours_step = (np.array(model.get_weights()[0])[0, 0] for model in (stock, ours))
 print(f"{keras_step = :.4f}")
 print(f"{ours_step = :.4f}")
+# -> keras_step = -0.1774
+# -> ours_step = 0.1250
 
 # %% [markdown]
 # ## Optimizers
 #
-# - AdamW: Keras decays biases too, here by a tenth of 0.1. In bfloat16 its beta_2 rounds to 1, and
-#   a weight of 1 stays where it is; a step of 0.1 should bring it to 0.9 (0.8984 in bfloat16).
-# - Adafactor: it is there to save memory. Keras's keeps a full-size copy all the same, 4 bytes and
-#   more for each weight. And a row and a column without gradient, say a token that never occurred
-#   and a dead unit, turn every weight to NaN.
+# - AdamW. Keras decays biases too: a bias of 1 without gradient becomes 0.99. In bfloat16 its
+#   beta_2, 0.999, rounds to 1, and a weight of 1 does not move; an update of 0.1 should bring it to
+#   0.9 (0.8984 in bfloat16).
+# - Adafactor is made to save memory. Keras's keeps a value for every weight all the same, so it
+#   takes more than 4 bytes for each. And if a row and a column of a matrix have no gradient (a
+#   token that does not occur, a unit that is never active), it turns every weight into NaN.
 
 
 # %%
@@ -163,11 +182,19 @@ for name, library in (("keras", keras.optimizers), ("ours", optimizers)):
     print(f"{name}_moved = {moved:.4f}")
     print(f"{name}_bytes = {bytes_of_state:.4f}")
     print(f"{name}_nan = {np.isnan(after).sum()}")
+# -> keras_bias = 0.9900
+# -> keras_moved = 1.0000
+# -> keras_bytes = 4.0156
+# -> keras_nan = 262144
+# -> ours_bias = 1.0000
+# -> ours_moved = 0.8984
+# -> ours_bytes = 0.0156
+# -> ours_nan = 0
 
 # %% [markdown]
 # ## The loop that `fit` replaced
 #
-# Whoever writes the loop keeps sums and divides once: the numbers of the first three sections.
+# A loop that adds up sums and divides once prints our numbers of the first three sections.
 
 # %%
 easy, even, hard = torch.tensor([[100.0, 0, 0, 0, 0]]), torch.zeros(1, 5), torch.tensor([[8.0, 0]])
@@ -191,3 +218,6 @@ loop_accuracy = loop((easy, 0, 100), (easy, 1, 10))[1]
 print(f"{loop_loss = :.4f}")
 print(f"{loop_perplexity = :.2f}")
 print(f"{loop_accuracy = :.3f}")
+# -> loop_loss = 0.0503
+# -> loop_perplexity = 8.62
+# -> loop_accuracy = 0.909

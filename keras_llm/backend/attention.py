@@ -1,4 +1,4 @@
-"""The product of attention, softmax(Q K^T / sqrt(head_dim)) V, as the backend does it best."""
+"""Scaled dot-product attention by each backend's fastest kernels."""
 
 import keras
 

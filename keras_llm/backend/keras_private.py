@@ -55,6 +55,11 @@ def does_nothing(hook) -> bool:
     return getattr(hook, "_is_default", False)
 
 
+def inner_optimizer(optimizer):
+    """The optimizer that a `LossScaleOptimizer` wraps; any other optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def learning_rate_schedule(optimizer):
     """The schedule of an optimizer, or None for a learning rate that is not one.
 

@@ -4,27 +4,28 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from keras_llm.data.arguments import check_positive_int
+from keras_llm.arguments import check_non_negative_int, check_positive_int
 
-BATCHES_A_POOL = 64
+BATCHES_PER_POOL = 64
 
 
 class BatchOrder:
     """Cuts the rows of a data set into batches: each row exactly once an epoch.
 
-    The order follows from the seed and the number of the epoch alone, so it can be had again at
-    any step, on any machine, with any number of workers, and nothing but those numbers is state.
+    The order depends on the seed and the number of the epoch only. So it can be reproduced from
+    any step on, on any machine and with any number of workers, and these numbers are the whole
+    state.
 
-    With `lengths`, shuffling keeps rows of like length together, since a batch is padded to its
-    longest row: a random pool of rows is sorted by length and cut into batches, then the batches
-    of all pools are shuffled.
+    A batch is padded to its longest row. With `lengths`, shuffling therefore puts rows of similar
+    length in one batch: a random pool of rows is sorted by length and cut into batches, and then
+    the batches of all pools are shuffled.
 
     Args:
         num_rows: The number of rows.
         batch_size: Rows a batch; the last rows may make a smaller one.
-        shuffle: Whether every epoch has an order of its own; otherwise the rows keep theirs.
+        shuffle: Whether every epoch has another order; otherwise the rows stay in order.
         seed: A non-negative integer.
-        lengths: Integers `[num_rows]` by which rows are alike, or None.
+        lengths: Integers `[num_rows]`, the keys to sort a pool by; or None.
 
     Example:
 
@@ -41,13 +42,10 @@ class BatchOrder:
         seed: int,
         lengths: np.ndarray | None = None,
     ):
-        check_positive_int(batch_size, "batch_size")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed!r}")
         self.num_rows = num_rows
-        self.batch_size = batch_size
+        self.batch_size = check_positive_int(batch_size, "batch_size")
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = check_non_negative_int(seed, "seed")
         self.lengths = lengths
 
     def __len__(self) -> int:
@@ -64,12 +62,12 @@ class BatchOrder:
                 rows = self._by_length(rows)
                 batches = random.permutation(len(self))
         for batch in batches:
-            # Sorted, rows are read in the order in which they lie, and an epoch of a single batch
-            # is the same batch every time.
+            # Sorted, so that rows are read in the order in which they are stored, and an epoch of
+            # a single batch has the same batch every time.
             yield np.sort(rows[batch * self.batch_size : (batch + 1) * self.batch_size])
 
     def _by_length(self, rows: np.ndarray) -> np.ndarray:
-        size = self.batch_size * BATCHES_A_POOL
+        size = self.batch_size * BATCHES_PER_POOL
         pools = (rows[start : start + size] for start in range(0, len(rows), size))
         return np.concatenate(
             [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]

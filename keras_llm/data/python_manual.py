@@ -1,4 +1,4 @@
-"""A corpus that is on every machine: Python's own manual and the docstrings of its library."""
+"""A corpus that needs no download: Python's manual and the docstrings of its library."""
 
 import ast
 import inspect
@@ -18,17 +18,17 @@ LONG_PARAGRAPH = 80
 
 
 class PythonManual(tfds.core.GeneratorBasedBuilder):
-    """The language reference as `help()` shows it, and what the standard library says of itself.
+    """The language reference as `help()` shows it, and the docstrings of the standard library.
 
     About 2.5 MB of English prose and code. A document is a topic of the manual, or a module: its
     docstring, then the signature and docstring of everything in it. Modules are parsed and never
     imported. Which documents are held out depends on their names alone.
 
-    Long paragraphs which an earlier document has are left out (the manual quotes itself a lot), so
-    that nothing that is held out was trained on.
+    The manual often repeats itself. A long paragraph is kept in the first document only, so that
+    no held-out document contains text that was trained on.
     """
 
-    # The text is that of the Python which runs.
+    # The text depends on the version of Python.
     VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info))
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -51,7 +51,7 @@ class PythonManual(tfds.core.GeneratorBasedBuilder):
 
 
 def manual_topics() -> dict[str, str]:
-    """The topics of the manual by name, the longest first: it holds what the others repeat."""
+    """The topics of the manual by name, the longest first, since shorter ones repeat it."""
     names = sorted(topics, key=lambda name: (-len(topics[name]), name))
     return {f"topic {name}": topics[name].strip() for name in names}
 
@@ -86,7 +86,7 @@ def docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 
 def signature(node: ast.AST, name: str) -> str:
-    """How `help()` would head it: `module json`, `class json.JSONEncoder`, `json.loads(s, ...)`."""
+    """The heading as in `help()`: `module json`, `class json.JSONEncoder`, `json.loads(s, ...)`."""
     if isinstance(node, ast.Module):
         return f"module {name}"
     if isinstance(node, ast.ClassDef):
@@ -95,7 +95,7 @@ def signature(node: ast.AST, name: str) -> str:
 
 
 def unrepeated(documents: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """The documents without the long paragraphs of earlier ones; nothing of one mostly repeated."""
+    """The documents without the long paragraphs of earlier ones; mostly repeated ones left out."""
     seen = set()
     for name, text in documents.items():
         paragraphs = text.split("\n\n")

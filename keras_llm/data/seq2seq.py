@@ -1,17 +1,33 @@
 """Batches for an encoder-decoder model: read a source, write its target."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
+import keras
 import numpy as np
 
-from keras_llm.backend.torch.data_loader import DataLoader
-from keras_llm.data.arguments import check_positive_int, check_tokenizer
+from keras_llm.arguments import check_positive_int
+from keras_llm.data.arguments import LOADER_NAMES, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
+from keras_llm.data.batch_shapes import choose_shapes, round_up, smallest_cover
 from keras_llm.data.corpus import iterate_rows
-from keras_llm.data.token_array import TokenArray, padded_rows
+from keras_llm.data.data_loader import DataLoader
+from keras_llm.data.token_array import Padding, TokenArray, padded_rows
 from keras_llm.data.tokenizer import Tokenizer
+from keras_llm.names_elsewhere import names_elsewhere
 
 
+@names_elsewhere(
+    {
+        **LOADER_NAMES,
+        "seq_len": "max_length=...",
+        "max_source_length": "max_length=..., for source and target",
+        "max_target_length": "max_length=..., for source and target",
+        "max_input_length": "max_length=..., for source and target",
+        "source_tokenizer": "it as the second argument, tokenizer",
+        "texts": "the pairs as the first argument",
+    }
+)
 def seq2seq(
     pairs: Iterable,
     tokenizer: Tokenizer,
@@ -19,7 +35,7 @@ def seq2seq(
     *,
     batch_size: int,
     max_length: int | None = None,
-    pad_to_multiple_of: int = 8,
+    pad_to_multiple_of: int | None = None,
     shuffle: bool = False,
     seed: int = 0,
     num_workers: int = 0,
@@ -30,31 +46,40 @@ def seq2seq(
         decoder_ids:  start t0 t1
         labels:       t0    t1 end
 
-    A batch is padded only to its own longest row, rounded up so that compiled backends see few
-    shapes. With `shuffle`, rows of like length meet in a batch, which saves most of the padding.
+    A batch is padded to the lengths of its longest rows, rounded up. With `shuffle`, rows of
+    similar length are put in one batch, which saves most of the padding.
+
+    JAX and TensorFlow compile the training step for every shape of a batch, which may take longer
+    than an epoch. So there, by default, all batches have one of at most eight shapes, chosen to
+    save padding; small data gets fewer. An incomplete batch is filled up with rows that have no
+    labels, since its own number of rows would be one more shape.
 
     Args:
         pairs: A split with two fields, or an iterable of `(source, target)`. Pairs whose source
             is empty, which leave the decoder nothing to read, are left out.
         tokenizer: What encodes the source, and the target too unless the next argument is given.
         target_tokenizer: What encodes the target.
-        batch_size: Pairs a batch; the last batch of an epoch may be smaller.
+        batch_size: Pairs per batch; the last batch of an epoch may be smaller.
         max_length: Ids beyond this number are cut off from `encoder_ids`, `decoder_ids` and
             `labels`; None keeps them all.
-        pad_to_multiple_of: Lengths of batches are rounded up to this, but not above `max_length`.
-        shuffle: Whether every epoch has its own order of pairs.
-        seed: What the order is drawn from.
+        pad_to_multiple_of: Lengths of batches are rounded up to a multiple of this, but not above
+            `max_length`. None is 8 on PyTorch, and a few chosen shapes on JAX and TensorFlow.
+        shuffle: Whether every epoch has another order of pairs.
+        seed: Seed of that order.
         num_workers: Processes which prepare batches, as in `torch.utils.data.DataLoader`. The
             tokens are in memory, so 0 is fastest here.
 
     Returns:
         A `torch.utils.data.DataLoader`, which `fit` accepts on every backend, of int64 tensors
         `[batch, length]`. Sources are padded with `tokenizer.pad_id`, the rest with
-        `target_tokenizer.pad_id`: give that to the loss as `ignore_index`.
+        `target_tokenizer.pad_id`: give that to the loss and the metrics as `ignore_index`. For a
+        target tokenizer whose `pad_id` is None, the label of padding is -100, their default.
 
     Raises:
-        TypeError: `pairs` is not text, or a size is not an integer.
-        ValueError: a size is not positive, a row is not a pair, or there is no pair.
+        TypeError: `pairs` is not text.
+        ValueError: a size is not a positive integer, a row is not a pair, there is no pair, the
+            source's tokenizer has no `pad_id`, or a text contains the id of padding, as every
+            target does where `pad_id` is `end_id`.
 
     Example:
 
@@ -69,17 +94,27 @@ def seq2seq(
     >>> x["decoder_ids"].tolist(), labels.tolist()
     ([[1, 5, 4, 0], [1, 4, 0, 0]], [[5, 4, 2, 0], [4, 2, 0, 0]])
     """
-    check_positive_int(pad_to_multiple_of, "pad_to_multiple_of")
+    if pad_to_multiple_of is not None:
+        check_positive_int(pad_to_multiple_of, "pad_to_multiple_of")
+    elif keras.backend.backend() == "torch":
+        pad_to_multiple_of = 8
     if max_length is not None:
         check_positive_int(max_length, "max_length")
-    target_tokenizer = target_tokenizer or tokenizer
+    check_positive_int(batch_size, "batch_size")
     check_tokenizer(tokenizer)
+    target_tokenizer = tokenizer if target_tokenizer is None else target_tokenizer
     check_tokenizer(target_tokenizer, "target_tokenizer")
+    if tokenizer.pad_id is None:
+        raise ValueError(
+            "tokenizer must have a pad_id, which the model masks in sources. Load it with a "
+            "pad_token (its end_token may serve, since no source has an end), and give "
+            "the one without a pad_id as target_tokenizer. Received: pad_id=None"
+        )
     sources, targets = [], []
     for position, row in enumerate(iterate_rows(pairs, "pairs")):
         if len(row) != 2:
             raise ValueError(
-                "Every row of `pairs` must be (source, target). "
+                "Every row of pairs must be (source, target). "
                 f"Received: {len(row)} fields at row {position}: {row!r}"
             )
         sources.append(row[0])
@@ -88,28 +123,25 @@ def seq2seq(
     encoded = Pairs(
         TokenArray.encode(sources, tokenizer),
         TokenArray.encode(targets, target_tokenizer, start=(start,), end=(end,)),
-        pad_ids=(tokenizer.pad_id, target_tokenizer.pad_id),
+        paddings=(Padding.of(tokenizer), Padding.of(target_tokenizer)),
+        batch_size=batch_size,
         max_length=max_length,
         pad_to_multiple_of=pad_to_multiple_of,
     )
-    if not len(encoded):
-        raise ValueError(
-            "`pairs` must hold at least one pair whose source is not empty. "
-            f"Received: {len(sources)} pairs"
-        )
-    order = BatchOrder(len(encoded), batch_size, shuffle, seed, encoded.lengths())
+    order = BatchOrder(len(encoded), batch_size, shuffle, seed, encoded.sort_keys())
     return DataLoader(encoded, order, num_workers)
 
 
 class Pairs:
-    """Encoded sources and targets; a batch of them is padded to its own longest row.
+    """Encoded sources and targets, in batches that are padded to common lengths.
 
     Args:
         sources: The ids of every source.
         targets: The ids of every target, with the start id before it and the end id after it.
-        pad_ids: What fills the rest of a source's row, and of a target's.
-        max_length: The most ids a row, or None.
-        pad_to_multiple_of: What lengths are rounded up to.
+        paddings: What fills the rest of a source's row, and of a target's.
+        batch_size: Rows per batch.
+        max_length: The largest number of ids in a row, or None.
+        pad_to_multiple_of: What lengths are rounded up to; None for a few chosen shapes.
     """
 
     fixed_length = False
@@ -118,40 +150,61 @@ class Pairs:
         self,
         sources: TokenArray,
         targets: TokenArray,
-        pad_ids: tuple[int, int],
+        paddings: tuple[Padding, Padding],
+        batch_size: int,
         max_length: int | None,
-        pad_to_multiple_of: int,
+        pad_to_multiple_of: int | None,
     ):
         self.sources = sources
         self.targets = targets
-        self.pad_ids = pad_ids
-        self.max_length = max_length
-        self.multiple = pad_to_multiple_of
+        self.paddings = paddings
         self.rows = np.flatnonzero(sources.lengths)
+        if not len(self.rows):
+            raise ValueError(
+                "pairs must hold at least one pair whose source is not empty. "
+                f"Received: {len(sources)} pairs"
+            )
+        # What the decoder reads at a position is the label of the position before, so both are
+        # shorter than the target by one.
+        lengths = np.stack([sources.lengths, targets.lengths - 1], axis=1)[self.rows]
+        self.lengths = lengths if max_length is None else np.minimum(lengths, max_length)
+        self.padded: Callable[[np.ndarray], np.ndarray]
+        if pad_to_multiple_of is None:
+            shapes = choose_shapes(self.lengths, batch_size)
+            self.padded = functools.partial(smallest_cover, shapes=shapes)
+            self.min_rows = min(batch_size, len(self.rows))
+        else:
+            self.padded = functools.partial(
+                round_up, multiple=pad_to_multiple_of, max_length=max_length
+            )
+            self.min_rows = 1
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        rows = self.rows[rows]
-        source_pad, target_pad = self.pad_ids
-        encoder_ids = self._batch(self.sources, rows, source_pad)
-        # What the decoder reads at a position is the label of the position before.
-        decoder_ids = self._batch(self.targets, rows, target_pad, drop_last=1)
-        labels = self._batch(self.targets, rows, target_pad, drop_first=1)
+        num_rows = len(rows)
+        # Copies of a row rather than rows of padding: an encoder cannot attend to padding only.
+        rows = np.pad(rows, (0, max(0, self.min_rows - num_rows)), mode="edge")
+        source_length, target_length = self.padded(self.lengths[rows].max(axis=0))
+        source_counts, target_counts = self.lengths[rows].T
+        source_padding, target_padding = self.paddings
+        source_starts = self.sources.offsets[self.rows[rows]]
+        target_starts = self.targets.offsets[self.rows[rows]]
+        sources, targets = self.sources.ids, self.targets.ids
+        encoder_ids = padded_rows(
+            sources, source_starts, source_counts, source_length, source_padding.id
+        )
+        decoder_ids = padded_rows(
+            targets, target_starts, target_counts, target_length, target_padding.id
+        )
+        labels = padded_rows(
+            targets, target_starts + 1, target_counts, target_length, target_padding.label
+        )
+        labels[num_rows:] = target_padding.label
         return {"encoder_ids": encoder_ids, "decoder_ids": decoder_ids}, labels
 
-    def lengths(self) -> np.ndarray:
-        """What to sort rows by for little padding: the target's length, then the source's."""
-        source = self._padded_length(self.sources.lengths[self.rows])
-        target = self._padded_length(self.targets.lengths[self.rows] - 1)
-        return target * (source.max(initial=0) + 1) + source
-
-    def _batch(self, texts, rows, pad_id, drop_first=0, drop_last=0):
-        counts = texts.lengths[rows] - drop_first - drop_last
-        length = int(self._padded_length(counts.max()))
-        return padded_rows(texts.ids, texts.offsets[rows] + drop_first, counts, length, pad_id)
-
-    def _padded_length(self, length):
-        rounded = -(-length // self.multiple) * self.multiple
-        return rounded if self.max_length is None else np.minimum(rounded, self.max_length)
+    def sort_keys(self) -> np.ndarray:
+        """Keys by which rows of similar length are neighbours: target first, then source."""
+        source, target = self.padded(self.lengths).T
+        return target * (source.max() + 1) + source

@@ -1,10 +1,33 @@
-"""Texts as ids, one after another in a single array: two bytes a token, ready to be sliced."""
+"""Texts as ids, one after another in a single array of two bytes per token."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_llm.data.tokenizer import Tokenizer
+
+# The losses' and metrics' default `ignore_index`.
+IGNORED_LABEL = -100
+
+
+class Padding(NamedTuple):
+    """What fills the rest of a row.
+
+    Attributes:
+        id: Where ids are read.
+        label: Where labels are read: the value to ignore.
+    """
+
+    id: int
+    label: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Padding":
+        """The tokenizer's `pad_id` for both; without one, an id that is ignored as a label."""
+        if tokenizer.pad_id is None:
+            return cls(tokenizer.end_id, IGNORED_LABEL)
+        return cls(tokenizer.pad_id, tokenizer.pad_id)
 
 
 class TokenArray:
@@ -12,7 +35,7 @@ class TokenArray:
 
     Args:
         ids: Unsigned integers `[tokens]`: all texts, one after another.
-        offsets: Integers `[texts + 1]`: where each text starts, and where the last one ends.
+        offsets: Integers `[texts + 1]`: the start of each text, and the end of the last one.
     """
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray):
@@ -28,11 +51,26 @@ class TokenArray:
         start: tuple[int, ...] = (),
         end: tuple[int, ...] = (),
     ) -> "TokenArray":
-        """Encodes every text once, with the ids `start` before each and `end` after it."""
+        """Encodes every text once, with the ids `start` before each and `end` after it.
+
+        Raises:
+            ValueError: the id of padding is also an id of the texts.
+        """
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         arrays = [np.array([*start, *ids, *end], dtype) for ids in tokenizer.encode_each(texts)]
         offsets = np.cumsum([0, *map(len, arrays)])
-        return cls(np.concatenate([np.empty(0, dtype), *arrays]), offsets)
+        ids = np.concatenate([np.empty(0, dtype), *arrays])
+        # A start may have the id of padding, as T5's has: it is never a label.
+        if np.count_nonzero(ids == tokenizer.pad_id) > len(arrays) * start.count(tokenizer.pad_id):
+            raise ValueError(
+                "The tokenizer's pad_id must not be an id of the texts, neither as the end of a "
+                "text nor as an unknown word: padding is neither read nor learnt. Received: "
+                f"pad_id={tokenizer.pad_id}, end_id={tokenizer.end_id}. Load the tokenizer with "
+                "another pad_token, or, if it has no token for padding, with pad_token=None: then "
+                "labels of padding are -100, the ignore_index that losses and metrics have by "
+                "default."
+            )
+        return cls(ids, offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -41,7 +79,7 @@ class TokenArray:
 def padded_rows(
     ids: np.ndarray, starts: np.ndarray, counts: np.ndarray, length: int, pad_id: int
 ) -> np.ndarray:
-    """From each of `starts` that many ids, then padding: int64 `[rows, length]`.
+    """Row i is `counts[i]` ids from `starts[i]` on, then padding: int64 `[rows, length]`.
 
     Example:
 

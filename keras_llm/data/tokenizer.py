@@ -9,27 +9,43 @@ from pathlib import Path
 import keras
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models
 
-from keras_llm.data.arguments import check_positive_int
-from keras_llm.data.corpus import iterate_rows
+from keras_llm.names_elsewhere import NamesElsewhere, names_elsewhere
 
-# The blanks keep them from ever being text: a byte-level token spells a blank otherwise, a word
-# holds none, and a character is shorter.
+# They contain spaces, which no learned token can: byte-level tokens write a space as another
+# character, words are separated by spaces, and characters are shorter.
 PAD, START, END, UNKNOWN = SPECIAL_TOKENS = "<| pad |>", "<| start |>", "<| end |>", "<| unknown |>"
-UNITS = ("subword", "word", "character")
-TEXTS_A_CALL = 1024
+TEXTS_PER_CALL = 1024
+NO_SPECIAL_IDS = {
+    "add_special_tokens": "nothing: special ids are added where batches are made",
+    "skip_special_tokens": "nothing: special ids are left out",
+    "truncation": "nothing: seq_len or max_length cut where batches are made",
+    "padding": "nothing: rows are padded where batches are made",
+    "return_tensors": "nothing: the ids are a list",
+}
+TOKEN_NAMES = {
+    "eos_token": "end_token=...",
+    "sep_token": "end_token=...",
+    "bos_token": "start_token=...",
+    "cls_token": "start_token=...",
+    "pad_token_id": "pad_token=..., the token",
+    "eos_token_id": "end_token=..., the token",
+    "bos_token_id": "start_token=..., the token",
+    "tokenizer_file": "the path as the first argument",
+    "pretrained_model_name_or_path": "the path of its tokenizer.json as the first argument",
+}
 
 
-class Tokenizer:
-    """A `tokenizers.Tokenizer` which knows its pad, start and end id.
+class Tokenizer(NamesElsewhere):
+    """A `tokenizers.Tokenizer` with the ids of padding, start and end.
 
     `encode` adds no special id, and never makes one out of text that is spelled like it; `decode`
     leaves special ids out.
 
     Args:
         tokenizer: The tokenizer to wrap. Its padding and truncation are switched off.
-        pad_token: Its token that fills the rest of a row.
+        pad_token: Its token that fills the rest of a row; None for a tokenizer without one.
         start_token: Its token that a decoder reads first.
         end_token: Its token that ends a text.
 
@@ -38,7 +54,8 @@ class Tokenizer:
 
     Example:
 
-    >>> tokenizer = train_tokenizer(["low lower lowest"], vocab_size=300)
+    >>> from keras_llm import data
+    >>> tokenizer = data.train_tokenizer(["low lower lowest"], vocab_size=300)
     >>> ids = tokenizer.encode("slow ✓")
     >>> tokenizer.decode(ids), tokenizer.decode([tokenizer.start_id, *ids, tokenizer.end_id])
     ('slow ✓', 'slow ✓')
@@ -46,19 +63,21 @@ class Tokenizer:
     True
     """
 
+    write_instead = TOKEN_NAMES
+
     def __init__(
         self,
         tokenizer: tokenizers.Tokenizer,
-        pad_token: str = PAD,
+        pad_token: str | None = PAD,
         start_token: str = START,
         end_token: str = END,
     ):
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        # Named from the inside out: true means that their spelling is encoded like any text.
+        # Despite its name, True means that the spelling of a special token is encoded as any text.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self.pad_id = self._special_id("pad_token", pad_token)
+        self.pad_id = None if pad_token is None else self._special_id("pad_token", pad_token)
         self.start_id = self._special_id("start_token", start_token)
         self.end_id = self._special_id("end_token", end_token)
 
@@ -67,16 +86,17 @@ class Tokenizer:
         special = {each.content: i for i, each in added.items() if each.special}
         if token not in special:
             raise ValueError(
-                f"`{argument}` must be one of the tokenizer's special tokens, {list(special)}. "
+                f"{argument} must be one of the tokenizer's special tokens, {list(special)}. "
                 f"Received: {argument}={token!r}"
             )
         return special[token]
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """The number of ids: the largest one and one."""
+        """The number of ids: the largest id + 1."""
         return max(self._tokenizer.get_vocab().values()) + 1
 
+    @names_elsewhere(NO_SPECIAL_IDS)
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special ones.
 
@@ -84,34 +104,44 @@ class Tokenizer:
             TypeError: `text` is not a string.
         """
         if not isinstance(text, str):
-            raise TypeError(f"`text` must be a string. Received: text={text!r}")
+            raise TypeError(f"text must be a string. Received: text={text!r}")
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_each(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """The ids of every text: as `encode`, on all cores."""
         texts = iter(texts)
-        while some := list(itertools.islice(texts, TEXTS_A_CALL)):
+        while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
             for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
                 yield encoding.ids
 
+    @names_elsewhere(NO_SPECIAL_IDS)
     def decode(self, ids) -> str:
-        """The text that ids stand for; special ids are left out.
+        """The text of one row of ids; special ids are left out.
 
         Args:
             ids: A list, a numpy array or a tensor of integers, `[length]`.
 
         Raises:
+            TypeError: `ids` are not integers.
             ValueError: `ids` is not of rank 1, or holds an id outside the vocabulary.
         """
-        ids = np.asarray(ids if isinstance(ids, list | tuple) else keras.ops.convert_to_numpy(ids))
-        if ids.ndim != 1:
+        if isinstance(ids, list | tuple):
+            is_row = not any(np.shape(item) for item in ids)
+        else:
+            ids = keras.ops.convert_to_numpy(ids)
+            is_row = ids.ndim == 1
+        if not is_row:
             raise ValueError(
-                f"`ids` must be one row, of shape [length]. Received: ids of shape {ids.shape}"
+                "ids must be one row, of shape [length]; for several rows write "
+                f"[tokenizer.decode(row) for row in rows]. Received: ids={str(ids)[:80]}"
             )
+        ids = np.asarray(ids) if len(ids) else np.empty(0, np.int64)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise TypeError(f"ids must be integers. Received: ids={str(ids)[:80]}")
         outside = ids[(ids < 0) | (ids >= self.vocab_size)]
         if outside.size:
             raise ValueError(
-                f"`ids` must be in [0, {self.vocab_size}), the vocabulary. Received: {outside[0]}"
+                f"ids must be in [0, {self.vocab_size}), the vocabulary. Received: {outside[0]}"
             )
         return self._tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
@@ -119,11 +149,11 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """How many UTF-8 bytes of text each id stands for, `[vocab_size]`; 0 for special ids.
 
-        For `metrics.BitsPerByte(token_bytes=...)`. The bytes of an encoded text add up to the
-        text's own, if no part of it is unknown and, for words, but for the blanks between them.
+        For `metrics.BitsPerByte(token_bytes=...)`. The sum over an encoded text is the number of
+        its bytes, if no part of it is unknown; for words, without the spaces between them.
 
         Raises:
-            ValueError: the tokenizer is of a kind whose tokens do not tell their bytes.
+            ValueError: the tokenizer is neither byte-level nor word-level.
         """
         if isinstance(self._tokenizer.decoder, decoders.ByteLevel):
             size = len  # a byte-level token spells each byte as one character
@@ -131,7 +161,7 @@ class Tokenizer:
             size = _utf8_size
         else:
             raise ValueError(
-                "`token_bytes` is known for byte-level and word-level tokenizers. "
+                "token_bytes is known for byte-level and word-level tokenizers. "
                 f"Received: a tokenizer with the model {self._tokenizer.model}"
             )
         token_bytes = np.zeros(self.vocab_size, np.int64)
@@ -146,97 +176,26 @@ class Tokenizer:
         self._tokenizer.save(os.fspath(path))
 
 
-def train_tokenizer(texts: Iterable, vocab_size: int = 4096, *, unit: str = "subword") -> Tokenizer:
-    """A tokenizer made from texts: the same one each time from the same texts.
-
-    - `unit="subword"`: byte-level byte-pair encoding (Sennrich et al., 2016; bytes as in GPT-2). It
-      starts from the 256 bytes and keeps joining the pair that is met most often. Any text
-      can be encoded and comes back exactly.
-    - `unit="word"`: whatever stands between blanks, such as a phoneme.
-    - `unit="character"`: every character.
-
-    Words and characters that are not among the `vocab_size` most frequent are encoded as unknown.
-
-    Args:
-        texts: A split, or an iterable of strings or of tuples of strings, all of which are read;
-            `split["field"]` picks one field.
-        vocab_size: The most ids to make, special ones included.
-        unit: `"subword"`, `"word"` or `"character"`.
-
-    Returns:
-        A `Tokenizer` whose `pad_id` is 0, `start_id` 1 and `end_id` 2. Its `vocab_size` is smaller
-        than asked for where the texts do not hold enough different units.
-
-    Raises:
-        TypeError: `texts` is not text, or `vocab_size` not an integer.
-        ValueError: `unit` is none of the three, there is no text, or `vocab_size` has no room for
-            the special ids and, for subwords, all bytes.
-
-    Example:
-
-    >>> tokenizer = train_tokenizer(["HH AH L OW", "L OW"], unit="word")
-    >>> tokenizer.vocab_size, tokenizer.encode("L OW")
-    (8, [4, 5])
-    """
-    check_positive_int(vocab_size, "vocab_size")
-    if unit not in UNITS:
-        raise ValueError(f"`unit` must be one of {UNITS}. Received: unit={unit!r}")
-    smallest = 3 + 256 if unit == "subword" else 4 + 1
-    if vocab_size < smallest:
-        raise ValueError(
-            f"`vocab_size` must be at least {smallest} for unit={unit!r}. "
-            f"Received: vocab_size={vocab_size}"
-        )
-    fields = itertools.chain.from_iterable(iterate_rows(texts, "texts"))
-    first = next(filter(None, fields), None)
-    if first is None:
-        raise ValueError("`texts` must hold at least one string that is not empty. Received: none")
-    if unit == "subword":
-        tokenizer, trainer = _byte_pairs(vocab_size)
-    else:
-        tokenizer, trainer = _whole_units(vocab_size, unit)
-    tokenizer.train_from_iterator(itertools.chain([first], fields), trainer)
-    return Tokenizer(tokenizer)
-
-
-def _byte_pairs(vocab_size):
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS[:3]),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    return tokenizer, trainer
-
-
-def _whole_units(vocab_size, unit):
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-    if unit == "word":
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-        tokenizer.decoder = decoders.Fuse()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
-    )
-    return tokenizer, trainer
-
-
+@names_elsewhere(TOKEN_NAMES)
 def load_tokenizer(
     path: str | os.PathLike,
     *,
-    pad_token: str = PAD,
+    pad_token: str | None = PAD,
     start_token: str = START,
     end_token: str = END,
 ) -> Tokenizer:
     """Reads a tokenizer that `Tokenizer.save` wrote, or any JSON file of the `tokenizers` library.
 
+    A token may have several roles, with one exception: the end of a text is learnt and padding is
+    not, so batches refuse a `pad_token` that is the `end_token`. A tokenizer with one special
+    token, as GPT-2's, takes `pad_token=None`. Its `pad_id` is then None, and labels of padding are
+    -100, the default `ignore_index` of losses and metrics:
+
+        load_tokenizer(path, pad_token=None, start_token="<|endoftext|>", end_token="<|endoftext|>")
+
     Args:
         path: The file, such as the `tokenizer.json` of a model from Hugging Face.
-        pad_token: Its token that fills the rest of a row, such as `"[PAD]"`.
+        pad_token: Its token that fills the rest of a row, such as `"[PAD]"`; None if it has none.
         start_token: Its token that a decoder reads first, such as `"[CLS]"`.
         end_token: Its token that ends a text, such as `"[SEP]"` or `"<|endoftext|>"`.
 
@@ -248,9 +207,10 @@ def load_tokenizer(
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "tokenizer.json")
-    >>> tokenizer = train_tokenizer(["a b"], unit="word")
+    >>> from keras_llm import data
+    >>> tokenizer = data.train_tokenizer(["a b"], unit="word")
     >>> tokenizer.save(path)
-    >>> load_tokenizer(path).encode("b a") == tokenizer.encode("b a")
+    >>> data.load_tokenizer(path).encode("b a") == tokenizer.encode("b a")
     True
     """
     text = Path(path).read_text(encoding="utf-8")
@@ -258,7 +218,7 @@ def load_tokenizer(
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(
-            f"`path` must be a JSON file of the tokenizers library. Received: {path} ({error})"
+            f"path must be a JSON file of the tokenizers library. Received: {path} ({error})"
         ) from error
     return Tokenizer(tokenizer, pad_token, start_token, end_token)
 

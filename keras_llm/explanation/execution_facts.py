@@ -117,7 +117,8 @@ def keras_layers(model, backend: str) -> Fact:
 
 def documents(model) -> list[Fact]:
     """Where attention stops in a row of several documents."""
-    end = getattr(getattr(model, "backbone", None), "document_end_id", None)
+    config = getattr(getattr(model, "backbone", None), "config", None)
+    end = getattr(config, "document_end_id", None)
     if end is None:
         return []
     note = "ends a document: the tokens after it do not see those before"

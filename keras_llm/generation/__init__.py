@@ -1,4 +1,4 @@
-"""`generate(...)`: one token after another, by sampling or by beam search."""
+"""What `generate(...)` is made of: sampling and beam search, on logits in NumPy."""
 
 from keras_llm.generation.beam_search import beam_search
 from keras_llm.generation.generate import generate

@@ -1,10 +1,11 @@
-"""The loop: logits, a token, the logits after it."""
+"""Generation without beams: choose a token, compute the next logits, repeat."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.generation.samplers import Sampler
 
 
@@ -16,15 +17,16 @@ def generate(
     max_new_tokens: int,
     end_id: int | None = None,
 ) -> list[np.ndarray]:
-    """What follows, token by token, until `end_id` or for `max_new_tokens`.
+    """Generates token by token, until every row has `end_id` or `max_new_tokens` tokens.
 
     Args:
-        logits: Of the first new token, `[batch, vocab]`.
-        state: What the model remembers of the tokens so far; only `step` looks inside.
-        step: `(ids [batch, 1], state) -> (logits, state)`: one more token.
+        logits: The logits of the first new token, `[batch, vocab]`.
+        state: What the model keeps of the tokens so far. It is only passed on to `step`.
+        step: `(ids [batch, 1], state) -> (logits, state)`: takes the chosen tokens, and returns the
+            logits of the next ones.
         sampler: Chooses ids from logits.
-        max_new_tokens: The most tokens a row gets.
-        end_id: The id that ends a row.
+        max_new_tokens: The most tokens of a row.
+        end_id: The id that ends a row; None to end no row early.
 
     Returns:
         The new ids of each row, `end_id` included.
@@ -35,7 +37,8 @@ def generate(
     >>> [row.tolist() for row in rows]
     [[0, 1, 2], [2, 3]]
     """
-    columns = []
+    check_positive_int(max_new_tokens, "max_new_tokens")
+    columns: list[np.ndarray] = []
     running = np.ones(len(logits), bool)
     while True:
         chosen = sampler(logits)
@@ -48,6 +51,6 @@ def generate(
 
 
 def until_end(ids: np.ndarray, end_id: int | None) -> np.ndarray:
-    """The ids up to the first `end_id`, with it."""
+    """The ids up to and including the first `end_id`."""
     ends = np.flatnonzero(ids == end_id)
     return ids[: ends[0] + 1] if len(ends) else ids

@@ -1,20 +1,25 @@
-"""Ids in whatever form a user has them, as rows; and rows in that form again."""
+"""Converts the ids that a user gives to rows, and generated rows back to the same form."""
+
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_llm.backend.ids import check_ids, check_integers
+from keras_llm.tensor import Tensor
 
 
-def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") -> list[np.ndarray]:
-    """One array a row, without its padding.
+def to_rows(
+    ids: Tensor, vocab_size: int, pad_id: int | None = None, what: str = "ids"
+) -> list[np.ndarray]:
+    """One array per row, without its padding.
 
     Args:
         ids: Integers: one row (a list or a 1-D array), a batch `[batch, length]`, or a list of rows
             of any lengths.
-        vocab_size: The number of ids there are.
-        pad_id: What rows of a batch are filled up with, on either side.
-        what: What the ids are, for the messages.
+        vocab_size: The number of ids.
+        pad_id: The id with which rows of a batch are padded, on either side; None if with none.
+        what: The name of the argument, for the messages.
 
     Raises:
         ValueError: no rows, an empty row, padding between tokens, an id outside the vocabulary.
@@ -32,13 +37,13 @@ def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") 
     if _is_list_of_rows(ids):
         rows = [np.asarray(ops.convert_to_numpy(row)) for row in ids]
     else:
-        ids = np.asarray(ops.convert_to_numpy(ids))
-        if ids.ndim not in (1, 2):
-            raise ValueError(
-                f"{what} must be one row of ids, a batch [batch, length] or a list of rows. "
-                f"Received: shape={ids.shape}"
-            )
-        rows = list(np.atleast_2d(ids))
+        array = np.asarray(ops.convert_to_numpy(ids))
+        rows = list(array) if array.ndim == 2 else [array]
+    if any(row.ndim != 1 for row in rows):
+        raise ValueError(
+            f"{what} must be one row of ids, a batch [batch, length] or a list of rows. "
+            f"Received: rows of shape {[row.shape for row in rows]}"
+        )
     rows = [_without_padding(row, pad_id, what) for row in rows]
     if not rows or not all(len(row) for row in rows):
         raise ValueError(
@@ -51,28 +56,30 @@ def to_rows(ids, vocab_size: int, pad_id: int | None = None, what: str = "ids") 
     return rows
 
 
-def from_rows(rows: list[np.ndarray], like, fill: int | None) -> np.ndarray | list[np.ndarray]:
-    """Rows in the form that `like` has: one array, a batch filled up on the right, or a list."""
+def from_rows(
+    rows: list[np.ndarray], like: Any, pad_id: int | None
+) -> np.ndarray | list[np.ndarray]:
+    """Rows in the form of `like`: one array, a batch padded on the right, or a list of arrays."""
     if _is_list_of_rows(like):
         return rows
-    return rows[0] if np.ndim(like) == 1 else fill_up(rows, fill)
+    return rows[0] if np.ndim(like) == 1 else pad_rows(rows, pad_id)
 
 
-def fill_up(rows: list[np.ndarray], fill: int | None, side: str = "right") -> np.ndarray:
-    """Rows as a batch `[rows, longest]`; rows of one length need no `fill`.
+def pad_rows(rows: list[np.ndarray], pad_id: int | None, side: str = "right") -> np.ndarray:
+    """Rows as a batch `[rows, longest]`. `pad_id` may be None if all rows have one length.
 
     >>> import numpy as np
-    >>> fill_up([np.array([1, 2]), np.array([3])], fill=0, side="left").tolist()
+    >>> pad_rows([np.array([1, 2]), np.array([3])], pad_id=0, side="left").tolist()
     [[1, 2], [0, 3]]
     """
     longest = max(len(row) for row in rows)
-    batch = np.full((len(rows), longest), 0 if fill is None else fill, dtype="int64")
+    batch = np.full((len(rows), longest), 0 if pad_id is None else pad_id, dtype="int64")
     for target, row in zip(batch, rows, strict=True):
         target[slice(len(row)) if side == "right" else slice(longest - len(row), None)] = row
     return batch
 
 
-def _is_list_of_rows(ids) -> bool:
+def _is_list_of_rows(ids: Tensor) -> bool:
     return isinstance(ids, (list, tuple)) and any(np.ndim(row) for row in ids)
 
 

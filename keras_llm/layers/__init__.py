@@ -1,4 +1,4 @@
-"""What the models are made of: the parts of a pre-norm transformer. One class a file."""
+"""The layers of a pre-norm transformer, one class per file."""
 
 from keras_llm.layers.attention import Attention
 from keras_llm.layers.feed_forward import GatedFeedForward

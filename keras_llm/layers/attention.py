@@ -1,52 +1,58 @@
-"""Attention: every token gathers from the tokens that it may see."""
+"""Scaled dot-product attention with several heads."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.backend.attention import attend
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.projection import projection
 from keras_llm.layers.rotary_embedding import rotate
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class Attention(keras.layers.Layer):
-    """Grouped-query attention, of a sequence to itself or to another.
+    """Grouped-query attention, of a sequence to itself or to another (cross-attention).
 
         Attention(Q, K, V) = softmax(Q K^T / sqrt(head_dim)) V
 
     Each key-value head serves `num_heads / num_key_value_heads` query heads (Ainslie et al. 2023,
-    https://arxiv.org/abs/2305.13245); one for all is multi-query attention, one for each the
-    multi-head attention of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762). No biases.
+    https://arxiv.org/abs/2305.13245). One key-value head is multi-query attention; as many as query
+    heads is the multi-head attention of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762).
+    There are no biases.
 
-    Keys and values are made by `keys_values` and handed to the call, so that whoever calls can
-    keep them: a decoder between its steps, an encoder-decoder for its source.
+    `keys_values(source)` computes the keys and values, and the caller passes them to the call. So
+    they can be kept: those of past tokens between decoding steps, those of an encoded source.
 
     Args:
-        d_model: The width of the model.
-        num_heads: Heads of the queries.
-        num_key_value_heads: Heads of the keys and values; `num_heads` if None.
-        output_stddev: Standard deviation that the output projection starts with. The others
-            start with 0.02.
+        d_model: Width of the model.
+        num_heads: Number of query heads.
+        num_key_value_heads: Number of key-value heads; None for `num_heads`.
+        output_stddev: Standard deviation of the output projection's initial values. The other
+            projections have 0.02.
 
     Call arguments:
-        x: `[batch, length, d_model]`.
-        keys_values: What to look at, from `keys_values(source)`.
-        rotation: `RotaryEmbedding`'s angles at the positions of `x`, or None.
-        attention_mask: Booleans that broadcast to `[batch, heads, length, source_length]`, true
-            where a token may look. A token that may look nowhere receives zeros; to say only that
-            of whole tokens, `[batch, 1, length, 1]` costs no mask of all pairs.
-        causal: Whether token t sees only tokens 0..t: the backend's own way, which needs no mask.
-        documents: Which of several documents in a row each token belongs to, integers
-            `[batch, length]` that never fall along a row, or None for one a row: a token sees only
-            its own. With `causal`, and without a mask of pairs.
+        x: `[batch, length, d_model]`, from which the queries are computed.
+        keys_values: The keys and values to attend to, from `keys_values(source)`.
+        cos_sin: The output of `RotaryEmbedding` at the positions of `x`, or None.
+        attention_mask: Booleans that broadcast to `[batch, heads, length, source_length]`: true
+            where a query may attend to a key. The output is 0 for a query that may attend to no
+            key. A last dimension of 1, `[batch, 1, length, 1]`, masks whole queries without a mask
+            of all pairs in memory.
+        causal: Whether token t attends only to tokens 0..t. Needs no mask in memory.
+        segment_ids: Integers `[batch, length]`, or None. With `causal`, a token attends only to
+            tokens with its own segment id, as for several documents in one row. They must not
+            decrease along a row, and cannot be combined with a mask of pairs.
 
     Returns:
         `[batch, length, d_model]`.
 
     Raises:
-        ValueError: heads do not divide the width, or key-value heads do not divide the heads;
-            documents with a mask of pairs, or without `causal`.
+        ValueError: `num_heads` does not divide `d_model`, or `num_key_value_heads` does not divide
+            `num_heads`; `segment_ids` with a mask of pairs, or without `causal`.
 
     Example:
     >>> import numpy as np
@@ -62,17 +68,20 @@ class Attention(keras.layers.Layer):
         num_heads: int,
         num_key_value_heads: int | None = None,
         output_stddev: float = 0.02,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if num_key_value_heads is None:
             num_key_value_heads = num_heads
+        check_positive_int(d_model, "d_model")
+        check_positive_int(num_heads, "num_heads")
+        check_positive_int(num_key_value_heads, "num_key_value_heads")
         if d_model % num_heads:
             raise ValueError(
                 "d_model must be a multiple of num_heads. "
                 f"Received: d_model={d_model}, num_heads={num_heads}"
             )
-        if num_key_value_heads < 1 or num_heads % num_key_value_heads:
+        if num_heads % num_key_value_heads:
             raise ValueError(
                 "num_heads must be a multiple of num_key_value_heads. Received: "
                 f"num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
@@ -90,58 +99,60 @@ class Attention(keras.layers.Layer):
         self.value = projection(key_value_width, "value", dtype)
         self.output_projection = projection(d_model, "output", dtype, stddev=output_stddev)
 
-    def build(self, input_shape=None):
-        """Creates the four matrices: their sizes are known without an input."""
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the four matrices. Their shapes do not depend on the input."""
         for matrix in (self.query, self.key, self.value, self.output_projection):
             matrix.build((None, None, self.d_model))
 
-    def keys_values(self, source, rotation=None) -> KeyValues:
+    def keys_values(
+        self, source: Tensor, cos_sin: tuple[Tensor, Tensor] | None = None
+    ) -> KeyValues:
         """The keys and values of `source` `[batch, source_length, d_model]`."""
         if not self.built:
             self.build()
         key = self._split_heads(self.key(source), self.num_key_value_heads)
         value = self._split_heads(self.value(source), self.num_key_value_heads)
-        return KeyValues(key if rotation is None else rotate(key, rotation), value)
+        return KeyValues(key if cos_sin is None else rotate(key, cos_sin), value)
 
     def call(
         self,
-        x,
-        keys_values,
-        rotation=None,
-        attention_mask=None,
-        causal=False,
-        documents=None,
-    ):
-        """What every token of `x` gathers."""
-        of_pairs = attention_mask is not None and attention_mask.shape[-1] != 1
-        if documents is not None and (of_pairs or not causal):
+        x: Tensor,
+        keys_values: KeyValues,
+        cos_sin: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        causal: bool = False,
+        segment_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The equation above, then the output projection."""
+        masks_pairs = attention_mask is not None and attention_mask.shape[-1] != 1
+        if segment_ids is not None and (masks_pairs or not causal):
             raise ValueError(
-                "documents needs causal=True and no mask of pairs. Received: "
+                "segment_ids needs causal=True, and no attention_mask of pairs. Received: "
                 f"causal={causal}, attention_mask of shape {getattr(attention_mask, 'shape', None)}"
             )
         query = self._split_heads(self.query(x), self.num_heads)
-        if rotation is not None:
-            query = rotate(query, rotation)
+        if cos_sin is not None:
+            query = rotate(query, cos_sin)
         key, value = keys_values
-        if not of_pairs:
-            # One column is about whole tokens: it is enough to blank what they gather.
-            gathered = attend(query, key, value, causal=causal, documents=documents)
+        if not masks_pairs:
+            # A mask of whole queries is applied to the output below.
+            output = attend(query, key, value, causal=causal, segment_ids=segment_ids)
         else:
             if causal:
                 past = causal_mask(ops.shape(x)[1], ops.shape(key)[1])
                 attention_mask = attention_mask & past
-            gathered = attend(query, key, value, attention_mask)
+            output = attend(query, key, value, attention_mask)
         if attention_mask is not None:
-            # Masked scores are equal, not infinite: where all are masked, softmax would average
-            # everything that must not be seen.
+            # Masked scores are a large negative number, not -inf: the softmax of a row with only
+            # masked scores would be the mean of values that must not be seen.
             sees_any = ops.any(attention_mask, axis=-1, keepdims=True)
-            gathered = ops.where(ops.swapaxes(sees_any, 1, 2), gathered, 0.0)
-        return self.output_projection(ops.reshape(gathered, ops.shape(x)))
+            output = ops.where(ops.swapaxes(sees_any, 1, 2), output, 0.0)
+        return self.output_projection(ops.reshape(output, ops.shape(x)))
 
     def _split_heads(self, x, num_heads):
         return ops.reshape(x, (*ops.shape(x)[:2], num_heads, self.head_dim))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -152,8 +163,9 @@ class Attention(keras.layers.Layer):
         }
 
 
-def causal_mask(length: int, room: int, slot: int = 0):
-    """`[length, room]`: whether slot s of a cache holds token t or one before it, where token 0
-    stands at `slot`.
+def causal_mask(length: int, capacity: int, cache_position: int = 0) -> Tensor:
+    """Booleans `[length, capacity]`: whether query t, at `cache_position + t`, may attend to key s.
+
+    True for s <= cache_position + t.
     """
-    return ops.arange(room) <= slot + ops.arange(length)[:, None]
+    return ops.arange(capacity) <= cache_position + ops.arange(length)[:, None]

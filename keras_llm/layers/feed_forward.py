@@ -1,11 +1,14 @@
-"""The feed-forward part: what every token does by itself."""
+"""The feed-forward part of a block, applied to every token by itself."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.layers.projection import projection
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -15,10 +18,11 @@ class GatedFeedForward(keras.layers.Layer):
         FFN(x) = (silu(x W_gate) * x W_up) W_down
 
     Args:
-        d_model: The width of the model.
-        d_ff: The width inside; None for 8/3 d_model, rounded up to a multiple of 64, which
-            has the parameters of an ungated layer of 4 d_model.
-        output_stddev: Standard deviation that `W_down` starts with. The others start with 0.02.
+        d_model: Width of the model.
+        d_ff: Width of the hidden layer; None for 8/3 d_model, rounded up to a multiple of 64. That
+            has about as many parameters as an ungated layer of width 4 d_model.
+        output_stddev: Standard deviation of the initial values of `W_down`. The other matrices
+            have 0.02.
 
     Call arguments:
         x: `[..., d_model]`.
@@ -32,11 +36,15 @@ class GatedFeedForward(keras.layers.Layer):
     """
 
     def __init__(
-        self, d_model: int, d_ff: int | None = None, output_stddev: float = 0.02, **kwargs
-    ):
+        self,
+        d_model: int,
+        d_ff: int | None = None,
+        output_stddev: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.d_model = d_model
-        self.d_ff = math.ceil(8 * d_model / 3 / 64) * 64 if d_ff is None else d_ff
+        self.d_model = check_positive_int(d_model, "d_model")
+        self.d_ff = default_d_ff(d_model) if d_ff is None else check_positive_int(d_ff, "d_ff")
         self.output_stddev = output_stddev
 
         dtype = self.dtype_policy
@@ -44,17 +52,17 @@ class GatedFeedForward(keras.layers.Layer):
         self.up = projection(self.d_ff, "up", dtype)
         self.down = projection(d_model, "down", dtype, stddev=output_stddev)
 
-    def build(self, input_shape=None):
-        """Creates the three matrices: their sizes are known without an input."""
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the three matrices. Their shapes do not depend on the input."""
         self.gate.build((None, self.d_model))
         self.up.build((None, self.d_model))
         self.down.build((None, self.d_ff))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """The equation above."""
         return self.down(ops.silu(self.gate(x)) * self.up(x))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -62,3 +70,8 @@ class GatedFeedForward(keras.layers.Layer):
             "d_ff": self.d_ff,
             "output_stddev": self.output_stddev,
         }
+
+
+def default_d_ff(d_model: int) -> int:
+    """8/3 d_model, rounded up to a multiple of 64."""
+    return math.ceil(8 * d_model / 3 / 64) * 64

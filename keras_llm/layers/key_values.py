@@ -1,4 +1,4 @@
-"""What attention looks at; kept between steps, it is the key-value cache."""
+"""The keys and values of attention; kept between decoding steps, they are the KV cache."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from keras import ops
 class KeyValues(NamedTuple):
     """Keys and values of one attention layer, both `[batch, length, key_value_heads, head_dim]`.
 
-    As a cache it is a buffer of fixed size and a value like any other: `write` returns a new one.
-    Fixed shapes are what a compiled step needs; a value is what beam search can reorder.
+    As a cache it has a fixed length, its capacity, so that a compiled step sees one shape. It is
+    immutable: `write` returns a new cache, and beam search can reorder the rows of an old one.
 
     Example:
     >>> from keras import ops
-    >>> cache = KeyValues.empty(batch=1, length=4, num_heads=1, head_dim=2, dtype="float32")
+    >>> cache = KeyValues.empty(batch=1, capacity=4, num_heads=1, head_dim=2, dtype="float32")
     >>> token = KeyValues(ops.ones((1, 1, 1, 2)), ops.ones((1, 1, 1, 2)))
-    >>> [float(x) for x in cache.write(token, slot=2).key[0, :, 0, 0]]
+    >>> [float(x) for x in cache.write(token, cache_position=2).key[0, :, 0, 0]]
     [0.0, 0.0, 1.0, 0.0]
     """
 
@@ -25,14 +25,21 @@ class KeyValues(NamedTuple):
     value: Any
 
     @classmethod
-    def empty(cls, batch: int, length: int, num_heads: int, head_dim: int, dtype: str) -> KeyValues:
-        """A cache with room for `length` tokens."""
-        zeros = ops.zeros((batch, length, num_heads, head_dim), dtype=dtype)
+    def empty(
+        cls,
+        batch: int,
+        capacity: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: str,
+    ) -> KeyValues:
+        """An empty cache for at most `capacity` tokens per row."""
+        zeros = ops.zeros((batch, capacity, num_heads, head_dim), dtype=dtype)
         return cls(zeros, zeros)
 
-    def write(self, new: KeyValues, slot: int) -> KeyValues:
-        """This cache with the tokens of `new` at `slot` and after."""
-        start = (0, slot, 0, 0)
+    def write(self, new: KeyValues, cache_position: int) -> KeyValues:
+        """A copy of this cache in which `new` begins at `cache_position`."""
+        start = (0, cache_position, 0, 0)
         return KeyValues(
             ops.slice_update(self.key, start, new.key),
             ops.slice_update(self.value, start, new.value),

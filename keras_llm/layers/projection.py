@@ -1,10 +1,12 @@
-"""The one kind of matrix in a block."""
+"""The matrices of a block."""
+
+from typing import Any
 
 import keras
 
 
-def projection(width: int, name: str, dtype, stddev: float = 0.02) -> keras.layers.Dense:
-    """A learned matrix without a bias that starts from N(0, stddev), as in GPT-2 and Llama."""
+def projection(width: int, name: str, dtype: Any, stddev: float = 0.02) -> keras.layers.Dense:
+    """A dense layer without bias; its kernel is initialised from N(0, stddev), as in GPT-2."""
     return keras.layers.Dense(
         width,
         use_bias=False,

@@ -1,7 +1,12 @@
-"""The one kind of norm."""
+"""Root mean square normalisation."""
+
+from typing import Any
 
 import keras
 from keras import ops
+
+from keras_llm.arguments import check_number
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -11,11 +16,11 @@ class RMSNorm(keras.layers.Layer):
 
         RMSNorm(x) = x / sqrt(mean(x^2) + epsilon) * scale
 
-    `keras.layers.RMSNormalization`, except in mixed precision: there Keras rounds the scale to
-    bfloat16, where 1 and 1.003 are the same; here all of it is in float32.
+    Equal to `keras.layers.RMSNormalization`, except in mixed precision: Keras casts the scale to
+    bfloat16, which rounds 1.003 to 1. Here the scale and the arithmetic stay in float32.
 
     Args:
-        epsilon: Keeps a vector of zeros finite.
+        epsilon: Added to the mean square, so that a vector of zeros gives no division by zero.
 
     Call arguments:
         x: `[..., d_model]`.
@@ -30,20 +35,20 @@ class RMSNorm(keras.layers.Layer):
     [[0.849 1.131]]
     """
 
-    def __init__(self, epsilon: float = 1e-6, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.epsilon = epsilon
+        self.epsilon = check_number(epsilon, "epsilon", "[0, inf)")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the scale."""
         self.scale = self.add_weight(
             name="scale", shape=(input_shape[-1],), initializer="ones", autocast=False
         )
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """The equation above."""
         return ops.rms_normalization(x, scale=self.scale, epsilon=self.epsilon)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "epsilon": self.epsilon}

@@ -1,45 +1,51 @@
-"""One layer of a transformer."""
+"""One block of a transformer."""
+
+from typing import Any
 
 import keras
 
 from keras_llm.layers.attention import Attention
 from keras_llm.layers.feed_forward import GatedFeedForward
+from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class TransformerBlock(keras.layers.Layer):
-    """Attention, then a feed-forward part, each added to what came in (pre-norm):
+    """Self-attention and a feed-forward part, each with a residual connection:
 
         x = x + SelfAttention(RMSNorm(x))
         x = x + CrossAttention(RMSNorm(x), source)      only with cross_attention=True
         x = x + FeedForward(RMSNorm(x))
 
-    The same block is an encoder's, a decoder's, and with `cross_attention` that of a decoder that
-    reads a source. Dropout is applied to each sum's second term, as in Vaswani et al. 2017. Norms
-    before the parts, not after: Xiong et al. 2020, https://arxiv.org/abs/2002.04745.
+    An encoder, a decoder-only model and, with `cross_attention`, the decoder of an encoder-decoder
+    are all made of this block. The norm comes before each part (pre-norm, Xiong et al. 2020,
+    https://arxiv.org/abs/2002.04745). Dropout is applied to the output of each part before it is
+    added, as in Vaswani et al. 2017.
 
     Args:
-        d_model: The width of the model.
-        num_heads: Heads of the queries.
-        num_key_value_heads: Heads of the keys and values; `num_heads` if None.
-        d_ff: The width inside the feed-forward part; None for `GatedFeedForward`'s default.
-        dropout: Share of the activations that training drops.
+        d_model: Width of the model.
+        num_heads: Number of query heads.
+        num_key_value_heads: Number of key-value heads; None for `num_heads`.
+        d_ff: Width of the feed-forward part's hidden layer; None for `GatedFeedForward`'s default.
+        dropout: Probability of dropping an activation in training.
         epsilon: Added to the mean square in RMSNorm.
-        residual_stddev: Standard deviation that the matrices which write to the sum start with.
-        cross_attention: Whether the block reads a source.
+        residual_stddev: Standard deviation of the initial values of the matrices whose output is
+            added to the residual stream.
+        cross_attention: Whether the block has cross-attention to a source.
 
     Call arguments:
         x: `[batch, length, d_model]`.
-        rotation: `RotaryEmbedding`'s angles at the positions of `x`.
-        attention_mask: Which tokens self-attention may see, as in `Attention`, or None for all.
-        causal: Whether token t sees only tokens 0..t.
-        documents: Which document of its row each token belongs to, as in `Attention`.
+        cos_sin: The output of `RotaryEmbedding` at the positions of `x`.
+        attention_mask: The mask of self-attention, as in `Attention`; None masks nothing.
+        causal: Whether token t attends only to tokens 0..t.
+        segment_ids: As in `Attention`.
         source: The source's `KeyValues`, from `cross_attention.keys_values`.
-        cross_attention_mask: Which source tokens may be seen, or None for all.
-        cache: `KeyValues` of the tokens before `x`, or None. Given, `x` stands at `slot`, and
-            `attention_mask` says which slots are seen.
-        slot: Where in the cache `x` begins.
+        cross_attention_mask: The mask of cross-attention; None masks nothing.
+        cache: `KeyValues` of the tokens before `x`, or None. With a cache, the keys and values of
+            `x` are written to it, and `attention_mask` is `[batch, 1, length, capacity]`.
+        cache_position: Where in the cache `x` begins.
 
     Returns:
         `[batch, length, d_model]`; with a cache, that and the new cache.
@@ -48,7 +54,7 @@ class TransformerBlock(keras.layers.Layer):
     >>> import numpy as np
     >>> block = TransformerBlock(d_model=8, num_heads=2)
     >>> no_rotation = (np.ones((3, 1, 4), "float32"), np.zeros((3, 1, 4), "float32"))
-    >>> tuple(block(np.ones((1, 3, 8), "float32"), rotation=no_rotation, causal=True).shape)
+    >>> tuple(block(np.ones((1, 3, 8), "float32"), cos_sin=no_rotation, causal=True).shape)
     (1, 3, 8)
     """
 
@@ -62,14 +68,14 @@ class TransformerBlock(keras.layers.Layer):
         epsilon: float = 1e-6,
         residual_stddev: float = 0.02,
         cross_attention: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.d_model = d_model
         self.num_heads = num_heads
         self.epsilon = epsilon
         self.residual_stddev = residual_stddev
-        self.reads_source = cross_attention
+        self.has_cross_attention = cross_attention
 
         dtype = self.dtype_policy
         self.self_attention_norm = RMSNorm(epsilon, dtype=dtype, name="self_attention_norm")
@@ -97,54 +103,55 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.dropout = keras.layers.Dropout(dropout, dtype=dtype)
 
-    def build(self, input_shape=None):
-        """Creates the weights of all parts: their sizes are known without an input."""
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the weights of all parts. Their shapes do not depend on the input."""
         shape = (None, None, self.d_model)
         self.self_attention_norm.build(shape)
         self.self_attention.build(shape)
-        if self.reads_source:
+        if self.has_cross_attention:
             self.cross_attention_norm.build(shape)
             self.cross_attention.build(shape)
         self.feed_forward_norm.build(shape)
         self.feed_forward.build(shape)
+        self.dropout.build(shape)
 
     def call(
         self,
-        x,
-        rotation,
-        attention_mask=None,
-        causal=False,
-        documents=None,
-        source=None,
-        cross_attention_mask=None,
-        cache=None,
-        slot=0,
-        training=None,
-    ):
+        x: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        causal: bool = False,
+        segment_ids: Tensor | None = None,
+        source: KeyValues | None = None,
+        cross_attention_mask: Tensor | None = None,
+        cache: KeyValues | None = None,
+        cache_position: int = 0,
+        training: bool | None = None,
+    ) -> Tensor:
         """The equations above."""
         normed = self.self_attention_norm(x)
-        keys_values = self.self_attention.keys_values(normed, rotation)
+        keys_values = self.self_attention.keys_values(normed, cos_sin)
         if cache is not None:
-            keys_values = cache = cache.write(keys_values, slot)
-        gathered = self.self_attention(
+            keys_values = cache = cache.write(keys_values, cache_position)
+        attended = self.self_attention(
             normed,
             keys_values,
-            rotation,
+            cos_sin,
             attention_mask=attention_mask,
             causal=causal,
-            documents=documents,
+            segment_ids=segment_ids,
         )
-        x = x + self.dropout(gathered, training=training)
+        x = x + self.dropout(attended, training=training)
 
-        if self.reads_source:
+        if self.has_cross_attention:
             normed = self.cross_attention_norm(x)
-            gathered = self.cross_attention(normed, source, attention_mask=cross_attention_mask)
-            x = x + self.dropout(gathered, training=training)
+            attended = self.cross_attention(normed, source, attention_mask=cross_attention_mask)
+            x = x + self.dropout(attended, training=training)
 
         x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)), training=training)
         return x if cache is None else (x, cache)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -155,5 +162,5 @@ class TransformerBlock(keras.layers.Layer):
             "dropout": self.dropout.rate,
             "epsilon": self.epsilon,
             "residual_stddev": self.residual_stddev,
-            "cross_attention": self.reads_source,
+            "cross_attention": self.has_cross_attention,
         }

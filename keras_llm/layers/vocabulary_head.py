@@ -1,24 +1,28 @@
-"""From vectors to logits."""
+"""The head: hidden vectors to logits."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.layers.token_embedding import TokenEmbedding
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class VocabularyHead(keras.layers.Layer):
-    """The score of every id as the next token: `logits = hidden @ kernel + bias`.
+    """The logit of every id as the next token: `logits = hidden @ kernel + bias`.
 
-    `kernel` and `bias` are all that it is, so that training may fuse the product with the loss and
-    never hold the logits.
+    Training reads `kernel` and `bias` and computes the loss from them without the whole logits in
+    memory.
 
     Args:
         vocab_size: Number of ids.
         d_model: Width of the hidden vectors.
-        tied_to: A `TokenEmbedding` whose table, transposed, is the kernel (Press and Wolf 2017,
-            https://arxiv.org/abs/1608.05859); None for a matrix of its own.
-        use_bias: Whether there is a bias.
+        tied_to: A `TokenEmbedding` whose transposed table is the kernel (Press and Wolf 2017,
+            https://arxiv.org/abs/1608.05859); None for a kernel of its own.
+        use_bias: Whether to add a bias.
 
     Call arguments:
         hidden: `[..., d_model]`.
@@ -39,24 +43,24 @@ class VocabularyHead(keras.layers.Layer):
         d_model: int,
         tied_to: TokenEmbedding | None = None,
         use_bias: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if tied_to is not None and (tied_to.vocab_size, tied_to.d_model) != (vocab_size, d_model):
             raise ValueError(
                 f"tied_to must have vocab_size={vocab_size} and d_model={d_model}. Received: "
                 f"vocab_size={tied_to.vocab_size}, d_model={tied_to.d_model}"
             )
-        self.vocab_size = vocab_size
-        self.d_model = d_model
+        self.vocab_size = check_positive_int(vocab_size, "vocab_size")
+        self.d_model = check_positive_int(d_model, "d_model")
         self.tied = tied_to is not None
-        # A function and not the layer, which Keras would count and save as the head's own.
-        self._tied_kernel = lambda: ops.transpose(tied_to.embeddings)
+        # A function, because Keras would count and save a layer as the head's own.
+        self._tied_kernel: Any = tied_to and (lambda: ops.transpose(tied_to.embeddings))
         self.use_bias = use_bias
         self.bias = None
 
-    def build(self, input_shape=None):
-        """Creates what is its own."""
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the bias, and the kernel unless it is tied."""
         if not self.tied:
             self._kernel = self.add_weight(
                 name="kernel",
@@ -67,21 +71,21 @@ class VocabularyHead(keras.layers.Layer):
             self.bias = self.add_weight(name="bias", shape=(self.vocab_size,), initializer="zeros")
 
     @property
-    def kernel(self):
-        """The matrix, `[d_model, vocab_size]`."""
+    def kernel(self) -> Tensor:
+        """The kernel, `[d_model, vocab_size]`."""
         return self._tied_kernel() if self.tied else self._kernel
 
-    def call(self, hidden):
+    def call(self, hidden: Tensor) -> Tensor:
         """The logits."""
         logits = ops.matmul(hidden, ops.cast(self.kernel, self.compute_dtype))
         return logits if self.bias is None else logits + self.bias
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         if self.tied:
             raise ValueError(
-                "A tied head cannot be saved without its embedding: save the model that ties them, "
-                "and let its get_config hold the sizes."
+                "A tied head cannot be saved without its embedding: save the model that has both, "
+                "and let the model's get_config hold the sizes."
             )
         return {
             **super().get_config(),

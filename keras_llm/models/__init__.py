@@ -1,15 +1,17 @@
 """What compile and fit are called on."""
 
-from keras_llm.models.causal_backbone import CausalBackbone
+from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig
 from keras_llm.models.causal_transformer import CausalTransformer
 from keras_llm.models.language_model import LanguageModel
-from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone
+from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
 from keras_llm.models.seq2seq_transformer import Seq2SeqTransformer
 
 __all__ = [
     "CausalBackbone",
+    "CausalConfig",
     "CausalTransformer",
     "LanguageModel",
     "Seq2SeqBackbone",
+    "Seq2SeqConfig",
     "Seq2SeqTransformer",
 ]

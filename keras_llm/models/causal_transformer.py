@@ -1,53 +1,59 @@
 """A decoder-only language model: every token is predicted from those before it."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
-from keras_llm.backend.ids import check_ids
+from keras_llm.arguments import check_positive_int
 from keras_llm.backend.inference import inference_mode
 from keras_llm.generation.generate import generate
-from keras_llm.generation.host_logits import host_logits
-from keras_llm.generation.prompts import fill_up, from_rows, to_rows
+from keras_llm.generation.logits_to_numpy import logits_to_numpy
+from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
 from keras_llm.generation.samplers import Sampler
-from keras_llm.layers.vocabulary_head import VocabularyHead
-from keras_llm.models.causal_backbone import CausalBackbone
-from keras_llm.models.language_model import LanguageModel
+from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig
+from keras_llm.models.checks import check_special_id
+from keras_llm.models.transformer import GENERATE_NAMES, Transformer
+from keras_llm.names_elsewhere import names_elsewhere
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class CausalTransformer(LanguageModel):
+class CausalTransformer(Transformer):
     """A decoder-only transformer with the architecture of Llama (Touvron et al. 2023,
-    https://arxiv.org/abs/2302.13971): RMSNorm before each part, rotary positions, a gated
+    https://arxiv.org/abs/2302.13971): RMSNorm before each part, rotary position embedding, a gated
     feed-forward part, grouped-query attention, no biases.
 
         p(id_t | id_0 .. id_t-1) = softmax(head(backbone(id_0 .. id_t-1)))
 
-    Matrices start from N(0, 0.02); those that write to the residual sum from
-    N(0, 0.02 / sqrt(2 num_layers)), as in GPT-2.
+    Matrices are initialised from N(0, 0.02); those whose output is added to the residual stream,
+    from N(0, 0.02 / sqrt(2 num_layers)), as in GPT-2.
 
     Args:
         vocab_size: Number of ids.
-        d_model: Width of the model.
+        d_model: Width of the model, the size of a hidden vector.
         num_layers: Number of blocks.
-        num_heads: Heads of the queries; `d_model / num_heads` must be even.
+        num_heads: Number of query heads; `d_model / num_heads` must be even.
         max_length: The most tokens that a sequence may have.
-        num_key_value_heads: Heads of the keys and values, a divisor of `num_heads`; None for as
-            many.
-        d_ff: Width inside the feed-forward part; None for 8/3 d_model, rounded up to 64s.
-        dropout: Share of the activations that training drops: of the embedding and of what each
-            part adds. Attention weights are not dropped.
+        num_key_value_heads: Number of key-value heads, a divisor of `num_heads`; None for
+            `num_heads`.
+        d_ff: Width of the feed-forward part's hidden layer; None for 8/3 d_model, rounded up to a
+            multiple of 64.
+        dropout: Probability of dropping an activation in training, in the embeddings and in the
+            output of each part. Attention weights are not dropped.
         rope_theta: Base of the rotary wavelengths.
         epsilon: Added to the mean square in RMSNorm.
-        tie_embeddings: Whether the head's matrix is the embedding's.
-        pad_id: The id of padding that may stand before or between tokens: no token sees it, and it
-            sees none. None, the faster, is enough for padding at the end: no token sees what comes
-            after it.
-        document_end_id: The id that ends a document, where a row holds several, as
-            `data.causal_lm` packs them: no token sees the documents before its own, so each gets
-            what it would get in a row by itself. On a CPU with PyTorch that costs less than the
-            whole row; elsewhere it takes a mask of all pairs. None: every token sees the whole row
-            before it.
+        tie_embeddings: Whether the head's kernel is the embedding table.
+        pad_id: The id of padding, which attention then masks. Needed only where padding comes
+            before tokens or between them. None is faster, and enough for padding at the end of a
+            row, which causal attention hides from the tokens before it.
+        document_end_id: The id that ends a document, where rows hold several documents, as
+            `data.causal_lm` packs them. A token then attends only to its own document, and gets the
+            hidden vector that it would get in a row without the others. On a CPU with PyTorch this
+            is faster than attention over the whole row; elsewhere it needs a mask of all pairs.
+            None: a token attends to the whole row before it.
         dtype: A dtype or policy, such as `"mixed_bfloat16"`; None for Keras's global policy.
+        **kwargs: Keras's own: `name`, `trainable`.
 
     Call arguments:
         inputs: Integer ids, `[batch, length]`.
@@ -56,9 +62,9 @@ class CausalTransformer(LanguageModel):
         Logits of the next token, `[batch, length, vocab_size]`.
 
     Raises:
-        ValueError: sizes that do not fit, ids outside the vocabulary, or more than `max_length`
-            of them.
-        TypeError: ids that are not integers.
+        ValueError: sizes that do not fit together, ids outside the vocabulary, or a row longer than
+            `max_length`.
+        TypeError: ids that are not integers, or an argument by another library's name.
 
     Example:
     >>> import numpy as np
@@ -84,15 +90,15 @@ class CausalTransformer(LanguageModel):
         tie_embeddings: bool = True,
         pad_id: int | None = None,
         document_end_id: int | None = None,
-        dtype=None,
-        **kwargs,
-    ):
-        backbone = CausalBackbone(
-            vocab_size,
-            d_model,
-            num_layers,
-            num_heads,
-            max_length,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        config = CausalConfig(
+            vocab_size=vocab_size,
+            d_model=d_model,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            max_length=max_length,
             num_key_value_heads=num_key_value_heads,
             d_ff=d_ff,
             dropout=dropout,
@@ -100,95 +106,89 @@ class CausalTransformer(LanguageModel):
             epsilon=epsilon,
             pad_id=pad_id,
             document_end_id=document_end_id,
-            dtype=dtype,
-            name="backbone",
         )
-        tied_to = backbone.token_embedding if tie_embeddings else None
-        head = VocabularyHead(vocab_size, d_model, tied_to=tied_to, dtype=dtype, name="head")
-        head.build()
-        super().__init__(backbone, head, dtype=dtype, **kwargs)
-        self.tie_embeddings = tie_embeddings
-        self.built = True
+        backbone = CausalBackbone(config, dtype=dtype, name="backbone")
+        super().__init__(backbone, backbone.token_embedding, tie_embeddings, dtype, **kwargs)
 
+    @names_elsewhere(GENERATE_NAMES | {"input_ids": "ids", "inputs": "ids", "prompts": "ids"})
     def generate(
         self,
-        ids,
+        ids: Tensor,
         max_new_tokens: int = 60,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         end_id: int | None = None,
         seed: int | None = None,
-    ):
+    ) -> np.ndarray | list[np.ndarray]:
         """Continues each prompt, one token after another.
 
-        Greedy unless `temperature`, `top_k` or `top_p` is given. Each token costs one step of one
-        token: the keys and values of those before it are kept.
+        Takes the most probable token, unless `temperature`, `top_k` or `top_p` is given. The keys
+        and values of past tokens are kept, so the model computes one token per step.
 
         Args:
             ids: A prompt (a list or 1-D array of ids), a batch `[batch, length]`, or a list of
                 prompts of any lengths. Each row continues as it would alone.
-            max_new_tokens: The most tokens that are added.
+            max_new_tokens: The most tokens to add to a prompt.
             temperature: As in `keras_llm.generation.Sampler`, like the next two.
             top_k: Draw from the k most probable tokens.
-            top_p: Draw from the fewest most probable tokens that hold this share.
-            end_id: The id at which a row ends.
-            seed: Makes draws repeatable: a row's depend on it and on the row's number.
+            top_p: Draw from the smallest set of most probable tokens whose probability is at least
+                `top_p`.
+            end_id: The id at which a row ends; None to end no row early.
+            seed: Makes the draws of a row repeatable: they depend on it and on the row's number.
 
         Returns:
-            The prompts with their new tokens, `end_id` included, in the form of `ids`: a 1-D
-            array, a batch filled up on the right with `pad_id` (`end_id` if the model has none), or
-            a list of arrays. `pad_id` is never generated, unless it is `end_id`.
+            The prompts followed by their new tokens, `end_id` included, in the form of `ids`: a 1-D
+            array, a batch padded on the right with `pad_id` (with `end_id` if the model has no
+            `pad_id`), or a list of arrays. `pad_id` is never generated, unless it is `end_id`.
 
         Raises:
-            ValueError: an empty prompt, an id outside the vocabulary, a prompt that leaves less
+            ValueError: an empty prompt, an id outside the vocabulary, a prompt that leaves fewer
                 than `max_new_tokens` of `max_length`, an option out of its range.
+            TypeError: ids that are not integers.
         """
-        pad_id = self.backbone.pad_id
-        prompts = to_rows(ids, self.backbone.vocab_size, pad_id)
+        config = self.backbone.config
+        prompts = to_rows(ids, config.vocab_size, config.pad_id)
         longest = max(len(row) for row in prompts)
-        if not 1 <= max_new_tokens <= self.backbone.max_length - longest:
+        check_positive_int(max_new_tokens, "max_new_tokens")
+        most = config.max_length - longest
+        if max_new_tokens > most:
             raise ValueError(
-                "max_new_tokens must be at least 1, and at most what the longest prompt leaves of "
-                f"max_length={self.backbone.max_length}. Received: "
-                f"max_new_tokens={max_new_tokens}, a prompt of {longest} tokens"
+                f"max_new_tokens must be at most {max(0, most)}: the longest prompt has {longest} "
+                f"tokens, and the model's max_length is {config.max_length}. "
+                f"Received: max_new_tokens={max_new_tokens}"
             )
         if end_id is not None:
-            check_ids(np.array([end_id]), self.backbone.vocab_size, "end_id")
+            check_special_id(end_id, config.vocab_size, "end_id")
         sampler = Sampler(temperature, top_k, top_p, seed)
 
         def step(ids, state):
             hidden, state = self.backbone.extend(ids, state)
-            return host_logits(self.head(hidden[:, -1]), pad_id, end_id), state
+            return logits_to_numpy(self.head(hidden[:, -1]), config.pad_id, end_id), state
 
         with inference_mode():
-            # Prompts end together, so that the next token has one slot in every row.
-            first = np.array([longest - len(row) for row in prompts])
-            state = self.backbone.start(first, room=longest + max_new_tokens)
-            logits, state = step(fill_up(prompts, fill=0, side="left"), state)
+            # Prompts are padded on the left: the next token has one cache position in all rows.
+            start_position = np.array([longest - len(row) for row in prompts])
+            state = self.backbone.start(start_position, capacity=longest + max_new_tokens)
+            logits, state = step(pad_rows(prompts, pad_id=0, side="left"), state)
             new = generate(logits, state, step, sampler, max_new_tokens, end_id)
         rows = [np.concatenate(pair) for pair in zip(prompts, new, strict=True)]
-        return from_rows(rows, like=ids, fill=end_id if pad_id is None else pad_id)
+        return from_rows(rows, ids, end_id if config.pad_id is None else config.pad_id)
 
     def flops_per_token(self, length: int) -> float:
-        """Operations that training spends on a token, forward and backward:
+        """Floating-point operations of a training step per token, forward and backward:
 
             6 * parameters + 12 * num_layers * d_model * length
 
-        Two for each weight forward and four backward, and the products of queries with keys and of
-        scores with values, causal or not (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311,
-        appendix B). An embedding that is only looked up is no product.
+        A multiplication and an addition per parameter in the forward pass, and twice that in the
+        backward pass; the second term is attention's two products, which count the whole length,
+        causal or not (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B). An
+        embedding table that is not tied to the head is left out: a look-up has no product.
 
         Args:
-            length: Of the sequences.
+            length: The length of the sequences.
         """
-        parameters = self.count_params()
+        config, parameters = self.backbone.config, self.count_params()
         if not self.tie_embeddings:
             parameters -= self.backbone.token_embedding.count_params()
-        backbone = self.backbone
-        return 6.0 * parameters + 12.0 * backbone.num_layers * backbone.d_model * length
-
-    def get_config(self):
-        """The constructor's arguments."""
-        own = super(LanguageModel, self).get_config()  # not the backbone and head, made from these
-        return {**self.backbone.get_config(), **own, "tie_embeddings": self.tie_embeddings}
+        return 6.0 * parameters + 12.0 * config.num_layers * config.d_model * length

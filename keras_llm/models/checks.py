@@ -1,35 +1,45 @@
-"""What every transformer asks of its arguments."""
+"""Checks of ids that the transformers share."""
+
+from typing import Any
 
 import numpy as np
 
-from keras_llm.backend.ids import check_ids
+from keras_llm.backend.ids import check_integers
+from keras_llm.layers.token_embedding import as_indices
+from keras_llm.tensor import Tensor
 
 
-def check_sizes(**sizes) -> None:
-    """Raises `ValueError` unless every size is a positive integer."""
-    for name, size in sizes.items():
-        if not (isinstance(size, int) and size > 0):
-            raise ValueError(f"{name} must be a positive integer. Received: {name}={size!r}")
+def check_special_id(value: Any, vocab_size: int, name: str) -> None:
+    """Raises `ValueError` unless `value` is an id of the vocabulary."""
+    if not isinstance(value, (int, np.integer)) or not 0 <= value < vocab_size:
+        raise ValueError(
+            f"{name} must be in [0, {vocab_size}), the vocabulary. Received: {name}={value!r}"
+        )
 
 
-def check_special_id(special: int | None, vocab_size: int, what: str) -> None:
-    """Raises `ValueError` unless an id with a meaning, if it is given, is of the vocabulary."""
-    if special is not None:
-        check_ids(np.array([special]), vocab_size, what)
-
-
-def check_ids_shape(ids, max_length: int, what: str) -> None:
-    """Raises `ValueError` unless ids are `[batch, length]` and no longer than `max_length`."""
+def check_ids_shape(ids: Tensor, max_length: int, name: str) -> None:
+    """Raises `ValueError` unless `ids` are `[batch, length]` with `length <= max_length`."""
     if not hasattr(ids, "shape"):
         keys = f" with the keys {list(ids)}" if isinstance(ids, dict) else ""
         raise ValueError(
-            f"{what} must be one array [batch, length], and labels another: fit(ids, labels), or "
+            f"{name} must be one array [batch, length], and labels another: fit(ids, labels), or "
             f"data of such pairs. Received: a {type(ids).__name__}{keys}"
         )
     if len(ids.shape) != 2:
-        raise ValueError(f"{what} must be [batch, length]. Received: shape={tuple(ids.shape)}")
+        raise ValueError(f"{name} must be [batch, length]. Received: shape={tuple(ids.shape)}")
     length = ids.shape[1]
     if length is not None and length > max_length:
         raise ValueError(
-            f"{what} must be at most max_length={max_length} tokens long. Received: length={length}"
+            f"{name} must be at most max_length={max_length} tokens long. Received: length={length}"
         )
+
+
+def checked_ids(ids: Tensor, max_length: int, name: str) -> Tensor:
+    """`ids` in a dtype that can be compared with any id, after `check_ids_shape`.
+
+    Raises:
+        TypeError: ids that are not integers.
+    """
+    check_ids_shape(ids, max_length, name)
+    check_integers(ids, name)
+    return as_indices(ids)

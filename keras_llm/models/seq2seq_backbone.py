@@ -2,165 +2,135 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.layers.attention import causal_mask
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
-from keras_llm.layers.rotary_embedding import RotaryEmbedding
 from keras_llm.layers.token_embedding import TokenEmbedding
-from keras_llm.layers.transformer_block import TransformerBlock
-from keras_llm.models.checks import check_ids_shape, check_sizes, check_special_id
+from keras_llm.models.backbone import Backbone, TransformerConfig
+from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
+from keras_llm.tensor import Tensor
+
+
+@dataclasses.dataclass
+class Seq2SeqConfig(TransformerConfig):
+    """What a `Seq2SeqBackbone` is made from; `Seq2SeqTransformer` describes each field."""
+
+    target_vocab_size: int | None = None
+    dropout: float = 0.1
+    pad_id: int | None = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_vocab_size is not None:
+            check_positive_int(self.target_vocab_size, "target_vocab_size")
+            if self.pad_id is not None:
+                check_special_id(self.pad_id, self.target_vocab_size, "pad_id")
 
 
 class Source(NamedTuple):
-    """A source as the decoder reads it."""
+    """An encoded source, as the decoder attends to it."""
 
-    keys_values: list[KeyValues]  # one a decoder block
-    mask: Any  # [batch, 1, 1, source_length]: what is not padding; None if there can be none
+    keys_values: list[KeyValues]  # one per decoder block
+    mask: Any  # booleans [batch, 1, 1, source_length], false for padding; None without a pad_id
 
     def repeated(self, times: int) -> Source:
-        """Every row so many times, side by side: one for each beam."""
+        """Each row repeated `times` times, side by side: one for each beam."""
         if times == 1:
             return self
         return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), self)
 
 
 class DecodingState(NamedTuple):
-    """What the decoder remembers of the tokens so far."""
+    """What the decoder keeps of the source and of the tokens so far."""
 
-    caches: list[KeyValues]  # one a block, with room for all tokens to come
-    slot: int  # where the next token goes
+    caches: list[KeyValues]  # one per block
+    cache_position: int  # where the next token is written
     source: Source
 
-    def reordered(self, rows) -> DecodingState:
-        """The state in which row i continues what was row `rows[i]`, all of the same source."""
+    def reordered(self, rows: Tensor) -> DecodingState:
+        """The state in which row i continues row `rows[i]`, which must have the same source."""
         caches = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), self.caches)
         return self._replace(caches=caches)
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class Seq2SeqBackbone(keras.Model):
+class Seq2SeqBackbone(Backbone):
     """The ids of a source and of a target to the target's hidden vectors.
 
         source:  s = embedding(encoder_ids);  s = encoder_block(s), num_layers times;  RMSNorm(s)
         target:  x = embedding(decoder_ids);  x = decoder_block(x, s), num_layers times;  RMSNorm(x)
 
-    It is `Seq2SeqTransformer` without the head; the arguments are described there.
+    It is `Seq2SeqTransformer` without the head.
+
+    Args:
+        config: A `Seq2SeqConfig`; its fields are the arguments of `Seq2SeqTransformer`.
+        **kwargs: Keras's own: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `{"encoder_ids": [batch, source_length], "decoder_ids": [batch, length]}`, integers.
 
     Returns:
-        Hidden vectors of the target, `[batch, length, d_model]`, normed: ready for the head.
+        The target's hidden vectors after the last norm, `[batch, length, d_model]`: the input of
+        the head.
 
     Example:
     >>> import numpy as np
-    >>> backbone = Seq2SeqBackbone(
-    ...     vocab_size=11, d_model=8, num_layers=1, num_heads=2, max_length=16
-    ... )
+    >>> config = Seq2SeqConfig(vocab_size=11, d_model=8, num_layers=1, num_heads=2, max_length=16)
     >>> ids = {"encoder_ids": np.array([[1, 2, 3, 0]]), "decoder_ids": np.array([[4, 5, 6]])}
-    >>> tuple(backbone(ids).shape)
+    >>> tuple(Seq2SeqBackbone(config)(ids).shape)
     (1, 3, 8)
     """
 
-    # A hidden vector knows of its token and those before: labels are the tokens that come next.
-    is_causal = True
+    config_class = Seq2SeqConfig
+    config: Seq2SeqConfig
 
-    def __init__(
-        self,
-        vocab_size: int,
-        d_model: int,
-        num_layers: int,
-        num_heads: int,
-        max_length: int,
-        target_vocab_size: int | None = None,
-        num_key_value_heads: int | None = None,
-        d_ff: int | None = None,
-        dropout: float = 0.1,
-        rope_theta: float = 10_000.0,
-        epsilon: float = 1e-6,
-        pad_id: int | None = 0,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        check_sizes(
-            vocab_size=vocab_size,
-            d_model=d_model,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            max_length=max_length,
-            target_vocab_size=vocab_size if target_vocab_size is None else target_vocab_size,
-        )
-        check_special_id(pad_id, min(vocab_size, target_vocab_size or vocab_size), "pad_id")
-        self.vocab_size = vocab_size
-        self.target_vocab_size = target_vocab_size
-        self.d_model = d_model
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.max_length = max_length
-        self.pad_id = pad_id
-
+    def __init__(self, config: Seq2SeqConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
         dtype = self.dtype_policy
-
-        def blocks(name, **options):
-            return [
-                TransformerBlock(
-                    d_model,
-                    num_heads,
-                    num_key_value_heads,
-                    d_ff,
-                    dropout,
-                    epsilon,
-                    residual_stddev=0.02 / (2 * num_layers) ** 0.5,  # as in CausalBackbone
-                    dtype=dtype,
-                    name=f"{name}_{i}",
-                    **options,
-                )
-                for i in range(num_layers)
-            ]
-
-        self.rotary = RotaryEmbedding(d_model // num_heads, rope_theta, dtype=dtype)
-        self.dropout = keras.layers.Dropout(dropout, dtype=dtype)
         self.source_embedding = TokenEmbedding(
-            vocab_size, d_model, dtype=dtype, name="source_embedding"
+            config.vocab_size, config.d_model, dtype=dtype, name="source_embedding"
         )
-        self.encoder_blocks = blocks("encoder_block")
-        self.encoder_norm = RMSNorm(epsilon, dtype=dtype, name="encoder_norm")
+        self.encoder_blocks = self.make_blocks("encoder_block")
+        self.encoder_norm = RMSNorm(config.epsilon, dtype=dtype, name="encoder_norm")
 
         self.target_embedding = self.source_embedding
-        if target_vocab_size is not None:
+        if config.target_vocab_size is not None:
             self.target_embedding = TokenEmbedding(
-                target_vocab_size, d_model, dtype=dtype, name="target_embedding"
+                config.target_vocab_size, config.d_model, dtype=dtype, name="target_embedding"
             )
-        self.decoder_blocks = blocks("decoder_block", cross_attention=True)
-        self.decoder_norm = RMSNorm(epsilon, dtype=dtype, name="decoder_norm")
+        self.decoder_blocks = self.make_blocks("decoder_block", cross_attention=True)
+        self.decoder_norm = RMSNorm(config.epsilon, dtype=dtype, name="decoder_norm")
         self.build()
 
-    def build(self, input_shape=None):
-        """Creates all weights: their sizes are known without an input."""
+    def build(self, input_shape: Any = None) -> None:
+        """Creates all weights. Their shapes do not depend on the input."""
+        super().build()
         self.source_embedding.build()
-        if self.target_vocab_size is not None:
+        if self.target_embedding is not self.source_embedding:
             self.target_embedding.build()
         for block in self.encoder_blocks + self.decoder_blocks:
             block.build()
-        self.encoder_norm.build((None, None, self.d_model))
-        self.decoder_norm.build((None, None, self.d_model))
+        self.encoder_norm.build((None, None, self.config.d_model))
+        self.decoder_norm.build((None, None, self.config.d_model))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> Tensor:
         """The hidden vectors of whole targets."""
         encoder_ids, decoder_ids = self._unpack(inputs)
         source = self.encode(encoder_ids, training=training)
-        rotation = self.rotary(ops.arange(ops.shape(decoder_ids)[1]))
+        cos_sin = self.rotary(ops.arange(ops.shape(decoder_ids)[1]))
 
         x = self.dropout(self.target_embedding(decoder_ids), training=training)
         for block, keys_values in zip(self.decoder_blocks, source.keys_values, strict=True):
             x = block(
                 x,
-                rotation,
+                cos_sin,
                 causal=True,
                 source=keys_values,
                 cross_attention_mask=source.mask,
@@ -168,11 +138,16 @@ class Seq2SeqBackbone(keras.Model):
             )
         return self.decoder_norm(x)
 
-    def compute_output_spec(self, inputs, training=None):
-        """Keras would find it out with lengths of its own, perhaps more than `max_length`."""
+    def compute_output_spec(
+        self, inputs: dict[str, Tensor], training: bool | None = None
+    ) -> keras.KerasTensor:
+        """The output's shape and dtype, without a trial call.
+
+        Keras's trial would choose lengths itself, perhaps more than `max_length`.
+        """
         encoder_ids, decoder_ids = self._unpack(inputs)
-        check_ids_shape(encoder_ids, self.max_length, "encoder_ids")
-        return keras.KerasTensor((*decoder_ids.shape, self.d_model), self.compute_dtype)
+        check_ids_shape(encoder_ids, self.config.max_length, "encoder_ids")
+        return keras.KerasTensor((*decoder_ids.shape, self.config.d_model), self.compute_dtype)
 
     def _unpack(self, inputs):
         if not isinstance(inputs, dict) or not {"encoder_ids", "decoder_ids"} <= set(inputs):
@@ -181,34 +156,34 @@ class Seq2SeqBackbone(keras.Model):
                 'inputs must be a dictionary of "encoder_ids" and "decoder_ids". '
                 f"Received: {received}"
             )
-        check_ids_shape(inputs["decoder_ids"], self.max_length, "decoder_ids")
+        check_ids_shape(inputs["decoder_ids"], self.config.max_length, "decoder_ids")
         return inputs["encoder_ids"], inputs["decoder_ids"]
 
-    def encode(self, encoder_ids, training=None) -> Source:
-        """The source as every decoder block reads it."""
-        check_ids_shape(encoder_ids, self.max_length, "encoder_ids")
-        rotation = self.rotary(ops.arange(ops.shape(encoder_ids)[1]))
+    def encode(self, encoder_ids: Tensor, training: bool | None = None) -> Source:
+        """The keys and values of the source for every decoder block."""
+        encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
+        cos_sin = self.rotary(ops.arange(ops.shape(encoder_ids)[1]))
         mask = None
-        if self.pad_id is not None:
-            mask = (encoder_ids != self.pad_id)[:, None, None, :]
+        if self.config.pad_id is not None:
+            mask = (encoder_ids != self.config.pad_id)[:, None, None, :]
 
         x = self.dropout(self.source_embedding(encoder_ids), training=training)
         for block in self.encoder_blocks:
-            x = block(x, rotation, attention_mask=mask, training=training)
+            x = block(x, cos_sin, attention_mask=mask, training=training)
         x = self.encoder_norm(x)
         return Source([b.cross_attention.keys_values(x) for b in self.decoder_blocks], mask)
 
-    def start(self, source: Source, room: int) -> DecodingState:
-        """The state before any token of the target, with room for so many."""
+    def start(self, source: Source, capacity: int) -> DecodingState:
+        """The state before any token of the target, with empty caches for `capacity` tokens."""
         batch, _, num_heads, head_dim = source.keys_values[0].key.shape
-        cache = KeyValues.empty(batch, room, num_heads, head_dim, self.compute_dtype)
-        return DecodingState([cache] * self.num_layers, 0, source)
+        cache = KeyValues.empty(batch, capacity, num_heads, head_dim, self.compute_dtype)
+        return DecodingState([cache] * self.config.num_layers, 0, source)
 
-    def extend(self, ids, state: DecodingState):
+    def extend(self, ids: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         """The hidden vectors of the next tokens `[batch, length]`, and the state after them."""
-        length, room = ids.shape[1], state.caches[0].key.shape[1]
-        rotation = self.rotary(state.slot + ops.arange(length))
-        mask = causal_mask(length, room, state.slot)[None, None]
+        length, capacity = ids.shape[1], state.caches[0].key.shape[1]
+        cos_sin = self.rotary(state.cache_position + ops.arange(length))
+        mask = causal_mask(length, capacity, state.cache_position)[None, None]
 
         x = self.target_embedding(ids)
         caches = []
@@ -217,31 +192,13 @@ class Seq2SeqBackbone(keras.Model):
         ):
             x, cache = block(
                 x,
-                rotation,
+                cos_sin,
                 attention_mask=mask,
                 source=keys_values,
                 cross_attention_mask=state.source.mask,
                 cache=cache,
-                slot=state.slot,
+                cache_position=state.cache_position,
             )
             caches.append(cache)
-        return self.decoder_norm(x), DecodingState(caches, state.slot + length, state.source)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        block = self.encoder_blocks[0].get_config()
-        return {
-            **super().get_config(),
-            "vocab_size": self.vocab_size,
-            "d_model": self.d_model,
-            "num_layers": self.num_layers,
-            "num_heads": self.num_heads,
-            "max_length": self.max_length,
-            "target_vocab_size": self.target_vocab_size,
-            "num_key_value_heads": block["num_key_value_heads"],
-            "d_ff": block["d_ff"],
-            "dropout": block["dropout"],
-            "rope_theta": self.rotary.theta,
-            "epsilon": block["epsilon"],
-            "pad_id": self.pad_id,
-        }
+        cache_position = state.cache_position + length
+        return self.decoder_norm(x), DecodingState(caches, cache_position, state.source)

@@ -1,47 +1,53 @@
-"""An encoder-decoder: a target is predicted token by token, from a source and from itself."""
+"""An encoder-decoder: the target is predicted token by token, from the source and its own past."""
+
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_llm.backend.ids import check_ids
+from keras_llm.arguments import check_number, check_positive_int
 from keras_llm.backend.inference import inference_mode
 from keras_llm.generation.beam_search import beam_search
 from keras_llm.generation.generate import generate
-from keras_llm.generation.host_logits import host_logits
-from keras_llm.generation.prompts import fill_up, from_rows, to_rows
+from keras_llm.generation.logits_to_numpy import logits_to_numpy
+from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
 from keras_llm.generation.samplers import Sampler
-from keras_llm.layers.vocabulary_head import VocabularyHead
-from keras_llm.models.language_model import LanguageModel
-from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone
+from keras_llm.models.checks import check_special_id
+from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
+from keras_llm.models.transformer import GENERATE_NAMES, Transformer
+from keras_llm.names_elsewhere import names_elsewhere
+from keras_llm.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class Seq2SeqTransformer(LanguageModel):
-    """An encoder-decoder transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) of
-    the same blocks as `CausalTransformer`; the decoder's also attend to the encoded source.
+class Seq2SeqTransformer(Transformer):
+    """An encoder-decoder transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), made
+    of the blocks of `CausalTransformer`; those of the decoder also attend to the encoded source.
 
         p(id_t | source, id_0 .. id_t-1) = softmax(head(backbone(source, id_0 .. id_t-1)))
 
     Args:
-        vocab_size: Number of ids of the source; of the target too, with one embedding for both,
-            unless `target_vocab_size` is given.
-        d_model: Width of the model.
-        num_layers: Number of blocks in the encoder, and in the decoder.
-        num_heads: Heads of the queries; `d_model / num_heads` must be even.
+        vocab_size: Number of ids of the source. Without `target_vocab_size` the target has the same
+            ids and the same embedding.
+        d_model: Width of the model, the size of a hidden vector.
+        num_layers: Number of blocks in the encoder, and of blocks in the decoder.
+        num_heads: Number of query heads; `d_model / num_heads` must be even.
         max_length: The most tokens that a source, and a target, may have.
-        target_vocab_size: Number of ids of a target vocabulary of its own.
-        num_key_value_heads: Heads of the keys and values, a divisor of `num_heads`; None for as
-            many.
-        d_ff: Width inside the feed-forward part; None for 8/3 d_model, rounded up to 64s.
-        dropout: Share of the activations that training drops: of the embeddings and of what each
-            part adds. Attention weights are not dropped.
+        target_vocab_size: Number of ids of the target, if it has a vocabulary of its own.
+        num_key_value_heads: Number of key-value heads, a divisor of `num_heads`; None for
+            `num_heads`.
+        d_ff: Width of the feed-forward part's hidden layer; None for 8/3 d_model, rounded up to a
+            multiple of 64.
+        dropout: Probability of dropping an activation in training, in the embeddings and in the
+            output of each part. Attention weights are not dropped.
         rope_theta: Base of the rotary wavelengths.
         epsilon: Added to the mean square in RMSNorm.
-        tie_embeddings: Whether the head's matrix is the target embedding's.
-        pad_id: The id of padding, which is masked in the source wherever it stands; None for
-            sources without any. A target's padding stands at its end, where no token sees it.
+        tie_embeddings: Whether the head's kernel is the target's embedding table.
+        pad_id: The id of padding, which is masked in the source; None for sources without padding.
+            Padding of a target must be at its end, where causal attention hides it.
         dtype: A dtype or policy, such as `"mixed_bfloat16"`; None for Keras's global policy.
+        **kwargs: Keras's own: `name`, `trainable`.
 
     Call arguments:
         inputs: `{"encoder_ids": [batch, source_length], "decoder_ids": [batch, length]}`, integers.
@@ -51,9 +57,9 @@ class Seq2SeqTransformer(LanguageModel):
         Logits of the next target token, `[batch, length, vocab]`.
 
     Raises:
-        ValueError: sizes that do not fit, ids outside the vocabulary, or more than `max_length`
-            of them.
-        TypeError: ids that are not integers.
+        ValueError: sizes that do not fit together, ids outside the vocabulary, or a row longer than
+            `max_length`.
+        TypeError: ids that are not integers, or an argument by another library's name.
 
     Example:
     >>> import numpy as np
@@ -80,15 +86,15 @@ class Seq2SeqTransformer(LanguageModel):
         epsilon: float = 1e-6,
         tie_embeddings: bool = True,
         pad_id: int | None = 0,
-        dtype=None,
-        **kwargs,
-    ):
-        backbone = Seq2SeqBackbone(
-            vocab_size,
-            d_model,
-            num_layers,
-            num_heads,
-            max_length,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        config = Seq2SeqConfig(
+            vocab_size=vocab_size,
+            d_model=d_model,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            max_length=max_length,
             target_vocab_size=target_vocab_size,
             num_key_value_heads=num_key_value_heads,
             d_ff=d_ff,
@@ -96,25 +102,22 @@ class Seq2SeqTransformer(LanguageModel):
             rope_theta=rope_theta,
             epsilon=epsilon,
             pad_id=pad_id,
-            dtype=dtype,
-            name="backbone",
         )
-        embedding = backbone.target_embedding
-        head = VocabularyHead(
-            embedding.vocab_size,
-            d_model,
-            tied_to=embedding if tie_embeddings else None,
-            dtype=dtype,
-            name="head",
-        )
-        head.build()
-        super().__init__(backbone, head, dtype=dtype, **kwargs)
-        self.tie_embeddings = tie_embeddings
-        self.built = True
+        backbone = Seq2SeqBackbone(config, dtype=dtype, name="backbone")
+        super().__init__(backbone, backbone.target_embedding, tie_embeddings, dtype, **kwargs)
 
+    @names_elsewhere(
+        {
+            **GENERATE_NAMES,
+            "input_ids": "encoder_ids",
+            "inputs": "encoder_ids",
+            "decoder_start_token_id": "start_id",
+            "bos_token_id": "start_id",
+        }
+    )
     def generate(
         self,
-        encoder_ids,
+        encoder_ids: Tensor,
         start_id: int,
         end_id: int,
         max_new_tokens: int | None = None,
@@ -124,11 +127,12 @@ class Seq2SeqTransformer(LanguageModel):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-    ):
+    ) -> np.ndarray | list[np.ndarray]:
         """The target of each source, one token after another.
 
-        Greedy, unless `num_beams` asks for beam search or `temperature`, `top_k` or `top_p` for
-        sampling. The encoder runs once; each token costs one step of one token.
+        Takes the most probable token, unless `num_beams` is above 1 (beam search) or `temperature`,
+        `top_k` or `top_p` is given (sampling). The encoder runs once; the decoder computes one
+        token per step.
 
         Args:
             encoder_ids: A source (a list or 1-D array of ids), a batch `[batch, length]`, a list of
@@ -136,39 +140,46 @@ class Seq2SeqTransformer(LanguageModel):
             start_id: The id that the decoder begins with.
             end_id: The id at which a target ends.
             max_new_tokens: The most tokens of a target; None for the model's `max_length`.
-            num_beams: Beginnings that `keras_llm.generation.beam_search` keeps.
-            length_penalty: Beams only: 0 favours short targets, 1 the best mean per token.
+            num_beams: Number of sequences that `keras_llm.generation.beam_search` keeps per row.
+            length_penalty: Of beam search: 0 favours short targets, 1 compares means per token.
             temperature: As in `keras_llm.generation.Sampler`, like the next two.
             top_k: Draw from the k most probable tokens.
-            top_p: Draw from the fewest most probable tokens that hold this share.
-            seed: Makes draws repeatable: a row's depend on it and on the row's number.
+            top_p: Draw from the smallest set of most probable tokens whose probability is at least
+                `top_p`.
+            seed: Makes the draws of a row repeatable: they depend on it and on the row's number.
 
         Returns:
             The targets as training's labels have them, without `start_id` and with `end_id`, in
-            the form of `encoder_ids`: a 1-D array, a batch filled up on the right with `pad_id`
-            (`end_id` if the model has none), or a list of arrays. `pad_id` is never generated,
-            unless it is `end_id`.
+            the form of `encoder_ids`: a 1-D array, a batch padded on the right with `pad_id` (with
+            `end_id` if the model has no `pad_id`), or a list of arrays. `pad_id` is never
+            generated, unless it is `end_id`.
 
         Raises:
             ValueError: an empty source, an id outside its vocabulary, more tokens than
-                `max_length`, beams together with sampling, an option out of its range.
+                `max_length`, beam search together with sampling, an option out of its range.
+            TypeError: ids that are not integers.
         """
         if isinstance(encoder_ids, dict):
+            if "encoder_ids" not in encoder_ids:
+                raise ValueError(
+                    'encoder_ids must be ids, or a dictionary with "encoder_ids". '
+                    f"Received: a dictionary with {sorted(encoder_ids)}"
+                )
             encoder_ids = encoder_ids["encoder_ids"]
-        backbone = self.backbone
-        sources = to_rows(encoder_ids, backbone.vocab_size, what="encoder_ids")
-        target_vocab_size = backbone.target_embedding.vocab_size
-        check_ids(np.array([start_id]), target_vocab_size, "start_id")
-        check_ids(np.array([end_id]), target_vocab_size, "end_id")
+        config, pad_id = self.backbone.config, self.backbone.config.pad_id
+        sources = to_rows(encoder_ids, config.vocab_size, what="encoder_ids")
+        target_vocab_size = self.backbone.target_embedding.vocab_size
+        check_special_id(start_id, target_vocab_size, "start_id")
+        check_special_id(end_id, target_vocab_size, "end_id")
         if max_new_tokens is None:
-            max_new_tokens = backbone.max_length
-        if not 1 <= max_new_tokens <= backbone.max_length:
+            max_new_tokens = config.max_length
+        if check_positive_int(max_new_tokens, "max_new_tokens") > config.max_length:
             raise ValueError(
-                f"max_new_tokens must be in [1, {backbone.max_length}], the model's max_length. "
+                f"max_new_tokens must be at most {config.max_length}, the model's max_length. "
                 f"Received: max_new_tokens={max_new_tokens}"
             )
-        if num_beams < 1:
-            raise ValueError(f"num_beams must be at least 1. Received: num_beams={num_beams}")
+        check_positive_int(num_beams, "num_beams")
+        check_number(length_penalty, "length_penalty", "(-inf, inf)")
         sampler = Sampler(temperature, top_k, top_p, seed)
         if num_beams > 1 and not sampler.greedy:
             raise ValueError(
@@ -176,7 +187,6 @@ class Seq2SeqTransformer(LanguageModel):
                 f"Received: num_beams={num_beams}, temperature={temperature}, top_k={top_k}, "
                 f"top_p={top_p}"
             )
-        pad_id = backbone.pad_id
         if pad_id is None and len({len(row) for row in sources}) > 1:
             raise ValueError(
                 "Sources of different lengths need a model with a pad_id. "
@@ -186,12 +196,12 @@ class Seq2SeqTransformer(LanguageModel):
         def step(ids, state, parents=None):
             if parents is not None:
                 state = state.reordered(parents)
-            hidden, state = backbone.extend(ids, state)
-            return host_logits(self.head(hidden[:, -1]), pad_id, end_id), state
+            hidden, state = self.backbone.extend(ids, state)
+            return logits_to_numpy(self.head(hidden[:, -1]), pad_id, end_id), state
 
         with inference_mode():
-            source = backbone.encode(ops.convert_to_tensor(fill_up(sources, pad_id)))
-            state = backbone.start(source.repeated(num_beams), room=max_new_tokens)
+            source = self.backbone.encode(ops.convert_to_tensor(pad_rows(sources, pad_id)))
+            state = self.backbone.start(source.repeated(num_beams), capacity=max_new_tokens)
             logits, state = step(np.full((len(sources) * num_beams, 1), start_id), state)
             if num_beams == 1:
                 rows = generate(logits, state, step, sampler, max_new_tokens, end_id)
@@ -199,9 +209,4 @@ class Seq2SeqTransformer(LanguageModel):
                 rows = beam_search(
                     logits, state, step, num_beams, max_new_tokens, end_id, length_penalty
                 )
-        return from_rows(rows, like=encoder_ids, fill=end_id if pad_id is None else pad_id)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        own = super(LanguageModel, self).get_config()  # not the backbone and head, made from these
-        return {**self.backbone.get_config(), **own, "tie_embeddings": self.tie_embeddings}
+        return from_rows(rows, encoder_ids, end_id if pad_id is None else pad_id)

@@ -1,54 +1,54 @@
-"""Adam without Adam's memory: the second moment as one row and one column of means."""
+"""Adam with a factored second moment: one row and one column of means per matrix."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_llm.optimizers.optimizer import (
-    LearningRateSchedule,
-    Optimizer,
-    at_least_0,
-    below_1,
-)
+from keras_llm.arguments import check_number
+from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
 from keras_llm.optimizers.usual_learning_rate import ADAFACTOR, OF_ADAFACTOR, of_adam
+from keras_llm.tensor import Tensor
 from keras_llm.usual_range import PALM, UsualRange
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, GroupedAdafactor
 else:
-    GroupedAdafactor = None
+    GroupedAdafactor = None  # type: ignore[assignment, misc]
 
 
-# Float32's least number of full precision.
+# The smallest normal number in float32.
 TINY = 2.0**-126
 
 
 class RelativeStep(LearningRateSchedule):
-    """Adafactor's own learning rate, rho(t) = min(1e-2, or 1e-6 * t to warm up; 1 / sqrt(t))."""
+    """Adafactor's own learning rate.
+
+    rho(t) = min(1e-2, 1 / sqrt(t))          min(1e-6 * t, 1 / sqrt(t)) with `warmup_init`
+    """
 
     total_steps = None
     notes: ClassVar[dict[str, str]] = {}
     usual_ranges: ClassVar[dict[str, UsualRange]] = {}
 
-    def __init__(self, warmup_init: bool):
+    def __init__(self, warmup_init: bool) -> None:
         self.warmup_init = warmup_init
 
-    def phases(self):
+    def phases(self) -> list[tuple[str, int | None]]:
         """Its phases: 1 / sqrt(t) is smaller than 1e-2 from update 10,000 on."""
         return [("constant", 9_999), ("inverse square root decay", None)]
 
-    def shown_steps(self):
+    def shown_steps(self) -> int:
         """Updates until half of 1e-2."""
         return 40_000
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"warmup_init": self.warmup_init}
 
-    def __call__(self, step):
-        """rho for the update that follows `step` others."""
+    def __call__(self, step: Tensor) -> Tensor:
+        """rho for update `step + 1`."""
         t = ops.cast(step, "float32") + 1
         ceiling = 1e-6 * t if self.warmup_init else 1e-2 * ops.ones_like(t)
         return ops.minimum(ceiling, ops.rsqrt(t))
@@ -71,10 +71,10 @@ class Adafactor(Optimizer):
     rho is the learning rate; with `relative_step`, min(1e-2, 1 / sqrt(t)), or with `warmup_init`
     min(1e-6 * t, 1 / sqrt(t)).
 
-    A matrix of a million parameters needs two thousand numbers of state, where AdamW needs two
+    For a matrix of 1000 x 1000 parameters the state has 2 thousand numbers, where AdamW's has 2
     million, as long as `beta_1` is None. State and arithmetic are float32 where variables have less
-    precision. A row and a column whose gradients are all 0 stay where they are; Keras's own
-    Adafactor makes NaN of them.
+    precision. Where the gradients of a row and a column are all 0, their parameters do not change;
+    Keras's own Adafactor turns them into NaN.
 
     Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
     2018.
@@ -89,25 +89,27 @@ class Adafactor(Optimizer):
 
     Args:
         learning_rate: None with `relative_step`; else a float, a schedule or a callable.
-        relative_step: Whether the learning rate is Adafactor's own.
-        scale_parameter: Whether an update is proportional to the size of what it updates.
-        warmup_init: Whether Adafactor's own learning rate starts small.
-        beta_1: Decay of the updates' moving average; None keeps none, and saves its memory.
-        beta_2_decay: The exponent that makes beta_2 approach 1.
+        relative_step: Whether to use Adafactor's own learning rate.
+        scale_parameter: Whether an update is proportional to RMS(P), the size of its variable.
+        warmup_init: Whether Adafactor's own learning rate has a warm-up.
+        beta_1: Decay rate of M, the moving average of the updates; None for no average, which needs
+            no memory.
+        beta_2_decay: The exponent with which beta_2 approaches 1.
         epsilon_1: Added to the squared gradient.
-        epsilon_2: The least size of a variable, for `scale_parameter`.
-        clip_threshold: The greatest root mean square of an update, before alpha.
-        weight_decay: The part of a variable that goes with each update, times alpha.
-        decay_vectors: Whether biases, norm scales and other variables of less than two dimensions
-            decay too, as they do in Hugging Face's.
-        exclude_from_weight_decay: Regular expressions, such as `["embedding"]`; a variable whose
-            path contains a match does not decay.
+        epsilon_2: The least value of RMS(P), for `scale_parameter`.
+        clip_threshold: The greatest root mean square of U.
+        weight_decay: Each update computes `P <- P * (1 - alpha * weight_decay)`. None and 0 mean no
+            decay.
+        decay_vectors: Whether weight decay also applies to biases, norm scales and other variables
+            with fewer than two dimensions, as it does in Hugging Face's Adafactor.
+        exclude_from_weight_decay: Regular expressions, such as `["embedding"]`. Variables whose
+            path contains a match have no weight decay.
         **kwargs: Keras's own: `name`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
             `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
             `gradient_accumulation_steps`.
 
     Raises:
-        TypeError: the learning rate is not a float or a schedule, or an argument goes by another
+        TypeError: the learning rate is not a float or a schedule, or an argument has another
             library's name (`lr`, `eps`, `beta1`, `decay_rate`).
         ValueError: an argument is out of range, or two contradict each other: a learning rate and
             `relative_step`, neither of them, or `warmup_init` without `relative_step`.
@@ -160,6 +162,8 @@ class Adafactor(Optimizer):
     write_instead: ClassVar[dict[str, str]] = {
         **Optimizer.write_instead,
         "eps": "epsilon_1=... and epsilon_2=...",
+        "d": "clip_threshold=...",
+        "beta2_decay": "beta_2_decay=...",
         "beta1": "beta_1=...",
         "decay_rate": "beta_2_decay=...",
     }
@@ -178,8 +182,8 @@ class Adafactor(Optimizer):
         weight_decay: float | None = 0.0,
         decay_vectors: bool = False,
         exclude_from_weight_decay: str | Sequence[str] = (),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if relative_step and learning_rate is not None:
             raise ValueError(
                 "learning_rate and relative_step=True exclude each other: pass "
@@ -187,16 +191,12 @@ class Adafactor(Optimizer):
                 f"Received: learning_rate={learning_rate!r}"
             )
         if warmup_init and not relative_step:
-            raise ValueError("warmup_init=True requires relative_step=True")
-        if not relative_step and learning_rate is None:
-            raise ValueError("relative_step=False requires a learning_rate. Received: None")
-        if not beta_2_decay < 0:
             raise ValueError(
-                f"beta_2_decay must be negative. Received: beta_2_decay={beta_2_decay!r}"
+                "warmup_init=True needs relative_step=True. Received: relative_step=False"
             )
-        if not clip_threshold > 0:
+        if not relative_step and learning_rate is None:
             raise ValueError(
-                f"clip_threshold must be positive. Received: clip_threshold={clip_threshold!r}"
+                "relative_step=False needs a learning_rate. Received: learning_rate=None"
             )
         super().__init__(
             RelativeStep(warmup_init) if relative_step else learning_rate,
@@ -208,34 +208,34 @@ class Adafactor(Optimizer):
         self.relative_step = bool(relative_step)
         self.scale_parameter = bool(scale_parameter)
         self.warmup_init = bool(warmup_init)
-        self.beta_1 = None if beta_1 is None else below_1("beta_1", beta_1)
-        self.beta_2_decay = float(beta_2_decay)
-        self.epsilon_1 = at_least_0("epsilon_1", epsilon_1)
-        self.epsilon_2 = at_least_0("epsilon_2", epsilon_2)
-        self.clip_threshold = float(clip_threshold)
+        self.beta_1 = None if beta_1 is None else check_number(beta_1, "beta_1", "[0, 1)")
+        self.beta_2_decay = check_number(beta_2_decay, "beta_2_decay", "(-inf, 0)")
+        self.epsilon_1 = check_number(epsilon_1, "epsilon_1", "[0, inf)")
+        self.epsilon_2 = check_number(epsilon_2, "epsilon_2", "[0, inf)")
+        self.clip_threshold = check_number(clip_threshold, "clip_threshold", "(0, inf)")
 
-    @Optimizer.learning_rate.setter
-    def learning_rate(self, learning_rate):
+    @Optimizer.learning_rate.setter  # type: ignore[attr-defined]
+    def learning_rate(self, learning_rate: Any) -> None:
         """The learning rate of the next update, rho; assignable without `relative_step`."""
         if self.relative_step:
             raise ValueError(
                 "Adafactor sets its own learning rate: pass relative_step=False to assign one. "
                 f"Received: learning_rate={learning_rate!r}"
             )
-        Optimizer.learning_rate.fset(self, learning_rate)
+        Optimizer.learning_rate.fset(self, learning_rate)  # type: ignore[attr-defined]
 
-    def usual_learning_rate(self, parameters):
+    def usual_learning_rate(self, parameters: int | None) -> UsualRange | None:
         """The usual peak; without `scale_parameter` updates are of Adam's size."""
         if self.relative_step:
             return None
         return OF_ADAFACTOR if self.scale_parameter else of_adam(parameters)
 
-    def build(self, variables):
-        """Creates R and C of each matrix, V of each vector, and M if there is a `beta_1`."""
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates R and C for each matrix, V for each vector, and M if there is a `beta_1`."""
         if self.built:
             return
         super().build(variables)
-        # V is kept as the rows of a vector, which has no columns.
+        # V of a vector is kept among the rows.
         self._rows, self._columns = [], []
         for variable in variables:
             shape = tuple(variable.shape)
@@ -252,8 +252,10 @@ class Adafactor(Optimizer):
         name = f"{variable.path.replace('/', '_')}_{name}"
         return self.add_variable(shape, dtype=variable.dtype, name=name)
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable, on any backend."""
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
+        """Updates one variable, by the equations above."""
         index = self._get_variable_index(variable)
         rows, columns = self._rows[index], self._columns[index]
         gradient = ops.convert_to_tensor(gradient, rows.dtype)
@@ -272,8 +274,8 @@ class Adafactor(Optimizer):
         else:
             r = rows + (ops.mean(squares, axis=-1) - rows) * weight
             c = columns + (ops.mean(squares, axis=-2) - columns) * weight
-            # Root by root, and never of 0: where a row and a column are dead, R C / mean(R)
-            # underflows, and a gradient of 0 times an infinite root is NaN.
+            # Two rsqrt, and never of 0: where a row and a column have only gradients of 0, the
+            # product R C / mean(R) underflows to 0, and 0 * rsqrt(0) is NaN.
             row_share = ops.maximum(r / ops.mean(r, axis=-1, keepdims=True), TINY)
             update = gradient * ops.rsqrt(row_share)[..., None] * ops.rsqrt(c)[..., None, :]
             self.assign(rows, r)
@@ -289,8 +291,13 @@ class Adafactor(Optimizer):
             value = value * (1 - alpha * self.weight_decay)
         self.assign(variable, ops.cast(value - update, variable.dtype))
 
-    def update_together(self, gradients, variables, learning_rate) -> bool:
-        """Updates all variables by PyTorch's kernels for many tensors."""
+    def update_together(
+        self,
+        gradients: Sequence[Tensor],
+        variables: Sequence[keras.Variable],
+        learning_rate: Tensor,
+    ) -> bool:
+        """Updates all variables with PyTorch's operations on lists of tensors; False elsewhere."""
         if GroupedAdafactor is None:
             return False
         update = self.prepared(GroupedAdafactor, variables)
@@ -308,8 +315,8 @@ class Adafactor(Optimizer):
         )
         return True
 
-    def slot(self, position, variable):
-        """What PyTorch's kernels need of a variable."""
+    def slot(self, position: int, variable: keras.Variable) -> Any:
+        """The tensors of one variable that `GroupedAdafactor` takes."""
         index = self._get_variable_index(variable)
         columns = self._columns[index]
         return AdafactorSlot(
@@ -321,7 +328,7 @@ class Adafactor(Optimizer):
             decays=self.decaying(variable),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = super().get_config()
         return {
@@ -338,6 +345,6 @@ class Adafactor(Optimizer):
         }
 
 
-def root_mean_square(x):
-    """The root of the mean of the squares, a scalar."""
+def root_mean_square(x: Tensor) -> Tensor:
+    """sqrt(mean(x^2)), a scalar."""
     return ops.sqrt(ops.mean(ops.square(x)))

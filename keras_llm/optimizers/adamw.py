@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_llm.optimizers.optimizer import (
-    LearningRateSchedule,
-    Optimizer,
-    at_least_0,
-    below_1,
-)
+from keras_llm.arguments import check_number
+from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
 from keras_llm.optimizers.usual_learning_rate import of_adam
+from keras_llm.tensor import Tensor
 from keras_llm.usual_range import ADAM, BERT, GPT_3, NANOCHAT, Source, UsualRange
 
 LLAMA_2 = Source("Llama 2 2023", "https://arxiv.org/abs/2307.09288")
@@ -21,7 +18,7 @@ LLAMA_2 = Source("Llama 2 2023", "https://arxiv.org/abs/2307.09288")
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.fused_adamw import AdamWSlot, FusedAdamW
 else:
-    FusedAdamW = None
+    FusedAdamW = None  # type: ignore[assignment, misc]
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -35,12 +32,12 @@ class AdamW(Optimizer):
         p = p * (1 - lr * weight_decay)                      where weight decay applies
         p = p - lr * m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 
-    Keras's own AdamW adds epsilon before the bias correction, decays biases and norms, and in
-    pure bfloat16 never moves (its beta_2 rounds to 1). Here m and v are float32 then, and so is
-    the arithmetic.
+    Keras's own AdamW differs: it adds epsilon before the bias correction, applies weight decay to
+    biases and norms, and in pure bfloat16 it never changes a weight, because beta_2 rounds to 1.
+    Here m, v and the arithmetic are float32 where variables have less precision.
 
-    On PyTorch this is PyTorch's fused kernel. There, and only there, `global_clipnorm` scales the
-    gradients in place, as `torch.nn.utils.clip_grad_norm_` does.
+    On PyTorch the update is PyTorch's fused kernel, and `global_clipnorm` scales the gradients in
+    place, as `torch.nn.utils.clip_grad_norm_` does.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
 
@@ -53,23 +50,24 @@ class AdamW(Optimizer):
     {'kernel': True, 'bias': False}
 
     Args:
-        learning_rate: A float, a schedule (it is asked once for every update), or a callable
-            without arguments. A float can be assigned anew while training.
-        weight_decay: The part of a variable that goes with each update, times the learning rate.
-        beta_1: Decay of the gradient's moving average, per update.
-        beta_2: Decay of the squared gradient's moving average, per update.
+        learning_rate: A float, a schedule (evaluated once per update), or a callable without
+            arguments. A float can be changed during training: `optimizer.learning_rate = 1e-4`.
+        weight_decay: Each update computes `p <- p * (1 - learning_rate * weight_decay)`. None and 0
+            mean no decay.
+        beta_1: Decay rate of m, the moving average of the gradient.
+        beta_2: Decay rate of v, the moving average of the squared gradient.
         epsilon: Added to the denominator.
-        decay_vectors: Whether biases, norm scales and other variables of less than two dimensions
-            decay too.
-        exclude_from_weight_decay: Regular expressions, such as `["embedding"]`; a variable whose
-            path contains a match does not decay.
+        decay_vectors: Whether weight decay also applies to biases, norm scales and other variables
+            with fewer than two dimensions.
+        exclude_from_weight_decay: Regular expressions, such as `["embedding"]`. Variables whose
+            path contains a match have no weight decay.
         **kwargs: Keras's own: `name`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
             `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
             `gradient_accumulation_steps`.
 
     Raises:
-        TypeError: the learning rate is not a float or a schedule, or an argument goes by
-            PyTorch's name (`lr`, `betas`, `eps`).
+        TypeError: the learning rate is not a float or a schedule, or an argument has another
+            library's name (`lr`, `betas`, `eps`, `max_grad_norm`).
         ValueError: an argument is out of range.
     """
 
@@ -124,21 +122,21 @@ class AdamW(Optimizer):
         epsilon: float = 1e-8,
         decay_vectors: bool = False,
         exclude_from_weight_decay: str | Sequence[str] = (),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate, weight_decay, decay_vectors, exclude_from_weight_decay, **kwargs
         )
-        self.beta_1 = below_1("beta_1", beta_1)
-        self.beta_2 = below_1("beta_2", beta_2)
-        self.epsilon = at_least_0("epsilon", epsilon)
+        self.beta_1 = check_number(beta_1, "beta_1", "[0, 1)")
+        self.beta_2 = check_number(beta_2, "beta_2", "[0, 1)")
+        self.epsilon = check_number(epsilon, "epsilon", "[0, inf)")
 
-    def usual_learning_rate(self, parameters):
+    def usual_learning_rate(self, parameters: int | None) -> UsualRange:
         """The usual peak for a model of so many parameters."""
         return of_adam(parameters)
 
-    def build(self, variables):
-        """Creates m and v of each variable."""
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates m and v for each variable."""
         if self.built:
             return
         super().build(variables)
@@ -146,8 +144,10 @@ class AdamW(Optimizer):
             variables, ["momentum", "velocity"]
         )
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable, on any backend."""
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
+        """Updates one variable, by the equations above."""
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
         dtype = momentum.dtype
@@ -168,8 +168,13 @@ class AdamW(Optimizer):
         self.assign(velocity, v)
         self.assign(variable, ops.cast(value, variable.dtype))
 
-    def update_together(self, gradients, variables, learning_rate) -> bool:
-        """Updates all variables by PyTorch's fused kernel, where there is one."""
+    def update_together(
+        self,
+        gradients: Sequence[Tensor],
+        variables: Sequence[keras.Variable],
+        learning_rate: Tensor,
+    ) -> bool:
+        """Updates all variables with PyTorch's fused kernel; returns False where there is none."""
         if FusedAdamW is None or not FusedAdamW.is_available():
             return False
         update = self.prepared(FusedAdamW, variables)
@@ -184,8 +189,8 @@ class AdamW(Optimizer):
         )
         return True
 
-    def slot(self, position, variable):
-        """What the fused kernel needs of a variable."""
+    def slot(self, position: int, variable: keras.Variable) -> Any:
+        """The tensors of one variable that the fused kernel takes."""
         index = self._get_variable_index(variable)
         return AdamWSlot(
             position=position,
@@ -195,7 +200,7 @@ class AdamW(Optimizer):
             decays=self.decaying(variable),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -205,6 +210,6 @@ class AdamW(Optimizer):
         }
 
 
-def one_minus_power(beta: float, step):
-    """1 - beta^step, exact to float32 also where beta^step is nearly 1."""
+def one_minus_power(beta: float, step: Tensor) -> Tensor:
+    """1 - beta^step, without the rounding error of the difference where beta^step is close to 1."""
     return -ops.expm1(step * (math.log(beta) if beta else -math.inf))

@@ -1,48 +1,49 @@
-"""What both optimizers share: learning rate, weight decay, precision, Keras's hooks."""
+"""What the optimizers share: learning rate, weight decay, precision, Keras's hooks."""
 
-import math
 import numbers
 import re
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_llm.names_elsewhere import check_names
+from keras_llm.arguments import check_number
+from keras_llm.names_elsewhere import NamesElsewhere
+from keras_llm.tensor import Tensor
 from keras_llm.usual_range import UsualRange
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.gradient_clipping import clip_by_global_norm_
     from keras_llm.backend.torch.tensors import count_in_place
 else:
-    clip_by_global_norm_ = count_in_place = None
-
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+    clip_by_global_norm_ = count_in_place = None  # type: ignore[assignment]
 
 
-class Optimizer(keras.optimizers.Optimizer):
-    """A Keras optimizer with what language models need of all of them.
+class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
+    """Base class: a Keras optimizer, with these differences.
 
-    - A schedule is asked for the learning rate of an *update*. Keras asks for that of a micro-step,
-      which with `gradient_accumulation_steps=4` runs through the schedule four times too fast.
-    - Weight decay is decoupled and leaves out biases and other vectors, and what
-      `exclude_from_weight_decay` names; both survive a save.
+    - A schedule counts updates. Keras's own optimizers count micro-steps, so with
+      `gradient_accumulation_steps=4` they go through a schedule four times too fast.
+    - Weight decay is decoupled, and does not apply to biases and other vectors, nor to what
+      `exclude_from_weight_decay` names. Which variables decay is saved with the state.
     - State, accumulated gradients and norms are float32 where variables are bfloat16 or float16.
     - On PyTorch all variables are updated at once; elsewhere one by one, by `update_step`.
 
-    Subclasses write `update_step`; where PyTorch has kernels for many variables, `update_together`,
-    and `slot`, which is what those need of a variable. For `explain` they may also write `notes`,
-    `usual_ranges` and `usual_learning_rate`: see `keras_llm.usual_range`.
+    Subclasses define `update_step`; for PyTorch's kernels for many tensors also `update_together`,
+    and `slot`, the tensors of one variable that those kernels take. For `explain` they may also
+    define `notes`, `usual_ranges` and `usual_learning_rate`: see `keras_llm.usual_range`.
 
     Args:
         learning_rate: A float, a schedule, or a callable without arguments.
-        weight_decay: Times the learning rate, the part of a variable that goes with each update.
-            None and 0 are no decay.
-        decay_vectors: Whether biases and variables of less than two dimensions decay too.
-        exclude_from_weight_decay: Regular expressions; a variable whose path contains a match does
-            not decay.
+        weight_decay: Each update computes `p <- p * (1 - learning_rate * weight_decay)`. None and 0
+            mean no decay.
+        decay_vectors: Whether weight decay also applies to biases and to other variables with fewer
+            than two dimensions.
+        exclude_from_weight_decay: Regular expressions. Variables whose path contains a match have
+            no weight decay.
         **kwargs: Keras's own arguments.
     """
 
@@ -52,10 +53,19 @@ class Optimizer(keras.optimizers.Optimizer):
         "exclude_from_weight_decay": "variables whose path matches do not decay",
     }
     usual_ranges: ClassVar[dict[str, UsualRange]] = {}
-    # A name that people bring from elsewhere, and what to write instead.
     write_instead: ClassVar[dict[str, str]] = {
         "lr": "learning_rate=...",
-        "params": "nothing: fit hands the variables over",
+        "max_grad_norm": "global_clipnorm=...",
+        "clip_grad_norm": "global_clipnorm=...",
+        "gradient_clip_val": "global_clipnorm=...",
+        "grad_clip": "global_clipnorm=...",
+        "max_norm": "global_clipnorm=...",
+        "clip_value": "clipvalue=...",
+        "beta1": "beta_1=...",
+        "beta2": "beta_2=...",
+        "wd": "weight_decay=...",
+        "foreach": "nothing: PyTorch's operations on lists of tensors are always used",
+        "params": "nothing: fit passes the variables to the optimizer",
     }
 
     def __init__(
@@ -64,32 +74,32 @@ class Optimizer(keras.optimizers.Optimizer):
         weight_decay: float | None,
         decay_vectors: bool,
         exclude_from_weight_decay: str | Sequence[str],
-        **kwargs,
-    ):
-        check_names(type(self), kwargs, self.write_instead)
-        super().__init__(
-            checked_learning_rate(learning_rate),
-            weight_decay=None if weight_decay is None else at_least_0("weight_decay", weight_decay),
-            **kwargs,
-        )
+        **kwargs: Any,
+    ) -> None:
+        if weight_decay is not None:
+            weight_decay = check_number(weight_decay, "weight_decay", "[0, inf)")
+        super().__init__(checked_learning_rate(learning_rate), weight_decay=weight_decay, **kwargs)
         self.decay_vectors = bool(decay_vectors)
         self.decay_exclusions = patterns(exclude_from_weight_decay)
         self._prepared = None
         if count_in_place is not None:
             count_in_place(self.variables[0])
 
-    # The global norm of the last gradients before they were clipped, on PyTorch.
-    gradient_norm = None
+    # PyTorch only. With `global_clipnorm`, each update sets it to the global norm of its gradients
+    # before clipping, a scalar tensor on their device: clipping computes the norm anyway, and the
+    # training step reads it for the logs. None before the first update, and without
+    # `global_clipnorm`.
+    gradient_norm: Any = None
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         """The learning rate of the next update; assignable where it is not a schedule."""
         if isinstance(self._learning_rate, LearningRateSchedule):
             return self._learning_rate(self.iterations)
         return super().learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         keras.optimizers.Optimizer.learning_rate.fset(self, learning_rate)
 
     def usual_learning_rate(self, parameters: int | None) -> UsualRange | None:
@@ -97,17 +107,18 @@ class Optimizer(keras.optimizers.Optimizer):
         return None
 
     def decays(self, variable: keras.Variable) -> bool:
-        """Whether weight decay shrinks `variable`.
+        """Whether weight decay applies to `variable`.
 
-        It does not shrink a variable whose path contains a match of an exclusion, nor, unless
-        `decay_vectors`, one of less than two dimensions or one named as a bias: some of Keras's
-        layers, attention for one, have biases of two. Once the optimizer is built, the answer is
-        that of the build, and no for a variable that it was not built with.
+        It does not if there is no weight decay, or if the variable's path contains a match of
+        `exclude_from_weight_decay`. Unless `decay_vectors`, it does not apply to variables with
+        fewer than two dimensions or whose name ends in "bias" (some layers of Keras, such as its
+        attention, have biases with two dimensions). Once the optimizer is built, this is what was
+        decided then, and False for a variable that it was not built with.
         """
         return bool(self.weight_decay) and self.decaying(variable)
 
-    def decaying(self, variable) -> bool:
-        """Whether `variable` is one of those that decay where there is a weight decay."""
+    def decaying(self, variable: keras.Variable) -> bool:
+        """`decays`, as if there were a weight decay."""
         if self.built:
             return self._decaying.get(self._var_key(variable), False)
         if any(re.search(pattern, variable.path) for pattern in self.decay_exclusions):
@@ -115,12 +126,16 @@ class Optimizer(keras.optimizers.Optimizer):
         is_matrix = len(variable.shape) > 1 and not variable.name.endswith("bias")
         return self.decay_vectors or is_matrix
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Leaves more variables out of the weight decay, before the optimizer is built.
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[keras.Variable] | None = None,
+        var_names: str | Sequence[str] | None = None,
+    ) -> None:
+        """Excludes more variables from weight decay, before the optimizer is built.
 
         Args:
             var_list: Variables.
-            var_names: Regular expressions that are searched in a variable's path.
+            var_names: Regular expressions, searched for in a variable's path.
 
         Raises:
             ValueError: the optimizer has been built.
@@ -128,61 +143,70 @@ class Optimizer(keras.optimizers.Optimizer):
         if self.built:
             raise ValueError(
                 "exclude_from_weight_decay must be called before the optimizer is built, that is, "
-                "before the first fit"
+                "before the first fit. Received: a call of a built optimizer"
             )
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
         self.decay_exclusions = (*self.decay_exclusions, *paths, *patterns(var_names or ()))
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the state of `variables`."""
         decaying = {self._var_key(v): self.decaying(v) for v in variables}
         super().build(variables)
         self._decaying = decaying
 
-    def save_own_variables(self, store):
-        """Saves the state, with which variables decay: paths change when a model is loaded."""
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the state, and which variables decay: a loaded model's paths may be others."""
         super().save_own_variables(store)
         if self.built:
             store["decaying"] = np.array(list(self._decaying.values()))
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Loads the state."""
         state = {name: store[name] for name in store.keys()}  # noqa: SIM118
         decaying = state.pop("decaying", None)
         if self.built and decaying is None:
-            # Saved before it was built; a model builds it when it is loaded, and Keras would warn
-            # that there is no state for the variables.
+            # It was saved before it was built, and is built now, because loading a model builds
+            # its optimizer. Without this, Keras would warn that the file lacks state.
             state = {str(i): v.numpy() for i, v in enumerate(self.variables)} | state
         super().load_own_variables(state)
         if self.built and decaying is not None and len(decaying) == len(self._decaying):
             self._decaying = dict(zip(self._decaying, np.array(decaying).tolist(), strict=True))
             self._prepared = None
 
-    def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
+    def add_variable(
+        self, shape: Sequence[int], initializer: Any = "zeros", dtype: Any = None, **kwargs: Any
+    ) -> keras.Variable:
         """Adds a variable to the state, in float32 if `dtype` has less precision.
 
-        A moving average in bfloat16 stands still: a thousandth of a number is less than half of
-        its distance to the next.
+        A moving average with decay rate 0.999 never changes in bfloat16, which has 8 significant
+        bits: a change of a thousandth is rounded away.
         """
         dtype = "float32" if is_low_precision(dtype) else dtype
         return super().add_variable(shape, initializer, dtype=dtype, **kwargs)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
         """Updates the variables by their gradients."""
         grads = [dense(gradient) for gradient in grads]
         if self.gradient_accumulation_steps:
             grads = [in_float32(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
 
-    def update_together(self, gradients, variables, learning_rate) -> bool:
-        """Updates all variables at once, and says whether it did."""
+    def update_together(
+        self,
+        gradients: Sequence[Tensor],
+        variables: Sequence[keras.Variable],
+        learning_rate: Tensor,
+    ) -> bool:
+        """Updates all variables at once; returns whether it did. Subclasses may define it."""
         return False
 
-    def prepared(self, update: type, variables):
-        """The `BatchedUpdate` of these variables and this optimizer's state.
+    def prepared(self, update: Callable, variables: Sequence[keras.Variable]) -> Any:
+        """The `BatchedUpdate` of these variables and this optimizer's state, made once.
 
-        It is made anew where there are other tensors than the last time: a few variables without a
-        gradient, or a stateless scope, which also has another tensor for the iterations.
+        It is made again if a tensor is another than last time: if a variable has no gradient this
+        time, or in a stateless scope, which has other tensors for variables and iterations.
         """
         tensors = [variable.value for variable in (self.variables[0], *variables)]
         if self._prepared is None or not self._prepared.is_for(tensors):
@@ -190,7 +214,7 @@ class Optimizer(keras.optimizers.Optimizer):
             self._prepared = update(slots, tensors)
         return self._prepared
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {
             **super().get_config(),
@@ -198,19 +222,19 @@ class Optimizer(keras.optimizers.Optimizer):
             "exclude_from_weight_decay": list(self.decay_exclusions),
         }
 
-    # Keras's private hooks, all of them. Where Keras stops calling one, its own way takes over;
-    # tests/optimizers/test_keras_hooks.py tells which, and what is lost.
+    # Overrides of Keras's private methods; there are no others. If Keras stops calling one, Keras's
+    # own behaviour returns: tests/optimizers/test_keras_hooks.py says which, and what is lost.
 
     def _apply_weight_decay(self, variables):
-        """Nothing: the update itself decays, in the state's precision."""
+        """Does nothing: the update applies weight decay itself, in the state's precision."""
 
     def _update_model_variables_moving_average(self, trainable_variables):
-        # Keras's, but in the averages' precision: ema_momentum=0.99 is 0.988 in bfloat16.
+        # As in Keras, but in the averages' precision: ema_momentum=0.99 is 0.988 in bfloat16.
         for variable, average in zip(
             trainable_variables, self._model_variables_moving_average, strict=True
         ):
             if average is not None:
-                # The first update sets the average.
+                # The first update copies the variable.
                 begun = ops.cast(ops.cast(self.iterations, average.dtype) > 0, average.dtype)
                 away = ops.cast(variable, average.dtype) - average
                 average.assign(average + away * (1 - self.ema_momentum * begun))
@@ -219,7 +243,7 @@ class Optimizer(keras.optimizers.Optimizer):
         if not any(is_low_precision(variable.dtype) for variable in trainable_variables):
             super()._overwrite_model_variables_with_average_value(trainable_variables)
             return
-        # Keras's on TensorFlow casts nothing.
+        # Keras's own does not cast on TensorFlow.
         averages = self._model_variables_moving_average
         for variable, average in zip(trainable_variables, averages, strict=True):
             if average is not None:
@@ -238,20 +262,20 @@ class Optimizer(keras.optimizers.Optimizer):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
 
 
-def checked_learning_rate(learning_rate):
-    """`learning_rate` as Keras wants it, or an error that says what to write."""
+def checked_learning_rate(learning_rate: Any) -> float | LearningRateSchedule | Callable:
+    """`learning_rate` in a form that Keras takes, or an error that says what to write."""
     if isinstance(learning_rate, LearningRateSchedule) or callable(learning_rate):
         return learning_rate
     if isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, numbers.Integral):
-        return at_least_0("learning_rate", learning_rate)
+        return check_number(learning_rate, "learning_rate", "[0, inf)")
     raise TypeError(
         "learning_rate must be a float or a schedule, as in learning_rate=5e-5. "
         f"Received: learning_rate={learning_rate!r}"
     )
 
 
-def patterns(exclude_from_weight_decay) -> tuple[str, ...]:
-    """The regular expressions, or an error that says what to write."""
+def patterns(exclude_from_weight_decay: str | Sequence[str]) -> tuple[str, ...]:
+    """The regular expressions as a tuple, or an error that says what to write."""
     if isinstance(exclude_from_weight_decay, str):
         return (exclude_from_weight_decay,)
     for pattern in exclude_from_weight_decay:
@@ -264,30 +288,16 @@ def patterns(exclude_from_weight_decay) -> tuple[str, ...]:
     return tuple(exclude_from_weight_decay)
 
 
-def at_least_0(name: str, value) -> float:
-    """`value` as a float, or an error that names the argument."""
-    if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number of at least 0. Received: {name}={value!r}")
-    return float(value)
-
-
-def below_1(name: str, value) -> float:
-    """`value` as a float in [0, 1), or an error that names the argument."""
-    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1. Received: {name}={value!r}")
-    return float(value)
-
-
-def is_low_precision(dtype) -> bool:
-    """Whether `dtype`, or Keras's float type where it is None, has less precision than float32."""
+def is_low_precision(dtype: Any) -> bool:
+    """Whether `dtype` (None: Keras's default float dtype) has less precision than float32."""
     return keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
 
 
-def dense(gradient):
+def dense(gradient: Tensor) -> Tensor:
     """The gradient as one tensor.
 
-    TensorFlow's gradient of an embedding is a list of rows, where a token that occurs twice has
-    two: their squares, and with them the norm and Adam's v, would be those of neither.
+    TensorFlow's gradient of an embedding is a list of rows, with two rows for a token that occurs
+    twice. Their sum must be squared for the norm and for Adam's v, not each of them.
     """
     if not hasattr(gradient, "dense_shape"):
         return gradient
@@ -295,7 +305,7 @@ def dense(gradient):
     return ops.scatter(gradient.indices[:, None], gradient.values, shape)
 
 
-def in_float32(gradient):
+def in_float32(gradient: Tensor) -> Tensor:
     """The gradient, in float32 if it has less precision; None stays None."""
     if gradient is None or not is_low_precision(gradient.dtype):
         return gradient

@@ -8,9 +8,10 @@ from keras_llm.token_statistics import NEGATIVE_WEIGHT
 
 
 def as_arrays(part):
-    """Nested lists of numbers as arrays; anything else as it is.
+    """Nested lists of numbers as arrays, and ids of 64 bits without a sign as ids with one.
 
-    Keras takes a list for several inputs, and its numbers for tensors.
+    Keras takes a list for several inputs, and its numbers for tensors; PyTorch has no arithmetic on
+    uint64. Anything else is returned as it is.
 
     Raises:
         ValueError: rows of a list have different lengths.
@@ -18,6 +19,8 @@ def as_arrays(part):
     >>> as_arrays({"ids": [[1, 2], [3, 4]]})["ids"].shape
     (2, 2)
     """
+    if isinstance(part, np.ndarray) and part.dtype == np.uint64:
+        return part.astype(np.int64)
     if isinstance(part, dict):
         return {key: as_arrays(value) for key, value in part.items()}
     if type(part) not in (list, tuple) or not part:

@@ -249,7 +249,7 @@ class TokenModel(keras.Model):
         callbacks=None,
         validation_split=0.0,
         validation_data=None,
-        shuffle=True,
+        shuffle=None,
         class_weight=None,
         sample_weight=None,
         **kwargs,
@@ -263,6 +263,9 @@ class TokenModel(keras.Model):
         x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
         if self.step is not None:
             class_weight = None
+        if shuffle is None:
+            # A DataLoader has an order of its own, and Keras warns that it does not change it.
+            shuffle = not hasattr(x, "batch_sampler")
         if isinstance(validation_data, tuple):
             validation_data = tuple(as_arrays(part) for part in validation_data)
         ours = []

@@ -117,11 +117,11 @@ def test_errors(word_tokenizer, tiny_pairs):
         data.causal_lm(["", ""], word_tokenizer, 4, 1, pack=False)
     with pytest.raises(ValueError, match=r"0 texts of 0 tokens"):
         data.causal_lm([], word_tokenizer, 4, 1)
-    with pytest.raises(ValueError, match=r"`seq_len` must be a positive integer.*seq_len=0"):
+    with pytest.raises(ValueError, match=r"seq_len must be a positive integer.*seq_len=0"):
         data.causal_lm(["1 2"], word_tokenizer, 0, 1)
-    with pytest.raises(TypeError, match=r"`batch_size` must be a positive integer.*2.0"):
+    with pytest.raises(ValueError, match=r"batch_size must be a positive integer.*2.0"):
         data.causal_lm(["1 2"], word_tokenizer, 4, 2.0)
-    with pytest.raises(ValueError, match=r"`seed` must be a non-negative integer"):
+    with pytest.raises(ValueError, match=r"seed must be a non-negative integer"):
         data.causal_lm(["1 2"], word_tokenizer, 4, 2, seed=-1)
-    with pytest.raises(TypeError, match=r"`texts` must be one split"):
+    with pytest.raises(TypeError, match=r"texts must be one split"):
         data.causal_lm(tiny_pairs, word_tokenizer, 4, 2)

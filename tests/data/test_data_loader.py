@@ -127,7 +127,9 @@ def test_fit_reads_blocks(word_tokenizer):
     )
     train, valid = causal(word_tokenizer), causal(word_tokenizer, shuffle=False)
     positions = Positions(train)
-    model.fit(train, validation_data=valid, epochs=2, verbose=0, callbacks=[positions])
+    model.fit(
+        train, validation_data=valid, epochs=2, verbose=0, shuffle=False, callbacks=[positions]
+    )
     assert train.state_dict() == {"seed": 7, "epoch": 2, "step": 0}
     if not RUNS_AHEAD:
         steps = len(train)
@@ -142,12 +144,12 @@ def test_fit_reads_blocks(word_tokenizer):
 def test_fit_reads_batches_of_any_lengths(word_tokenizer, lengths):
     """Also where the first batches, from which TensorFlow infers the shapes, are as long."""
     pairs = [(" ".join(["5"] * length),) * 2 for length in lengths for _ in range(2)]
-    loader = data.seq2seq(pairs, word_tokenizer, batch_size=2)
+    loader = data.seq2seq(pairs, word_tokenizer, batch_size=2, pad_to_multiple_of=8)
     assert len({labels.size(1) for _, labels in loader}) > 2
     model = compiled(Pairs(word_tokenizer.vocab_size))
-    model.fit(loader, epochs=2, verbose=0)
+    model.fit(loader, epochs=2, verbose=0, shuffle=False)
     before = model.get_weights()
-    model.fit(loader, validation_data=loader, epochs=1, verbose=0)
+    model.fit(loader, validation_data=loader, epochs=1, verbose=0, shuffle=False)
     assert any((b != a).any() for b, a in zip(before, model.get_weights(), strict=True))
 
 
@@ -161,17 +163,17 @@ def test_fit_resumes(word_tokenizer):
         return compiled(keras.Sequential(layers))
 
     whole = model()
-    whole.fit(causal(word_tokenizer), epochs=2, verbose=0)
+    whole.fit(causal(word_tokenizer), epochs=2, verbose=0, shuffle=False)
 
     parts, loader = model(), causal(word_tokenizer)
-    parts.fit(loader, epochs=1, steps_per_epoch=4, verbose=0)
+    parts.fit(loader, epochs=1, steps_per_epoch=4, verbose=0, shuffle=False)
     state = {"seed": 7, "epoch": 0, "step": 4}
     if not RUNS_AHEAD:
         assert loader.state_dict() == state
     loader = causal(word_tokenizer)
     loader.load_state_dict(state)
     with pytest.warns(UserWarning, match=r"ran out of data"):
-        parts.fit(loader, epochs=2, verbose=0)
+        parts.fit(loader, epochs=2, verbose=0, shuffle=False)
     assert loader.state_dict() == {"seed": 7, "epoch": 2, "step": 0}
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -104,9 +104,9 @@ def test_languages_without_a_direction_are_in_alphabetical_order(data_dir):
 def test_wrong_names():
     with pytest.raises(ValueError, match=r"'cmudct'.*Did you mean: cmudict"):
         data.load("cmudct")
-    with pytest.raises(TypeError, match=r"`name` must be a string"):
+    with pytest.raises(TypeError, match=r"name must be a string"):
         data.load(3)
-    with pytest.raises(ValueError, match=r"`data_dir` belongs to a builder"):
+    with pytest.raises(ValueError, match=r"data_dir belongs to a builder"):
         data.load(TinyPairs(data_dir="a"), data_dir="b")
 
 

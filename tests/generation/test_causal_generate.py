@@ -53,7 +53,7 @@ def test_logits_with_the_cache_equal_those_of_a_whole_pass():
     model = build()
     ids = np.random.default_rng(0).integers(0, 23, (3, 9))
     expected = ops.convert_to_numpy(model.backbone(ids))
-    state = model.backbone.start(first=np.zeros(3, int), room=12)
+    state = model.backbone.start(np.zeros(3, int), capacity=12)
     pieces = []
     for piece in np.split(ids, [4, 5], axis=1):
         hidden, state = model.backbone.extend(piece, state)
@@ -191,7 +191,7 @@ def test_mixed_precision():
     got = model.generate(PROMPTS, max_new_tokens=4)
     for row, prompt in zip(got, PROMPTS, strict=True):
         assert row[: len(prompt)].tolist() == prompt and len(row) == len(prompt) + 4
-    state = model.backbone.start(first=np.zeros(1, int), room=3)
+    state = model.backbone.start(np.zeros(1, int), capacity=3)
     _, state = model.backbone.extend(np.array([PROMPTS[0]]), state)
     assert keras.backend.standardize_dtype(state.caches[0].key.dtype) == "bfloat16"
 
@@ -205,17 +205,24 @@ def test_mixed_precision():
         (np.zeros((1, 3), int), dict(pad_id=0), r"Received lengths \(without padding\): \[0\]"),
         (np.array([[1, 0, 1]]), dict(pad_id=0), r"only before or after the tokens .* \[1, 0, 1\]"),
         (np.ones((1, 1, 3), int), {}, r"a batch \[batch, length\] or a list of rows"),
+        ([1, [2]], {}, r"a list of rows. Received: rows of shape \[\(\), \(1,\)\]"),
+        ([[[1]]], {}, r"a list of rows. Received: rows of shape \[\(1, 1\)\]"),
+        (5, {}, r"a list of rows. Received: rows of shape \[\(\)\]"),
         ([1, 23], {}, r"ids must be in \[0, 23\), the vocabulary. Received: 23"),
         (
             [1],
             dict(max_new_tokens=24),
-            "max_length=24. Received: max_new_tokens=24, a prompt of 1 tokens",
+            "at most 23: the longest prompt has 1 tokens, .* max_length is 24. Received: "
+            "max_new_tokens=24",
         ),
-        ([1], dict(max_new_tokens=0), "max_new_tokens must be at least 1"),
+        ([1], dict(max_new_tokens=0), "max_new_tokens must be a positive integer"),
+        ([1], dict(max_new_tokens=2.5), "max_new_tokens must be a positive integer"),
+        ([1] * 25, {}, "max_new_tokens must be at most 0: the longest prompt has 25 tokens"),
+        ([1], dict(end_id=1.0), r"end_id must be in \[0, 23\)"),
         ([1], dict(end_id=23), r"end_id must be in \[0, 23\)"),
         ([1], dict(temperature=0.0), "temperature must be greater than 0"),
-        ([1], dict(top_k=24), "top_k must be at most the vocabulary"),
-        ([1], dict(top_p=2.0), "top_p must be in"),
+        ([1], dict(top_k=24), "top_k must be at most 23, the size of the vocabulary"),
+        ([1], dict(top_p=2.0), r"top_p must be a number in \(0, 1\]"),
     ],
 )
 def test_wrong_arguments_are_errors(ids, options, message):

@@ -10,7 +10,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from keras_llm.generation import Sampler, probabilities
+from keras_llm.generation import Sampler, beam_search, generate, probabilities
 
 P = np.array([[0.05, 0.4, 0.1, 0.25, 0.2], [0.2, 0.2, 0.2, 0.2, 0.2]])
 LOGITS = np.log(P)
@@ -71,12 +71,12 @@ def test_draws_follow_the_probabilities(options):
 
 @pytest.mark.parametrize("draw", [0.0, np.nextafter(1.0, 0.0)])
 def test_what_is_cut_is_never_drawn(draw):
-    class Stream:
+    class Generator:
         def random(self):
             return draw
 
     sampler = Sampler(top_k=2)
-    sampler.streams = [Stream()]
+    sampler.generators = [Generator()]
     assert sampler(LOGITS[:1]).tolist() == [1 if draw == 0 else 3]
 
 
@@ -106,13 +106,16 @@ def test_without_a_seed_keras_s_makes_it_repeatable():
     [
         (
             dict(temperature=0.0),
-            "leave temperature, top_k and top_p out. Received: temperature=0.0",
+            "none of temperature, top_k and top_p. Received: temperature=0.0",
         ),
-        (dict(temperature=-1.0), "temperature must be greater than 0"),
-        (dict(temperature=float("nan")), "temperature must be greater than 0"),
-        (dict(top_k=0), "top_k must be at least 1. Received: top_k=0"),
-        (dict(top_p=0.0), r"top_p must be in \(0, 1\]. Received: top_p=0.0"),
-        (dict(top_p=1.1), r"top_p must be in \(0, 1\]. Received: top_p=1.1"),
+        (dict(temperature=-1.0), r"temperature must be a number in \(0, inf\)"),
+        (dict(temperature=float("nan")), r"temperature must be a number in \(0, inf\)"),
+        (dict(top_k=2.5), "top_k must be a positive integer. Received: top_k=2.5"),
+        (dict(temperature="hot"), "temperature must be a number"),
+        (dict(seed=-1), "seed must be a non-negative integer"),
+        (dict(top_k=0), "top_k must be a positive integer. Received: top_k=0"),
+        (dict(top_p=0.0), r"top_p must be a number in \(0, 1\]. Received: top_p=0.0"),
+        (dict(top_p=1.1), r"top_p must be a number in \(0, 1\]. Received: top_p=1.1"),
     ],
 )
 def test_options_out_of_range_are_errors(options, message):
@@ -121,5 +124,15 @@ def test_options_out_of_range_are_errors(options, message):
 
 
 def test_more_than_the_vocabulary_is_an_error():
-    with pytest.raises(ValueError, match="top_k must be at most the vocabulary, 5"):
+    with pytest.raises(ValueError, match="top_k must be at most 5, the size of the vocabulary"):
         Sampler(top_k=6)(LOGITS)
+
+
+@pytest.mark.parametrize("max_new_tokens", [0, 2.5])
+def test_a_loop_that_would_never_end_is_an_error(max_new_tokens):
+    def step(ids, state, parents=None):
+        raise AssertionError("no step may be taken")
+
+    for loop, options in ((generate, {"sampler": Sampler()}), (beam_search, {"num_beams": 1})):
+        with pytest.raises(ValueError, match="max_new_tokens must be a positive integer"):
+            loop(LOGITS[:1], None, step, max_new_tokens=max_new_tokens, end_id=9, **options)

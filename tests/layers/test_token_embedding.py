@@ -80,7 +80,7 @@ def test_head_is_a_product(tied, use_bias):
 
 
 def test_a_tied_head_cannot_be_saved_alone():
-    with pytest.raises(ValueError, match="save the model that ties them"):
+    with pytest.raises(ValueError, match="save the model that has both"):
         VocabularyHead(7, 4, tied_to=TokenEmbedding(7, 4)).get_config()
 
 

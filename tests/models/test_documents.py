@@ -75,7 +75,7 @@ def test_what_is_generated_sees_the_last_document_only():
     for prompt in ([5, 3, END, 7, 9], [5, 3, END], [END, END, 4, 1], [8, 9]):
         ids = model.generate(prompt, max_new_tokens=40, temperature=1.0, seed=1)
         ends += np.count_nonzero(ids[len(prompt) :] == END)
-        state = model.backbone.start(np.zeros(1, int), room=len(ids))
+        state = model.backbone.start(np.zeros(1, int), capacity=len(ids))
         parts = [ids[: len(prompt)], *ids[len(prompt) :, None]]
         got = []
         for part in parts:
@@ -158,7 +158,7 @@ def test_it_is_saved_with_the_model(tmp_path):
     model = build()
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.backbone.document_end_id == END
+    assert loaded.backbone.config.document_end_id == END
     np.testing.assert_array_equal(
         ops.convert_to_numpy(loaded(IDS)), ops.convert_to_numpy(model(IDS))
     )
@@ -175,8 +175,12 @@ def test_an_end_outside_the_vocabulary():
 def test_documents_that_would_be_overlooked(how):
     attention_layer = layers.Attention(d_model=8, num_heads=2)
     x = ops.ones((1, 3, 8))
-    with pytest.raises(ValueError, match="documents needs causal=True and no mask of pairs"):
-        attention_layer(x, attention_layer.keys_values(x), documents=ops.array([[0, 0, 1]]), **how)
+    with pytest.raises(
+        ValueError, match="segment_ids needs causal=True, and no attention_mask of pairs"
+    ):
+        attention_layer(
+            x, attention_layer.keys_values(x), segment_ids=ops.array([[0, 0, 1]]), **how
+        )
 
 
 @pytest.mark.torch_only

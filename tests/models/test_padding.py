@@ -77,7 +77,7 @@ def test_gradients_are_those_of_the_tokens_alone():
 def test_the_decoder_needs_no_mask(pad_id, monkeypatch):
     masks = []
 
-    def spy(*args, causal=False, documents=None):
+    def spy(*args, causal=False, segment_ids=None):
         masks.append((len(args), causal))
         return attend(*args, causal=causal)
 

@@ -121,10 +121,10 @@ def test_the_learning_rate_is_the_current_relative_step():
     "arguments, says",
     [
         ({"learning_rate": 1e-3}, "relative_step=False"),
-        ({"relative_step": False}, "requires a learning_rate"),
+        ({"relative_step": False}, "needs a learning_rate"),
         (
             {"learning_rate": 1e-3, "relative_step": False, "warmup_init": True},
-            "requires relative_step=True",
+            "needs relative_step=True",
         ),
         ({"beta_1": 1.0}, "beta_1=1.0"),
         ({"beta_2_decay": 0.8}, "beta_2_decay=0.8"),

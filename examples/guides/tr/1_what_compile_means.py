@@ -2,30 +2,39 @@
 # # 1. `compile` ne demek?
 #
 # Bir dil modeli token'ları okur ve sıradaki token'ı tahmin eder. Onu eğitmek için üç şeye karar
-# vermek gerekir; `compile` bu kararların yazıldığı yerdir:
+# verirsiniz; bu kararlar `compile` içinde yazılır:
 #
-# - **kayıp (loss)**: Tahmin ne kadar yanlış? Eğitimin küçülttüğü tek bir sayı.
-# - **eniyileyici (optimizer)**: Kayıp yönü gösterdikten sonra ağırlıklar nasıl değiştirilecek?
-# - **metrikler**: Bu sırada insan neye bakacak? Metrikler eğitimi hiç etkilemez.
+# - **kayıp (loss)**: tahminlerin ne kadar yanlış olduğunu söyleyen tek bir sayı. Eğitim onu
+#   küçültür.
+# - **eniyileyici (optimizer)**: kaybı küçültmek için ağırlıkların nasıl değiştirileceğini
+#   belirleyen kural.
+# - **metrikler**: insanların izlemesi için sayılar. Eğitimi değiştirmezler.
 #
-# Bütün rehberlerde kullanılan sözcükler:
+# Bütün rehberlerde kullanılan terimler:
 #
 # | terim | anlamı |
 # | --- | --- |
 # | token (belirteç) | sözcük, sözcük parçası ya da karakter; model onun numarasını (id) görür |
-# | sözcük dağarcığı (vocabulary) | modelin bildiği bütün token'lar; sayısı V |
-# | etiket (label) | doğru olan token; burada sıradaki token |
+# | sözcük dağarcığı (vocabulary) | modelin bildiği bütün token'lar; sayıları V |
+# | etiket (label) | doğru token; burada metnin sıradaki token'ı |
+# | gömme (embedding) | her token için bir vektör içeren tablo |
+# | gövde (backbone) | modelin ilk bölümü: id'leri alır, her konum için bir vektör verir |
+# | baş (head) | modelin son bölümü: her vektörü logit'lere çevirir |
 # | logit | her konum için V tane puan; softmax bunları olasılığa çevirir |
-# | dolgu (padding) | yığın dikdörtgen olsun diye kısa satırların sonuna eklenen boş token'lar |
+# | dolgu (padding) | satırların uzunlukları eşit olsun diye kısa satırların sonuna eklenir |
 # | maskeleme (masking) | bazı token'ları, en başta dolguyu, kaybın dışında bırakmak |
 # | kayıp (loss) | modelin ne kadar yanıldığı; burada -ln p(etiket) değerlerinin ortalaması |
-# | şaşkınlık (perplexity) | exp(ortalama kayıp): model kaç token arasında kararsız kalıyor |
-# | gradyan (gradient) | ağırlıklar değişince kaybın nasıl değiştiği |
-# | öğrenme oranı (learning rate) | bir güncellemede ağırlığın ne kadar yol aldığı |
-# | ağırlık sönümü (weight decay) | her güncellemede ağırlıkları biraz sıfıra doğru çekmek |
-# | etiket yumuşatma (label smoothing) | modelden, kendinden tam emin olmamasını istemek |
+# | şaşkınlık (perplexity) | exp(ortalama kayıp): modelin arasında kaldığı eşit olası token sayısı |
+# | gradyan (gradient) | her ağırlık için: o ağırlık değişince kayıp nasıl değişir |
+# | öğrenme oranı (learning rate) | bir güncellemede bir ağırlığın ne kadar yol aldığı |
+# | ağırlık sönümü (weight decay) | her güncelleme ağırlıkları biraz sıfıra yaklaştırır |
+# | etiket yumuşatma (label smoothing) | etiket için 1'den biraz küçük bir olasılığı hedeflemek |
 # | yığın (batch), dönem (epoch) | tek güncellemenin satırları; bütün verinin üzerinden bir geçiş |
-# | öğretmen zorlaması (teacher forcing) | modelin kendi tahmini yerine doğru başlangıcı okuması |
+# | öğretmen zorlaması (teacher forcing) | çözücü kendi tahminlerini değil, doğru token'ları okur |
+#
+# Her kod parçasının altında, PyTorch ile yazdırdıkları yer alır; dosyada bu satırlar `# ->` ile
+# başlar. Başka bir arka uç (backend) başka rastgele ağırlıklar üretir; bazı sayıları bu yüzden
+# farklıdır.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)
@@ -40,10 +49,10 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## Metinden id'lere
 #
-# Burada her token bir sözcük. 0 numaralı id dolguya ayrıldı. Her konumun etiketi kendinden sonraki
-# token'dır; yani girdiler ile etiketler aynı id'lerdir, yalnızca bir konum kaydırılmıştır. V token
-# varsa id'ler 0'dan V - 1'e kadardır: modelin dağarcık büyüklüğü, id'leri üreten tokenizer'ınkiyle
-# aynı olmalıdır.
+# Burada her token bir sözcüktür. 0 numaralı id dolguya ayrılmıştır. Her konumun etiketi, kendinden
+# sonraki token'dır. Yani girdiler ile etiketler aynı id'lerdir; yalnızca bir konum kaydırılmıştır.
+# V token varsa id'ler 0'dan V - 1'e kadardır. Modelin dağarcık büyüklüğü, id'leri üreten
+# tokenizer'ın dağarcık büyüklüğüyle aynı olmalıdır.
 
 # %%
 text = "the cat sat on the mat . the dog sat on the log ."
@@ -54,29 +63,36 @@ vocab_size = len(words)
 print(f"{vocab_size = }")
 print("reads   ", [words[i] for i in x[0, :5]])
 print("predicts", [words[i] for i in y[0, :5]])
+# -> vocab_size = 9
+# -> reads    ['the', 'cat', 'sat', 'on', 'the']
+# -> predicts ['cat', 'sat', 'on', 'the', 'mat']
 
 # %% [markdown]
 # ## Bir model
 #
-# `LanguageModel` iki parçadan oluşur: id'lerden vektör üreten gövde (backbone) ve vektörlerden
-# `[yığın, uzunluk, dağarcık]` biçiminde logit üreten baş (head). Buradaki, olabilecek en küçük
-# model: gövdesi her token için bir vektör bulup getirir, dolayısıyla yalnızca bir önceki token'ı
-# bilir. Başının ağırlıkları sıfırdan başlar.
+# `LanguageModel` iki bölümden oluşur. Gövde (backbone) id'leri vektörlere çevirir. Baş (head)
+# vektörleri `[yığın, uzunluk, dağarcık]` biçimindeki logit'lere çevirir.
+#
+# Buradaki model olabildiğince küçük. Gövdesi yalnızca bir gömme tablosu: bir konumdaki vektör
+# yalnızca o konumdaki token'a bağlıdır. Bu yüzden model, sıradaki token'ı yalnızca o anki token'a
+# bakarak tahmin eder. Başının ağırlıkları sıfırla başlar; yani başta bütün logit'ler 0'dır.
 
 # %%
 head = keras.layers.Dense(vocab_size, kernel_initializer="zeros")
 model = models.LanguageModel(keras.layers.Embedding(vocab_size, 16), head)
 print("logits", tuple(model(x).shape))
+# -> logits (1, 13, 9)
 
 # %% [markdown]
 # ## Compile
 #
-# - Transformer'lar `AdamW` ile eğitilir; sayıları 4. rehberin konusu.
+# - `AdamW`, transformer'lar için alışılmış eniyileyicidir. Ayarlarını 4. rehber anlatır.
 # - Kayıp, token başına çapraz entropidir; `ignore_index=0` dolguyu dışarıda bırakır: 2. rehber.
 # - Metrikler içinde asıl izlenecek olan şaşkınlıktır: 3. rehber.
 #
-# Hiçbir şey bilmeyen bir model her token'a aynı olasılığı, 1/V'yi verir. Öyleyse ilk kayıp
-# -ln(1/V) = ln V, şaşkınlık da V olmalıdır. Sizinki bundan çok uzaksa hatayı şimdi arayın.
+# Eğitilmemiş bir model her token'a yaklaşık aynı olasılığı, 1/V'yi verir. Öyleyse ilk kayıp
+# -ln(1/V) = ln V'ye, şaşkınlık da V'ye yakın olmalıdır. Sizinki bundan çok uzaksa eğitime devam
+# etmeden önce hatayı arayın.
 
 # %%
 model.compile(
@@ -90,20 +106,79 @@ model.compile(
 before = model.evaluate(x, y, verbose=0, return_dict=True)
 print(f"{before['loss'] = :.6f}")
 print(f"{before['perplexity'] = :.6f}")
+# -> before['loss'] = 2.197224
+# -> before['perplexity'] = 8.999997
 
 # %% [markdown]
-# `explain`, verilen kararları tek ekranda gösterir ve alışılmışın dışında kalanları işaretler.
-# Öğrenme oranı konusunda haklı: bu kadar yükseğine ancak oyuncak bir model dayanır.
+# `explain`, `compile` sırasında verilen kararları tek ekranda yazdırır ve alışılmadık ayarları ▲
+# ile işaretler. Burada öğrenme oranını işaretliyor: 0,03, çok küçük modeller dışında her model için
+# fazla yüksektir.
 
 # %%
 model.explain()
+# -> LanguageModel 'language_model', 297 parameters
+# -> ▲ 1 line deserves a look
+# ->
+# -> Loss  MaskedSparseCategoricalCrossentropy
+# ->   each token            -log p(label), p = softmax of the logits
+# ->                         how surprised the model is by the right token
+# ->   left out              labels of 0, sample_weight 0, what a Keras mask hides
+# ->   divided by            the tokens that count, in a batch and over the epoch
+# ->   first loss            2.1972  ln 9: all tokens are equally likely
+# ->   first perplexity      9  a choice between so many tokens
+# ->   label_smoothing       0        [0 – 0.1]ᵃ         share spread over all tokens
+# ->   z_loss                0        [0 – 1e-4]ᵇ        keeps logits from drifting
+# ->
+# -> Optimizer  AdamW
+# ->   weight_decay          0.01     [0.01 – 0.1]ᶜᵈ     pull of the weights to 0
+# ->   beta_1                0.9      [0.8 – 0.9]ᵉᶠ      mean of ~10 gradients
+# ->   beta_2                0.999    [0.95 – 0.999]ᵈᶠ   size of ~1,000 gradients
+# ->   epsilon               1e-8     [1e-10 – 1e-5]ᵉᵍ   added to that size
+# ->   off                   use_ema, loss_scale_factor, decay_vectors,
+# ->                         exclude_from_weight_decay
+# ->   decayed               288 numbers: embeddings, kernel
+# ->   not decayed           9 numbers: bias
+# ->   memory                8 bytes a parameter: 2.38 kB in float32
+# ->
+# -> Learning rate  no schedule
+# ->   today                 0.03     [1e-5 – 4e-3]ʰⁱᵉ   after 0 updates
+# ->                         ▲ above what published runs of this size use: the loss
+# ->                         may jump or turn NaN
+# ->   warm-up               none  the first updates are as large as all others
+# ->
+# -> One update
+# ->   clipping              none  global_clipnorm=1.0 is usual
+# ->   accumulation          none  every batch of fit makes an update
+# ->   micro_batch_size      none  memory holds a whole batch
+# ->   effective batch       known after the first fit, or by explain(batch=(x, y))
+# ->
+# -> Metrics
+# ->   loss                  sum of the losses / tokens that count, over the epoch
+# ->   perplexity            exp(sum of -log p(label) / tokens that count)
+# ->   accuracy              share of the tokens whose label is guessed best
+# ->
+# -> How it runs
+# ->   software              ...
+# ->   device                ...
+# ->   precision             float32
+# ->   layers                as one graph, made at the second batch of a shape
+# ->                         compiled by torch.compile where that is faster
+# ->   logits                never held: one pass over the vocabulary does it all
+# ->                         with sample_weight only if metrics are weighted_metrics
+# ->
+# -> [ ] is where a setting usually lies: ᵃ Transformer 2017; ᵇ PaLM 2022; ᶜ BERT
+# -> 2019; ᵈ GPT-3 2020; ᵉ nanochat 2025; ᶠ Adam 2015; ᵍ Llama 2 2023; ʰ RoBERTa
+# -> 2019; ⁱ char-rnn 2015
 
 # %% [markdown]
 # ## Fit
 #
-# `fit` her yığın için aynı adımı yineler: tahmin et, kaybı ölç, gradyanı bul, ağırlıkları oynat.
-# Burada kayıp 0'a inemez: "the" sözcüğünden sonra dört ayrı sözcük geliyor; tek token gören bir
-# model ancak "dörtte bir" diyebilir. Bunun bedeli 13 konumun 4'ünde ln 4'tür, daha azı olamaz.
+# `fit` her yığın için aynı adımı yineler: tahmin et, kaybı hesapla, gradyanı hesapla, ağırlıkları
+# güncelle.
+#
+# Burada kayıp 0'a inemez. "the" sözcüğünden sonra, birer kez olmak üzere dört ayrı sözcük gelir ve
+# model başka token görmez. Yapabileceğinin en iyisi, bu dört sözcüğün her birine 1/4 olasılık
+# vermektir. Bunun bedeli, 13 konumun 4'ünde ln 4'tür.
 
 # %%
 start = [np.array(weight) for weight in model.get_weights()]
@@ -112,13 +187,17 @@ print(f"{history['loss'][0] = :.6f}")
 print(f"{history['loss'][-1] = :.6f}")
 print(f"{history['perplexity'][-1] = :.6f}")
 print(f"{4 * np.log(4) / 13 = :.6f}")
+# -> history['loss'][0] = 2.197224
+# -> history['loss'][-1] = 0.426661
+# -> history['perplexity'][-1] = 1.532133
+# -> 4 * np.log(4) / 13 = 0.426552
 
 # %% [markdown]
 # ## `fit`in yerini aldığı döngü
 #
-# Aynısı, aynı ağırlıklardan başlayarak, yalın PyTorch ile. `CrossEntropyLoss` öyle istediği için
-# logit'ler `[yığın * uzunluk, V]`, etiketler `[yığın * uzunluk]` biçimine düzleştirilir. Yanlılık
-# (bias) terimlerine ağırlık sönümü uygulanmaz.
+# Aynı eğitim, aynı ilk ağırlıklardan, yalın PyTorch ile. `CrossEntropyLoss` logit'leri `[yığın *
+# uzunluk, V]`, etiketleri `[yığın * uzunluk]` biçiminde ister. Yanlılık (bias) terimlerine ağırlık
+# sönümü uygulanmaz; nedenini 4. rehber söyler.
 
 # %%
 network = torch.nn.Sequential(torch.nn.Embedding(vocab_size, 16), torch.nn.Linear(16, vocab_size))
@@ -139,3 +218,4 @@ for _ in range(60):
     loss.backward()
     optimizer.step()
 print(f"{loss.item() = :.6f}")
+# -> loss.item() = 0.426661

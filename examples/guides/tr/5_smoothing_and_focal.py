@@ -1,14 +1,15 @@
 # %% [markdown]
 # # 5. Etiket yumuşatma ve odaklı kayıp (focal loss)
 #
-# Çapraz entropi, modelden her etikette tam emin olmasını ister. Bunda yapılabilecek iki değişiklik:
+# Çapraz entropi, model her etikete 1 olasılığını verdiğinde en küçüktür. İki kayıp bunu değiştirir:
 #
-# - **etiket yumuşatma (label smoothing)**, biraz daha az emin olmasını ister; aşırı öğrenmeye
-#   (overfitting) karşıdır;
-# - **odaklı kayıp (focal loss)**, bildiği token'ları daha az sorar; böylece seyrek olanlar daha
-#   ağır basar.
+# - **etiket yumuşatma (label smoothing)** 1'den biraz küçük bir olasılık ister; bu, aşırı öğrenmeyi
+#   (overfitting) azaltır;
+# - **odaklı kayıp (focal loss)**, modelin zaten iyi tahmin ettiği token'ların kaybını küçültür;
+#   böylece ötekiler daha ağır basar.
 #
-# Dağarcık ne kadar büyük olursa olsun, ikisi de bir token'ın üç sayısıyla yazılır; z logit'lerdir:
+# Dağarcık ne kadar büyük olursa olsun, ikisi de her token'ın üç sayısından hesaplanabilir. z
+# logit'ler olmak üzere:
 #
 #     nll = -ln p(etiket)      lse = ln toplam_j exp(z_j)      mean = ortalama_j z_j
 
@@ -25,12 +26,14 @@ label = np.array([0])
 lse = np.log(np.exp(logits[0]).sum())
 nll = lse - logits[0, 0]
 print(f"{nll = :.6f}")
+# -> nll = 0.574438
 
 # %% [markdown]
 # ## Etiket yumuşatma
 #
-# e = 0,1 iken hedef artık etikette 1, başka yerde 0 değildir: onda biri, etiketin kendisi de içinde
-# olmak üzere V token'a eşit dağıtılır. Bu hedefle çapraz entropi şudur:
+# Yalın çapraz entropi, olasılıkları etikette 1, başka yerde 0 olan bir hedefle karşılaştırır.
+# Yumuşatma e = 0,1 iken 1'in onda biri, etiketin kendisi de içinde olmak üzere V token'a eşit
+# dağıtılır. Bu hedefle çapraz entropi şudur:
 #
 #     S = (1 - e) * nll + e * (lse - mean)
 
@@ -44,12 +47,18 @@ smoothed_by_torch = torch.nn.functional.cross_entropy(
 print(f"{smoothed_by_hand = :.6f}")
 print(f"{smoothed = :.6f}")
 print(f"{smoothed_by_torch = :.6f}")
+# -> smoothed_by_hand = 0.724438
+# -> smoothed = 0.724438
+# -> smoothed_by_torch = 0.724438
 
 # %% [markdown]
-# Artık aşırı eminliğin bir bedeli var. Etikete 100'lük bir logit vermek, doğru olsa da, yumuşatma
-# yokken 0, varken 8 tutar. Olabilecek en küçük kayıp 0 değil, hedefin entropisidir: etikete 0,92,
-# öteki dört token'a 0,02'şer. Bu yüzden yumuşatmalı ve yumuşatmasız kayıplar birbiriyle
-# karşılaştırılamaz; şaşkınlıklar karşılaştırılabilir, çünkü onlar hiç yumuşatılmaz.
+# Etiketten fazla emin olan bir modelin kaybı artık büyüktür. Etiketin logit'i 100, ötekilerinki 0
+# iken kayıp, yumuşatma yokken 0, varken 8'dir.
+#
+# Olabilecek en küçük kayıp artık 0 değildir. Hedefin entropisidir; burada hedef, etiket için 0,92,
+# öteki dört token'ın her biri için 0,02'dir. Bu yüzden yumuşatmalı bir kaybı yumuşatmasız bir
+# kayıpla karşılaştıramazsınız. Şaşkınlıkları karşılaştırabilirsiniz, çünkü onlar yumuşatmasız
+# hesaplanır.
 #
 # Çeviride alışılmış değer 0,1'dir. Dil modelleri çoğunlukla yumuşatmasız eğitilir.
 
@@ -61,6 +70,9 @@ entropy = -(target * np.log(target)).sum()
 print(f"{too_sure = :.6f}")
 print(f"{least = :.6f}")
 print(f"{entropy = :.6f}")
+# -> too_sure = 8.000000
+# -> least = 0.389673
+# -> entropy = 0.389673
 
 # %% [markdown]
 # ## Odaklı kayıp
@@ -69,10 +81,10 @@ print(f"{entropy = :.6f}")
 #
 #     odaklı kayıp = alpha * (1 - p)^gamma * nll
 #
-# gamma = 2 iken, modelin 0,9 verdiği bir token eskisinin yüzde biri kadar tutar; 0,1 verdiği ise
-# eskisinin %81'ini korur. Çapraz entropi ikincisini 22 kat önemli bulur, odaklı kayıp 1.770 kat.
-# `gamma=0` çapraz entropidir. `alpha` tek bir sayı ya da her sınıf için bir sayıdır; makaledeki
-# değeri 0,25'tir.
+# gamma = 2 iken, modelin 0,9 verdiği bir token kaybının %1'ini korur; 0,1 verdiği bir token ise
+# %81'ini. Çapraz entropide ikinci token'ın kaybı birincininkinin 22 katıdır, odaklı kayıpta 1.770
+# katı. `gamma=0` çapraz entropidir. `alpha` bütün token'lar için tek bir çarpan (makalede 0,25) ya
+# da her sınıf için bir çarpandır.
 
 
 # %%
@@ -90,12 +102,21 @@ print(f"{hard = :.6f}")
 print(f"{hard_times_alpha = :.6f}")
 print(f"{np.log(0.1) / np.log(0.9) = :.1f}")
 print(f"{hard / easy = :.1f}")
+# -> easy = 0.001054
+# -> hard = 1.865094
+# -> hard_times_alpha = 0.466273
+# -> np.log(0.1) / np.log(0.9) = 21.9
+# -> hard / easy = 1770.2
 
 # %% [markdown]
 # ## Öğretmenden öğrenmek
 #
-# Damıtmada (distillation) etiketin yerini büyük bir modelin bütün dağılımı, q alır. Kayıp, T
-# sıcaklığıyla yumuşatılmış Kullback-Leibler ıraksamasıdır: T^2 * toplam_j q_j * ln(q_j / p_j).
+# Damıtmada (distillation) küçük bir model, büyük bir modelden, yani öğretmenden öğrenir. Kayıp,
+# etiket yerine öğretmenin bütün token'lar için verdiği q olasılıklarını kullanır. Kayıp,
+# Kullback-Leibler ıraksamasıdır; iki modelin logit'leri de softmax'tan önce bir T sıcaklığına
+# bölünür:
+#
+#     T^2 * toplam_j q_j * ln(q_j / p_j)
 
 # %%
 teacher = np.array([[3.0, 0.0, 1.0, 0.0, 0.0]], "float32")
@@ -105,11 +126,13 @@ distillation = losses.MaskedKLDivergence(temperature=2.0, target_from_logits=Tru
 divergence = float(distillation(teacher, logits))
 print(f"{divergence_by_hand = :.6f}")
 print(f"{divergence = :.6f}")
+# -> divergence_by_hand = 0.172962
+# -> divergence = 0.172961
 
 # %% [markdown]
 # ## `fit`in yerini aldığı döngü
 #
-# Yumuşatılmış etiketlerle odaklı kayıp, dolgu maskelenmiş olarak. Önce `compile`.
+# Etiket yumuşatmalı odaklı kayıp; dolgu maskelenmiştir. Önce `compile` ve `fit` ile:
 
 # %%
 x = np.array([[1, 2, 3, 1, 2, 4], [2, 3, 1, 2, 0, 0]])
@@ -128,9 +151,11 @@ model.compile(
 history = model.fit(x, y, epochs=20, verbose=0).history
 print(f"{history['loss'][-1] = :.6f}")
 print(f"{history['perplexity'][-1] = :.6f}")
+# -> history['loss'][-1] = 0.129029
+# -> history['perplexity'][-1] = 2.956767
 
 # %% [markdown]
-# PyTorch'ta token'lar için odaklı kayıp yoktur: maskesiyle birlikte elle yazılır.
+# PyTorch'ta token'lar için odaklı kayıp yoktur. Maskesiyle birlikte elle yazarsınız.
 
 # %%
 network = torch.nn.Sequential(torch.nn.Embedding(5, 8), torch.nn.Linear(8, 5))
@@ -151,3 +176,5 @@ for _ in range(20):
 perplexity = torch.exp(-(log_p_label * mask).sum() / mask.sum())
 print(f"{loss.item() = :.6f}")
 print(f"{perplexity.item() = :.6f}")
+# -> loss.item() = 0.129029
+# -> perplexity.item() = 2.956767

@@ -1,15 +1,16 @@
 # %% [markdown]
 # # 7. Arka ucu (backend) değiştirmek
 #
-# Keras dildir; hesabı PyTorch, JAX ya da TensorFlow yapar. Bu dosya üçü için de aynıdır, yazdığı
-# sayılar da:
+# Siz Keras yazarsınız. Hesabı PyTorch, JAX ya da TensorFlow yapar. Bu dosya üçü için de aynıdır ve
+# aynı sayıları yazdırır:
 #
 #     python 7_swap_the_backend.py
 #     KERAS_BACKEND=jax python 7_swap_the_backend.py
 #     KERAS_BACKEND=tensorflow python 7_swap_the_backend.py
 #
-# Seçim bir kez, Keras içe aktarılırken yapılır ve program bitene kadar geçerlidir. `import
-# keras_llm` en başta gelir: `KERAS_BACKEND` başka bir şey söylemiyorsa PyTorch'u seçer.
+# Arka uç, Keras içe aktarılırken seçilir ve aynı programda sonradan değiştirilemez.
+# `import keras_llm`, `import keras`tan önce gelir: `KERAS_BACKEND` başka bir arka uç belirtmiyorsa
+# PyTorch'u seçer.
 
 # %%
 import keras_llm  # isort: skip  (first: it chooses the backend)
@@ -21,26 +22,31 @@ from keras import ops
 from keras_llm import losses, metrics, models, optimizers
 
 print("backend", keras.backend.backend())
+# -> backend torch
 
 # %% [markdown]
 # ## Tensörler
 #
-# Modelin döndürdüğü, arka ucun bir tensörüdür. `ops.convert_to_numpy` onu hangisi olursa olsun
-# okur, `keras.ops` onunla hesap yapar; `torch.exp` çağıran ise seçimini yapmış demektir.
+# Bir model, arka ucunun tensörlerini döndürür. `keras.ops` her arka ucun tensörleriyle hesap yapar;
+# `ops.convert_to_numpy` onları NumPy dizilerine çevirir. `torch.exp` çağıran bir program yalnızca
+# PyTorch ile çalışır.
 
 # %%
 zeros = ops.zeros((2, 3, 7))
 print(type(zeros).__module__.split(".")[0], type(zeros).__name__)
 log_of_v = float(ops.logsumexp(zeros, axis=-1)[0, 0])
 print(f"{log_of_v = :.6f}")
+# -> torch Tensor
+# -> log_of_v = 1.945910
 
 
 # %% [markdown]
 # ## Üçü için bir kayıp
 #
-# `keras.ops` ile yazdığınız kendi kaybınız da her yerde çalışır. Tek bir metottur: bir token'ın
-# `nll` (etiketin -ln p değeri), `lse` (logit'lerin log-sum-exp'i) ve ortalama logit değerinden o
-# token'ın kaybını hesaplar. Buradaki, karelerini alarak sürprizleri daha pahalı yapıyor.
+# `keras.ops` ile yazdığınız kendi kaybınız da her arka uçta çalışır. Tek bir metot yazarsınız. Bu
+# metot, her token'ın kaybını onun `nll` değerinden (etiketin -ln p değeri), `lse` değerinden
+# (logit'lerinin log-sum-exp'i) ve logit'lerinin ortalamasından hesaplar. Buradaki kayıp, `nll`nin
+# karesidir; olasılığı düşük etiketlerin kaybı daha da büyür.
 
 
 # %%
@@ -52,12 +58,13 @@ class SquaredSurprise(keras_llm.losses.TokenLoss):
 
 squared = float(SquaredSurprise(ignore_index=0)(np.array([[1, 2, 0]]), ops.zeros((1, 3, 7))))
 print(f"{squared = :.6f}")
+# -> squared = 3.786566
 
 # %% [markdown]
 # ## Aynı eğitim
 #
-# Aynı tohumdan (seed) her arka uç başka rastgele sayılar çeker. Sayılar karşılaştırılabilsin diye
-# ilk ağırlıklar NumPy'den geliyor. Kendi eğitiminizde bunun önemi yoktur.
+# Aynı tohumdan (seed) her arka uç farklı rastgele sayılar üretir. Karşılaştırılabilir sayılar elde
+# etmek için ilk ağırlıkları NumPy ile üretiyoruz. Kendi eğitiminizde bu bir fark yaratmaz.
 
 # %%
 rng = np.random.default_rng(0)
@@ -77,19 +84,21 @@ history = model.fit(x, y, batch_size=2, epochs=8, shuffle=False, verbose=0).hist
 print(f"{history['loss'][0] = :.5f}")
 print(f"{history['loss'][-1] = :.5f}")
 print(f"{history['perplexity'][-1] = :.5f}")
+# -> history['loss'][0] = 1.94061
+# -> history['loss'][-1] = 1.57639
+# -> history['perplexity'][-1] = 4.83748
 
 # %% [markdown]
 # ## Aynı olmayanlar
 #
-# - Hız: PyTorch'ta katmanlar yakalanmış tek bir çizge (graph) olarak çalışır; JAX ile TensorFlow
+# - Hız. PyTorch katmanları yakalanmış tek bir çizge (graph) olarak çalıştırır; JAX ile TensorFlow
 #   bütün adımı derler. Kendi makinenizde ölçün.
-# - `micro_batch_size` ve bizim kayıplarımızla gradyan biriktirme PyTorch ister. Ötekilerde
-#   `compile` bunları kabul etmez, çünkü Keras başka sayılar üretirdi: 8. rehber.
+# - Aynı tohumdan gelen rastgele sayılar: ilk ağırlıklar, dropout.
 # - 6. rehberdeki gibi kendi `train_step`iniz tek bir arka uç için yazılır.
 #
 # ## `fit`in yerini aldığı döngü
 #
-# Yukarıda ne çalışmış olursa olsun, PyTorch ile: sayılar bir kitaplığın değil, matematiğindir.
+# Yukarıda hangi arka uç çalışmış olursa olsun, döngü PyTorch iledir ve aynı sayıyı verir.
 
 # %%
 weights = [torch.tensor(w, dtype=torch.float32, requires_grad=True) for w in (embedding, kernel)]
@@ -110,3 +119,4 @@ for _ in range(8):
         count = (labels != 0).sum().item()
         total_loss, tokens = total_loss + loss.item() * count, tokens + count
 print(f"{total_loss / tokens = :.5f}")
+# -> total_loss / tokens = 1.57639

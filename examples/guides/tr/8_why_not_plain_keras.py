@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 8. Neden yalın Keras değil?
 #
-# Keras, satır başına tek etiket için yapılmıştır: bir resim, bir sınıf. Dil modelinde her satırın
-# çok etiketi vardır ve hepsi sayılmaz. Keras'la gelen kayıplar, metrikler ve eniyileyicilerle
-# eğitilen bir dil modeli hata vermeden çalışır ve yanlış sayılar gösterir. İşte o sayılar, her biri
-# bizimkinin yanında. Hangisinin kimin olduğunu adı söyler: `keras_...` ve `ours_...` (bizimki).
+# Keras, satır başına tek etiket (örneğin bir resmin sınıfı) için tasarlanmıştır. Dil modelinde her
+# satırın çok sayıda etiketi vardır ve bazıları (dolgu) sayılmaz. Böyle bir modeli Keras'la gelen
+# kayıplar, metrikler ve eniyileyicilerle eğitirseniz hata çıkmaz, ama bazı sayılar yanlıştır. İşte
+# o sayılar, her biri bizimkinin yanında. `keras_` ile başlayan adlar Keras'ın sayılarıdır, `ours_`
+# ile başlayanlar bizimkiler.
 
 # %%
 import keras_llm  # noqa: F401  isort: skip  (first: it chooses the backend)
@@ -33,10 +34,10 @@ def pair(rows):
 # %% [markdown]
 # ## Bir dönemin kaybı
 #
-# Bir satırda modelin kesin bildiği 31 token; ötekinde kaybı ln 5 olan tek bir token, gerisi dolgu
-# (-1). Ortalama (ln 5) / 32'dir. Keras yığın ortalamalarının ortalamasını alır; orada bir token 31
-# token kadar ağır basar. `val_loss` da böyle hesaplanır, erken durdurma (early stopping) da onu
-# izler.
+# İlk satırda kaybı 0 olan 31 token vardır. İkincide kaybı ln 5 olan tek bir token ve dolgu (-1)
+# vardır. Her satır bir yığındır. Token'lar üzerinden ortalama (ln 5) / 32'dir. Keras iki yığının
+# ortalamalarının ortalamasını alır; o tek token, 31 token kadar ağır basar. `val_loss` da aynı
+# biçimde hesaplanır ve `EarlyStopping` onu izler.
 
 # %%
 stock, ours = pair([[100.0, 0, 0, 0, 0], [0.0] * 5])
@@ -47,11 +48,14 @@ ours.compile(loss=our_loss)
 keras_loss, ours_loss = (model.evaluate(x, y, batch_size=1, verbose=0) for model in (stock, ours))
 print(f"{keras_loss = :.3f}")
 print(f"{ours_loss = :.4f}")
+# -> keras_loss = 0.805
+# -> ours_loss = 0.0503
 
 # %% [markdown]
 # ## Şaşkınlık
 #
-# Her biri 8 nat tutan 7 token, 0 tutan 19 token. Keras'ın kaybının üsteli, şaşkınlık değildir.
+# 7 token'ın her birinin kaybı 8 nat, 19 token'ınki 0. Keras'ın kaybının üsteli şaşkınlık değildir,
+# çünkü o kayıp yığın ortalamalarının ortalamasıdır.
 
 # %%
 stock, ours = pair([[0.0, 100.0], [8.0, 0.0]])
@@ -63,16 +67,19 @@ keras_perplexity = np.exp(stock.evaluate(x, y, batch_size=1, verbose=0))
 ours_perplexity = ours.evaluate(x, y, batch_size=1, verbose=0, return_dict=True)["perplexity"]
 print(f"{keras_perplexity = :.1f}")
 print(f"{ours_perplexity = :.2f}")
+# -> keras_perplexity = 54.6
+# -> ours_perplexity = 8.62
 
 # %% [markdown]
 # ## Doğruluk ve dolgu
 #
-# Keras'ın metrikleri `ignore_class` bilmez; dolguyu ağırlıklarla maskelemek gerekir. Uzunluğu 128
-# olan yığında 100'de 100 doğru, 16 olanda 10'da 0 doğru: 110'un 100'ü doğrudur. Keras önce her
-# satırın kendi uzunluğu üzerinden ortalamasını alır.
+# Keras'ın metriklerinde `ignore_class` yoktur; dolgu `sample_weight` ile maskelenmelidir. İlk
+# yığının uzunluğu 128'dir ve 100 token'ının 100'ü doğru tahmin edilmiştir. İkincinin uzunluğu
+# 16'dır ve 10 token'ının hiçbiri doğru tahmin edilmemiştir. Demek ki 110 token'ın 100'ü doğrudur.
+# Keras önce her satırın, dolgu da içinde olmak üzere, bütün uzunluğu üzerinden ortalamasını alır.
 #
-# Kayıpta da 0 ağırlığı dolguyu maskeler, ama Keras bütün konumların sayısına böler: burada 8
-# konumun 5'i dolgudur ve ln 5'in 3/8'i çıkar.
+# Kayıpta da aynı kusur vardır: 0 ağırlıkları dolguyu maskeler, ama Keras bütün konumların sayısına
+# böler. İkinci örnekte 8 konumun 3'ü sayılır; ln 5 yerine ln 5'in 3/8'i çıkar.
 
 # %%
 stock_accuracy = keras.metrics.SparseCategoricalAccuracy()
@@ -92,13 +99,18 @@ keras_weighted, ours_weighted = (
 )
 print(f"{keras_weighted = :.4f}")
 print(f"{ours_weighted = :.4f}")
+# -> keras_accuracy = 0.556
+# -> ours_accuracy = 0.909
+# -> keras_weighted = 0.6035
+# -> ours_weighted = 1.6094
 
 # %% [markdown]
 # ## bfloat16'da id'ler
 #
-# bfloat16'nın bir sayının basamakları için 8 biti vardır: 256'dan büyük tam sayılar yuvarlanır,
-# 31999 olur 32000. Keras etiketleri ve tahminleri logit'lerin türüne çevirir, dört yanlış tahmini
-# de doğru bulur. Bizimki id'leri tam sayı olarak tutar.
+# Bir bfloat16 sayısının 8 anlamlı biti vardır; 256'dan büyük tam sayılar yuvarlanır: 31999, 32000
+# olur. Keras etiketleri ve tahmin edilen id'leri logit'lerin türüne (dtype) çevirir. Aşağıda dört
+# tahmin bir ya da iki id farkla yanlıştır ve Keras dördünü de doğru sayar. Bizimki tam sayıları
+# karşılaştırır.
 
 # %%
 id_in_bfloat16 = int(ops.cast(ops.convert_to_tensor(31999.0), "bfloat16"))
@@ -113,14 +125,18 @@ keras_bfloat16, ours_bfloat16 = float(stock_accuracy.result()), float(our_accura
 print(f"{id_in_bfloat16 = }")
 print(f"{keras_bfloat16 = :.1f}")
 print(f"{ours_bfloat16 = :.1f}")
+# -> id_in_bfloat16 = 32000
+# -> keras_bfloat16 = 1.0
+# -> ours_bfloat16 = 0.0
 
 # %% [markdown]
 # ## Biriktirilmiş gradyanlar
 #
-# Birer satırlık iki yığın tek bir güncelleme yapar: önce 20 tane 0 ile 11 tane 1, sonra bir tane 1.
-# 32 token'ın 20'si 0'dır; öyleyse 0'ın logit'i yükselmelidir, öğrenme oranı 1 iken 20/32 - 1/2 =
-# 0,125 kadar. Keras o tek token'a 31 token'ın ağırlığını verir ve logit düşer: güncellemenin
-# işareti yanlıştır.
+# Birer satırlık iki yığın tek bir güncelleme yapar. İlk satırda 20 tane 0 ve 11 tane 1 etiketi,
+# ikincide bir tane 1 etiketi vardır. Model iki token'a da 1/2 olasılığını verir. Etiketlerin
+# 20/32'si 0'dır; öyleyse 0'ın logit'i, öğrenme oranı 1 iken, 20/32 - 1/2 = 0,125 yükselmelidir.
+# Keras iki yığının ortalamalarının ortalamasını alır. Orada ikinci satırın tek etiketi, ilk satırın
+# 31 etiketi kadar ağır basar ve logit düşer: güncelleme yanlış yöndedir.
 
 # %%
 stock, ours = pair([[0.0, 0.0]])
@@ -132,16 +148,19 @@ for model, loss in ((stock, stock_loss), (ours, our_loss)):
 keras_step, ours_step = (np.array(model.get_weights()[0])[0, 0] for model in (stock, ours))
 print(f"{keras_step = :.4f}")
 print(f"{ours_step = :.4f}")
+# -> keras_step = -0.1774
+# -> ours_step = 0.1250
 
 # %% [markdown]
 # ## Eniyileyiciler
 #
-# - AdamW: Keras ağırlık sönümünü bias'a da uygular, burada 0,1'in onda biri kadar. bfloat16'da
-#   beta_2'si 1'e yuvarlanır ve değeri 1 olan ağırlık yerinde sayar; oysa 0,1'lik bir adım onu 0,9'a
-#   getirmelidir (bfloat16'da 0,8984).
-# - Adafactor: varlık nedeni bellekten kazanmaktır. Keras'ınki gene de tam boy bir kopya tutar,
-#   ağırlık başına 4 bayttan çok. Gradyanı olmayan bir satır ile bir sütun da, örneğin hiç geçmemiş
-#   bir token ile ölü bir birim, bütün ağırlıkları NaN yapar.
+# - AdamW. Keras ağırlık sönümünü bias'a da uygular: gradyanı 0, değeri 1 olan bir bias 0,99 olur.
+#   bfloat16'da beta_2'si, yani 0,999, 1'e yuvarlanır ve değeri 1 olan bir ağırlık değişmez; oysa
+#   0,1'lik bir güncelleme onu 0,9 yapmalıdır (bfloat16'da 0,8984).
+# - Adafactor bellekten kazanmak için yapılmıştır. Keras'ınki gene de her ağırlık için bir değer
+#   tutar; ağırlık başına 4 bayttan çok yer kaplar. Bir matrisin bir satırının ve bir sütununun
+#   gradyanı yoksa da (hiç geçmeyen bir token, hiç etkinleşmeyen bir birim) bütün ağırlıkları NaN
+#   yapar.
 
 
 # %%
@@ -165,11 +184,19 @@ for name, library in (("keras", keras.optimizers), ("ours", optimizers)):
     print(f"{name}_moved = {moved:.4f}")
     print(f"{name}_bytes = {bytes_of_state:.4f}")
     print(f"{name}_nan = {np.isnan(after).sum()}")
+# -> keras_bias = 0.9900
+# -> keras_moved = 1.0000
+# -> keras_bytes = 4.0156
+# -> keras_nan = 262144
+# -> ours_bias = 1.0000
+# -> ours_moved = 0.8984
+# -> ours_bytes = 0.0156
+# -> ours_nan = 0
 
 # %% [markdown]
 # ## `fit`in yerini aldığı döngü
 #
-# Döngüyü kendi yazan, toplamları tutar ve bir kez böler: ilk üç bölümün sayıları.
+# Toplamları biriktiren ve bir kez bölen bir döngü, ilk üç bölümde bizim sayılarımızı yazdırır.
 
 # %%
 easy, even, hard = torch.tensor([[100.0, 0, 0, 0, 0]]), torch.zeros(1, 5), torch.tensor([[8.0, 0]])
@@ -193,3 +220,6 @@ loop_accuracy = loop((easy, 0, 100), (easy, 1, 10))[1]
 print(f"{loop_loss = :.4f}")
 print(f"{loop_perplexity = :.2f}")
 print(f"{loop_accuracy = :.3f}")
+# -> loop_loss = 0.0503
+# -> loop_perplexity = 8.62
+# -> loop_accuracy = 0.909

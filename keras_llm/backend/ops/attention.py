@@ -1,25 +1,26 @@
-"""The product of attention on JAX and TensorFlow: Keras's own."""
+"""Scaled dot-product attention on JAX and TensorFlow: Keras's own."""
 
 from keras import ops
 
 
-def attend(query, key, value, mask=None, causal=False, documents=None):
-    """What each query gathers: `[batch, length, heads, head_dim]`, like the queries.
+def attend(query, key, value, mask=None, causal=False, segment_ids=None):
+    """softmax(Q K^T / sqrt(head_dim)) V, `[batch, length, heads, head_dim]` like the queries.
 
     Args:
         query: `[batch, length, heads, head_dim]`.
         key: `[batch, source_length, key_value_heads, head_dim]`.
-        value: As the keys.
-        mask: Booleans that broadcast to `[batch, heads, length, source_length]`, or None for all
-            true. A row without any is filled with numbers that mean nothing.
-        causal: Whether query t sees only keys 0..t; without a mask.
-        documents: `[batch, length]` integers that never fall along a row, or None: with `causal`,
-            a query sees only keys of its own number.
+        value: Like `key`.
+        mask: Booleans that broadcast to `[batch, heads, length, source_length]`: true where a query
+            may attend to a key; None masks nothing. The output is undefined where a query may
+            attend to no key.
+        causal: Whether query t attends only to keys 0..t. Not combined with `mask`.
+        segment_ids: Integers `[batch, length]` that do not decrease along a row, or None. With
+            `causal`, a query attends only to keys with its own segment id.
     """
     heads, shared = query.shape[2], key.shape[2]
     if shared == 1 < heads:
-        # Keras on TensorFlow repeats grouped heads by itself, but not a single one.
+        # Keras on TensorFlow repeats several key-value heads itself, but not a single one.
         key, value = (ops.repeat(x, heads, axis=2) for x in (key, value))
-    if documents is not None:
-        mask = documents[:, None, :, None] == documents[:, None, None, :]
+    if segment_ids is not None:
+        mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     return ops.dot_product_attention(query, key, value, mask=mask, is_causal=causal)

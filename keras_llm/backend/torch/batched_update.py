@@ -1,4 +1,4 @@
-"""Updating many variables at once: in batches that one kernel takes, prepared once."""
+"""Updates of many variables at once, in batches that one kernel call takes."""
 
 import operator
 from collections import defaultdict
@@ -6,20 +6,20 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-# A batch of this many parameters keeps a GPU busy, and its temporary tensors small beside the
-# model; on a CPU those are to stay in the cache from one kernel to the next.
+# The most parameters of a batch. On a GPU: enough to keep it busy, with temporary tensors that are
+# small beside the model. On a CPU: temporary tensors that stay in the cache between kernels.
 GPU_BATCH = 2**25
 CPU_BATCH = 2**18
 
 
 class BatchedUpdate:
-    """The update of some variables at once, prepared for the tensors that they have.
+    """An update of some variables at once, prepared for their present tensors.
 
     Args:
-        slots: A tuple for each variable with what its update needs: its tensor as `value`, and as
-            `kind` what it must have in common with others to be updated together.
-        tensors: What `is_for` compares.
-        cpu_batch: How many parameters a batch may have on a CPU.
+        slots: For each variable a tuple of the tensors that its update takes: `value` is the
+            variable's own tensor, and only slots of equal `kind` are updated together.
+        tensors: The tensors that `is_for` compares with.
+        cpu_batch: The most parameters of a batch on a CPU.
     """
 
     def __init__(self, slots: Iterable, tensors: list[torch.Tensor], cpu_batch: int = CPU_BATCH):
@@ -27,13 +27,16 @@ class BatchedUpdate:
         self.batches = list(batches(slots, cpu_batch))
 
     def is_for(self, tensors: list[torch.Tensor]) -> bool:
-        """Whether these are the very tensors that the update was prepared for."""
+        """Whether these are the tensors that the update was prepared for, by identity."""
         same = map(operator.is_, tensors, self.tensors)
         return len(tensors) == len(self.tensors) and all(same)
 
 
 def batches(slots: Iterable, cpu_batch: int) -> Iterator[list]:
-    """The slots, those of one kind and device together, in lists of bounded size, or of one."""
+    """The slots, grouped by device and kind, in lists with a bounded number of parameters.
+
+    A list may exceed the bound only if it has a single slot.
+    """
     groups = defaultdict(list)
     for slot in slots:
         groups[slot.value.device, slot.kind].append(slot)
@@ -50,18 +53,18 @@ def batches(slots: Iterable, cpu_batch: int) -> Iterator[list]:
 
 
 def working_copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The tensor in `dtype` and in row-major order: itself, if it is so already.
+    """The tensor in `dtype` and contiguous; the tensor itself if it is both already.
 
-    PyTorch's fused kernels walk through memory and take no notice of strides: handed a transposed
-    gradient they update the wrong elements, without an error.
+    PyTorch's fused kernels ignore strides: with a transposed gradient they would update the wrong
+    elements, without an error.
     """
     if tensor.dtype is dtype and tensor.is_contiguous():
         return tensor
     return tensor.to(dtype).contiguous()
 
 
-def write_back(slots: Iterable, copies: list[torch.Tensor]):
-    """Copies each working copy to the variable that it was made from, if it is another tensor."""
+def write_back(slots: Iterable, copies: list[torch.Tensor]) -> None:
+    """Copies each working copy back to its variable, unless it is the variable's own tensor."""
     for slot, copy in zip(slots, copies, strict=True):
         if copy is not slot.value:
             slot.value.copy_(copy)

@@ -1,4 +1,4 @@
-"""AdamW's update of all variables by PyTorch's fused kernel."""
+"""AdamW's update of all variables with PyTorch's fused kernel."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from keras_llm.backend.torch.batched_update import (
     write_back,
 )
 
-# Private in PyTorch; `torch.optim.AdamW(fused=True)` is hardly more than a call of it.
+# Private in PyTorch: the kernel that `torch.optim.AdamW(fused=True)` calls.
 kernel = getattr(torch, "_fused_adamw_", None)
 
 
 class AdamWSlot(NamedTuple):
-    """A variable with what its update needs; `position` is that of its gradient."""
+    """The tensors of one variable's update; `position` is the index of its gradient."""
 
     position: int
     value: torch.Tensor
@@ -26,15 +26,15 @@ class AdamWSlot(NamedTuple):
 
     @property
     def kind(self):
-        """What slots of one batch have in common."""
+        """Equal for all slots of a batch."""
         return self.momentum.dtype, self.decays
 
 
 class FusedAdamW(BatchedUpdate):
-    """AdamW's update, two batches for each device and dtype: decayed and not decayed."""
+    """AdamW's update; variables with and without weight decay are in different batches."""
 
     def __init__(self, slots: list[AdamWSlot], tensors: list[torch.Tensor]):
-        # The kernel needs no temporary tensors, so there is no cache to fit on a CPU.
+        # The kernel needs no temporary tensors that would have to fit in a CPU's cache.
         super().__init__(slots, tensors, cpu_batch=GPU_BATCH)
         self.states = [
             ([slot.momentum for slot in batch], [slot.velocity for slot in batch])
@@ -61,11 +61,11 @@ class FusedAdamW(BatchedUpdate):
 
         Args:
             gradients: One for each slot.
-            step: Which update this is, from 1 on: a float32 scalar on the variables' device.
-            learning_rate: A scalar on the variables' device; nothing waits for its value.
-            weight_decay: Of the slots that decay.
-            beta_1: Decay of the momentums.
-            beta_2: Decay of the velocities.
+            step: The number of this update, from 1: a float32 scalar on the variables' device.
+            learning_rate: A scalar on the variables' device; its value is not read on the host.
+            weight_decay: The weight decay of the slots that decay.
+            beta_1: Decay rate of the momentums.
+            beta_2: Decay rate of the velocities.
             epsilon: Added to the denominator.
         """
         for batch, (momentums, velocities) in zip(self.batches, self.states, strict=True):

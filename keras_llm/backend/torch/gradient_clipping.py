@@ -1,11 +1,11 @@
-"""The global norm and clipping by it, in two passes over the gradients, not waiting for a GPU."""
+"""The global norm and clipping by it, without a host-device synchronisation."""
 
 import torch
 
 
 @torch.no_grad()
 def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """The root of the sum of all squares, in float32, or in float64 where a gradient has it."""
+    """sqrt(sum of all squares), in float64 if a gradient is float64, else in float32."""
     is_double = any(gradient.dtype == torch.float64 for gradient in gradients)
     norms = torch._foreach_norm(gradients, dtype=torch.float64 if is_double else torch.float32)
     return torch.linalg.vector_norm(torch.stack(norms))
@@ -13,10 +13,10 @@ def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def clip_by_global_norm_(gradients: list[torch.Tensor], max_norm: float) -> torch.Tensor:
-    """Scales the gradients in place so that their norm is at most `max_norm`.
+    """Scales the gradients in place so that their global norm is at most `max_norm`.
 
-    In place as `torch.nn.utils.clip_grad_norm_` does it, and like it returns the norm before: fresh
-    memory for all gradients costs more time than the clipping itself.
+    Returns the norm before, like `torch.nn.utils.clip_grad_norm_`. In place, because allocating new
+    gradients takes longer than clipping them.
     """
     norm = global_norm(gradients)
     torch._foreach_mul_(gradients, max_norm / norm.clamp(min=max_norm))

@@ -1,4 +1,4 @@
-"""Adafactor's update of all variables, by PyTorch's operations on lists of tensors."""
+"""Adafactor's update of all variables with PyTorch's operations on lists of tensors."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ from keras_llm.backend.torch.batched_update import BatchedUpdate, working_copy, 
 
 
 class AdafactorSlot(NamedTuple):
-    """A variable with what its update needs; `position` is that of its gradient.
+    """The tensors of one variable's update; `position` is the index of its gradient.
 
-    A vector has rows only, its mean squares.
+    A vector has no columns; its second moment is in `rows`.
     """
 
     position: int
@@ -22,12 +22,12 @@ class AdafactorSlot(NamedTuple):
 
     @property
     def kind(self):
-        """What slots of one batch have in common."""
+        """Equal for all slots of a batch."""
         return self.columns is not None, self.rows.dtype, self.decays
 
 
 class GroupedAdafactor(BatchedUpdate):
-    """Adafactor's update, by the formulas in the docstring of `keras_llm.optimizers.Adafactor`."""
+    """Adafactor's update, by the equations of `keras_llm.optimizers.Adafactor`."""
 
     @torch.no_grad()
     def __call__(
@@ -43,18 +43,18 @@ class GroupedAdafactor(BatchedUpdate):
         epsilon_2: float,
         clip_threshold: float,
     ):
-        """Updates values and state in place. Scalars stay tensors, so that no GPU is waited for.
+        """Updates values and state in place. Scalars stay tensors: no host-device synchronisation.
 
         Args:
             gradients: One for each slot.
-            step: Which update this is, from 1 on: a float32 scalar on the variables' device.
+            step: The number of this update, from 1: a float32 scalar on the variables' device.
             learning_rate: rho, a scalar on the variables' device.
-            weight_decay: Of the slots that decay.
-            scale_parameter: As in `Adafactor`; so are the others.
-            beta_1: None where the slots have no momentum.
-            beta_2_decay: 1 - beta_2 is the step to this power.
+            weight_decay: The weight decay of the slots that decay.
+            scale_parameter: As in `Adafactor`, like the following.
+            beta_1: Decay rate of the momentums; None if the slots have none.
+            beta_2_decay: beta_2 = 1 - step^beta_2_decay.
             epsilon_1: Added to the squared gradients.
-            epsilon_2: The least size of a variable.
+            epsilon_2: The least root mean square of a variable.
             clip_threshold: The greatest root mean square of an update.
         """
         for batch in self.batches:
@@ -81,7 +81,7 @@ class GroupedAdafactor(BatchedUpdate):
 
 
 def factored_updates(batch, gradients, weight, epsilon_1):
-    """Moves the rows' and columns' means; returns the gradients over the root of their product."""
+    """Updates the means of rows and columns; returns G / sqrt(R C / mean(R))."""
     rows, columns = [slot.rows for slot in batch], [slot.columns for slot in batch]
     squares = torch._foreach_mul(gradients, gradients)
     means = [square.mean(dim=-1) for square in squares]
@@ -92,7 +92,7 @@ def factored_updates(batch, gradients, weight, epsilon_1):
     torch._foreach_clamp_min_(row_shares, torch.finfo(torch.float32).tiny)
     torch._foreach_rsqrt_(row_shares)
     column_roots = torch._foreach_rsqrt(columns)
-    # The squares are done with, and their memory takes the updates.
+    # The squares are no longer needed: the updates reuse their memory.
     for update, gradient, row_root, column_root in zip(
         squares, gradients, row_shares, column_roots, strict=True
     ):
@@ -102,7 +102,7 @@ def factored_updates(batch, gradients, weight, epsilon_1):
 
 
 def vector_updates(batch, gradients, weight, epsilon_1):
-    """Moves the mean squares; returns the gradients over their root."""
+    """Updates the mean squares V; returns G / sqrt(V)."""
     rows = [slot.rows for slot in batch]
     move_averages(rows, torch._foreach_mul(gradients, gradients), weight, epsilon_1)
     updates = torch._foreach_rsqrt(rows)
@@ -111,7 +111,7 @@ def vector_updates(batch, gradients, weight, epsilon_1):
 
 
 def move_averages(averages, squares, weight, epsilon_1):
-    """Moves the averages by `weight` towards the squares, which are overwritten."""
+    """averages <- (1 - weight) * averages + weight * (squares + epsilon_1); overwrites squares."""
     torch._foreach_add_(squares, epsilon_1)
     torch._foreach_mul_(squares, weight)
     torch._foreach_mul_(averages, 1 - weight)

@@ -1,43 +1,45 @@
-"""Causal attention within documents that stand one after another, without a mask of all pairs.
+"""Causal attention within the segments (documents) of packed rows, without a mask of all pairs.
 
-Documents of about one length are gathered into a batch of their own, filled up at their ends: what
-stands there is seen by no token of the document. Work and memory follow the sum of the squared
-lengths of the documents, not the squared length of a row. On a CPU; PyTorch's kernel for lengths
-that differ is for GPUs.
+Segments of similar length are copied to a batch of their own and padded at the end, where causal
+attention does not see the padding. So time and memory grow with the sum of the segments' squared
+lengths instead of the squared length of a row. For CPUs: PyTorch's own kernel for rows of different
+lengths exists for GPUs only.
 """
 
 import torch
 
-# The kernels that scaled_dot_product_attention takes on a CPU. By name, because inside an operation
-# of one's own autograd records nothing.
+# The kernels behind scaled_dot_product_attention on a CPU, forward and backward. Called by name
+# because autograd does not look inside a custom operation.
 FORWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 HAS_KERNELS = FORWARD is not None and BACKWARD is not None
 
 
-# One operation for a tracer: how documents are grouped depends on their lengths.
+# A custom operation, which a tracer does not look into: the batches depend on the values of
+# `segment_ids`.
 @torch.library.custom_op("keras_llm::packed_attention", mutates_args=())
 def packed_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segment_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each query gathers, `[batch, length, heads, head_dim]` like all three, and the
-    log-sum-exp of its scores, `[batch * length, heads]`.
+    """The attention output, and the log-sum-exp of each query's scores `[batch * length, heads]`.
 
-    `documents` `[batch, length]` numbers the documents of each row; a number never falls.
+    Queries, keys, values and output are `[batch, length, heads, head_dim]`; `segment_ids`
+    `[batch, length]` do not decrease along a row.
     """
-    gathered = query.new_empty(query.shape)
-    log_totals = query.new_empty(log_totals_shape(query), dtype=score_dtype(query))
-    for places, inside in groups(documents):
-        output, log_total = FORWARD(*(heads_of(x, places) for x in (query, key, value)), 0.0, True)
-        gathered.flatten(0, 1)[places[inside]] = output.transpose(1, 2)[inside]
-        log_totals[places[inside]] = log_total.transpose(1, 2)[inside]
-    return gathered, log_totals
+    output = query.new_empty(query.shape)
+    lse = query.new_empty(lse_shape(query), dtype=lse_dtype(query))
+    for indices, valid in segment_batches(segment_ids):
+        batch = (take_heads(x, indices) for x in (query, key, value))
+        batch_output, batch_lse = FORWARD(*batch, 0.0, True)
+        output.flatten(0, 1)[indices[valid]] = batch_output.transpose(1, 2)[valid]
+        lse[indices[valid]] = batch_lse.transpose(1, 2)[valid]
+    return output, lse
 
 
 @packed_attention.register_fake
-def _(query, key, value, documents):
-    log_totals = query.new_empty(log_totals_shape(query), dtype=score_dtype(query))
-    return query.new_empty(query.shape), log_totals
+def _(query, key, value, segment_ids):
+    lse = query.new_empty(lse_shape(query), dtype=lse_dtype(query))
+    return query.new_empty(query.shape), lse
 
 
 @torch.library.custom_op("keras_llm::packed_attention_backward", mutates_args=())
@@ -46,74 +48,76 @@ def packed_attention_backward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    documents: torch.Tensor,
-    gathered: torch.Tensor,
-    log_totals: torch.Tensor,
+    segment_ids: torch.Tensor,
+    output: torch.Tensor,
+    lse: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of queries, keys and values."""
     gradients = [x.new_empty(x.shape) for x in (query, key, value)]
-    for places, inside in groups(documents):
-        # Nothing is asked of what fills up.
-        upstream = heads_of(gradient, places) * inside[:, None, :, None]
-        inputs = (heads_of(x, places) for x in (query, key, value))
-        log_total = log_totals[places].transpose(1, 2)
-        output = heads_of(gathered, places)
-        parts = BACKWARD(upstream, *inputs, output, log_total, 0.0, True)
+    for indices, valid in segment_batches(segment_ids):
+        # The gradient of padding is 0.
+        batch_gradient = take_heads(gradient, indices) * valid[:, None, :, None]
+        batch = (take_heads(x, indices) for x in (query, key, value))
+        batch_lse = lse[indices].transpose(1, 2)
+        batch_output = take_heads(output, indices)
+        parts = BACKWARD(batch_gradient, *batch, batch_output, batch_lse, 0.0, True)
         for whole, part in zip(gradients, parts, strict=True):
-            whole.flatten(0, 1)[places[inside]] = part.transpose(1, 2)[inside]
+            whole.flatten(0, 1)[indices[valid]] = part.transpose(1, 2)[valid]
     return tuple(gradients)
 
 
 @packed_attention_backward.register_fake
-def _(gradient, query, key, value, documents, gathered, log_totals):
+def _(gradient, query, key, value, segment_ids, output, lse):
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
-def keep(ctx, inputs, output):
-    """What the backward pass needs."""
+def setup_context(ctx, inputs, output):
+    """Saves what the backward pass needs."""
     ctx.save_for_backward(*inputs, *output)
 
 
 def backward(ctx, gradient, _):
-    """No gradient is asked of the log-sum-exp."""
+    """The gradients of the inputs; the log-sum-exp is not differentiated."""
     return *packed_attention_backward(gradient, *ctx.saved_tensors), None
 
 
-packed_attention.register_autograd(backward, setup_context=keep)
+packed_attention.register_autograd(backward, setup_context=setup_context)
 
 
-def groups(documents):
-    """For the documents of each rounded length: the places of their tokens `[documents, length]`
-    in the flattened batch, and which of those are theirs.
+def segment_batches(segment_ids):
+    """For each padded length, a batch of the segments that are padded to it.
+
+    Yields the indices of their tokens in the flattened input, `[segments, padded_length]`, and a
+    mask of the same shape that is false for padding.
     """
-    begins = torch.ones_like(documents, dtype=torch.bool)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    begins = torch.ones_like(segment_ids, dtype=torch.bool)
+    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
     starts = begins.flatten().nonzero().squeeze(1)
     lengths = starts.diff(append=starts.new_tensor([begins.numel()]))
-    rooms = rounded_up(lengths)
-    for room in rooms.unique().tolist():
-        own = rooms == room
-        offsets = torch.arange(room)
-        places = starts[own, None] + offsets
-        yield places.clamp_(max=begins.numel() - 1), offsets < lengths[own, None]
+    padded_lengths = rounded_up(lengths)
+    for padded_length in padded_lengths.unique().tolist():
+        chosen = padded_lengths == padded_length
+        offsets = torch.arange(padded_length)
+        indices = starts[chosen, None] + offsets
+        yield indices.clamp_(max=begins.numel() - 1), offsets < lengths[chosen, None]
 
 
 def rounded_up(lengths):
-    """Lengths made larger by at most a quarter, so that there are few different ones."""
+    """The lengths, rounded up by at most a quarter, so that few different ones remain."""
     step = 2 ** (lengths.float().log2().floor().long() - 2).clamp(min=0)
     return (lengths + step - 1) // step * step
 
 
-def heads_of(x, places):
-    """The vectors at `places` of the flattened batch: `[documents, heads, length, head_dim]`."""
-    return x.flatten(0, 1)[places].transpose(1, 2)
+def take_heads(x, indices):
+    """`x` at `indices` of the flattened batch: `[segments, heads, padded_length, head_dim]`."""
+    return x.flatten(0, 1)[indices].transpose(1, 2)
 
 
-def log_totals_shape(query):
-    """One a token and head."""
+def lse_shape(query):
+    """One log-sum-exp per token and head."""
     return query.shape[0] * query.shape[1], query.shape[2]
 
 
-def score_dtype(query):
-    """What the kernels add up in."""
+def lse_dtype(query):
+    """The dtype in which the kernels return the log-sum-exp."""
     return torch.float64 if query.dtype == torch.float64 else torch.float32

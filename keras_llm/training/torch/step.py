@@ -7,6 +7,7 @@ import torch
 
 from keras_llm.backend.keras_private import all_layers
 from keras_llm.backend.torch.gradient_clipping import global_norm
+from keras_llm.training.arrays import as_arrays
 from keras_llm.training.step import Step, StepDescription, unit_of
 from keras_llm.training.torch.captured_layer import CapturedLayer
 from keras_llm.training.torch.compile_policy import CompilePolicy
@@ -264,7 +265,8 @@ def on_device(data):
             leaf = leaf.to("cuda", non_blocking=True)
         return keras.ops.convert_to_tensor(leaf)
 
-    return keras.tree.map_structure(moved, data)
+    parts = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
+    return tuple(keras.tree.map_structure(moved, part) for part in parts)
 
 
 def check_one_process():

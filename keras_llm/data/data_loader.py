@@ -1,34 +1,38 @@
-"""Batches in an order that can be had again: the torch DataLoader that `fit` reads."""
+"""The torch DataLoader that `fit` reads: its position can be saved and restored."""
 
 import itertools
 import multiprocessing
-import warnings
 
 import keras
 import torch
 
+from keras_llm.arguments import check_non_negative_int
+
 
 class DataLoader(torch.utils.data.DataLoader):
-    """A `torch.utils.data.DataLoader` whose position is three numbers: seed, epoch, step.
+    """A `torch.utils.data.DataLoader` that can resume: its state is its seed, epoch and step.
 
-    The batches of an epoch follow from its seed and number alone, so nothing else has to be kept
-    to go on where a run stopped:
+    The seed and the number of an epoch determine its batches, so these three numbers are all that
+    has to be saved to continue an interrupted run:
 
         state = loader.state_dict()                 # {"seed": 0, "epoch": 2, "step": 35}
         ...
         loader.load_state_dict(state)               # the next iteration begins with that batch
 
-    An iteration begins at the start of the current epoch (or, the first time after
-    `load_state_dict`, at its step), and ends with the epoch, whose last batch moves the position
-    to the next one. So an iteration that is broken off changes nothing for the next, as when
-    Keras looks at a first batch to build a model.
+    An iteration begins at the first batch of the current epoch (the first one after
+    `load_state_dict` begins at the saved step). The last batch of an epoch moves the state to the
+    next epoch. An iteration that stops early, as when Keras reads one batch to build a model, does
+    not change where the next one begins.
 
-    `state_dict` counts the batches handed out. With PyTorch those are the batches trained on, from
-    the end of the first step on (before it, that look at a batch counts); with TensorFlow, and
-    with JAX on a GPU, Keras fetches one ahead: there, count the steps yourself.
+    `state_dict` counts the batches that were read. On PyTorch these are the batches trained on,
+    from the end of the first step on (before it, the batch that builds the model counts). On
+    TensorFlow, and on JAX with a GPU, Keras reads one batch ahead: count the steps yourself there.
 
-    `len` is the batches of a whole epoch. An epoch which resumes in its middle is shorter, which
-    Keras reports as "Your input ran out of data": it then goes on with the next epoch.
+    `len` is the number of batches in a whole epoch. An epoch that is resumed in its middle is
+    shorter; Keras then warns "Your input ran out of data" and continues with the next epoch.
+
+    The loader shuffles, not `fit`. A plain `keras.Model` warns of that: `fit(loader,
+    shuffle=False)`.
 
     Args:
         dataset: An object with `__len__`, `__getitems__(rows)`, which gives a batch of numpy
@@ -36,13 +40,15 @@ class DataLoader(torch.utils.data.DataLoader):
             have the same length.
         order: An object with `__len__`, `seed` and `batches(epoch)`, an iterator of the
             row numbers of each batch.
-        num_workers: Processes which prepare batches; 0 prepares them in this one. They start
-            afresh, so a script needs `if __name__ == "__main__":` as with any such process.
+        num_workers: Processes which prepare batches; 0 prepares them in this one. They are not
+            forked, so a script needs `if __name__ == "__main__":`.
+
+    Raises:
+        ValueError: `num_workers` is not a non-negative integer.
     """
 
     def __init__(self, dataset, order, num_workers: int = 0):
-        # `fit` has shuffle=True by default, and warns that it cannot shuffle this: nobody asked.
-        warnings.filterwarnings("ignore", r"`shuffle=True` was passed.*torch DataLoader")
+        num_workers = check_non_negative_int(num_workers, "num_workers")
         self._remaining = _RemainingBatches(order)
         self._step = 0
         super().__init__(
@@ -50,23 +56,24 @@ class DataLoader(torch.utils.data.DataLoader):
             batch_sampler=self._remaining,
             collate_fn=_as_tensors,
             num_workers=num_workers,
-            # Not fork: array_record's threads, once they have read, make a forked process crash.
+            # Not fork: once array_record has read, its threads make a forked process crash.
             multiprocessing_context=_start_method() if num_workers else None,
             persistent_workers=num_workers > 0,
         )
 
     def __iter__(self):
-        # A generator, so this runs at the first batch: `fit` also makes iterators it never uses.
+        # In a generator, this runs when the first batch is asked for: `fit` makes iterators that
+        # it never uses.
         epoch, first = self._remaining.epoch, self._remaining.first
         for step, batch in enumerate(super().__iter__(), first):
             if step + 1 < len(self):
                 self._step = step + 1
             else:
                 self._move_to(epoch + 1, 0)
-            yield self._with_length_open(batch) if step == first else batch
+            yield self._with_unknown_length(batch) if step == first else batch
 
     def state_dict(self) -> dict[str, int]:
-        """The position: of all batches handed out so far, the next one is at this step."""
+        """The position of the next batch: a dictionary of seed, epoch and step."""
         return {
             "seed": self._remaining.order.seed,
             "epoch": self._remaining.epoch,
@@ -74,7 +81,7 @@ class DataLoader(torch.utils.data.DataLoader):
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration begin at a position that `state_dict` gave.
+        """Makes the next iteration begin at a position that `state_dict` returned.
 
         Raises:
             ValueError: `state` is not such a position.
@@ -83,12 +90,12 @@ class DataLoader(torch.utils.data.DataLoader):
             isinstance(value, int) and value >= 0 for value in state.values()
         ):
             raise ValueError(
-                "`state` must hold the non-negative integers seed, epoch and step. "
+                "state must hold the non-negative integers seed, epoch and step. "
                 f"Received: state={state}"
             )
         if state["step"] >= len(self):
             raise ValueError(
-                f"`state` must be of this data: an epoch here has {len(self)} steps. "
+                f"state must be of this data: an epoch here has {len(self)} steps. "
                 f"Received: state={state}"
             )
         self._remaining.order.seed = state["seed"]
@@ -98,15 +105,15 @@ class DataLoader(torch.utils.data.DataLoader):
         self._remaining.epoch = epoch
         self._remaining.first = self._step = step
 
-    def _with_length_open(self, batch):
-        # Keras takes what the shapes of two batches have in common for the shape of all.
+    def _with_unknown_length(self, batch):
+        # On TensorFlow, Keras infers the shape of all batches from two of them.
         if self.dataset.fixed_length or keras.backend.backend() != "tensorflow":
             return batch
         return keras.tree.map_structure(lambda tensor: tensor.as_subclass(_AnyLength), batch)
 
 
 class _RemainingBatches:
-    """The batch sampler: those of this epoch from `first` on."""
+    """The batch sampler: the batches of the current epoch from `first` on."""
 
     def __init__(self, order):
         self.order = order
@@ -121,7 +128,7 @@ class _RemainingBatches:
 
 
 class _AnyLength(torch.Tensor):
-    """A batch whose shape says that the next one may have another length."""
+    """A batch whose length is unknown, since the next one may have another."""
 
     @property
     def shape(self):

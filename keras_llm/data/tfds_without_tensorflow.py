@@ -1,4 +1,4 @@
-"""Lets tensorflow-datasets read and write files without TensorFlow, to which it leaves that."""
+"""Lets tensorflow-datasets read and write files where TensorFlow is not installed."""
 
 import contextlib
 import importlib
@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 @contextlib.contextmanager
 def without_tensorflow():
-    """While this is open, tensorflow-datasets reads and writes files with Python's own functions.
+    """Context manager in which tensorflow-datasets uses Python's own functions for files.
 
-    It asks `tf.io.gfile` for files and `tf.compat` for text, and nothing else of TensorFlow, to
-    unpack an archive and to sort examples; a set whose own code asks for more still gets TensorFlow
-    if that is installed. What it asks is a lazy module, private to it: where a later version
-    has none by that name, TensorFlow is asked as before.
+    To unpack an archive and to sort examples it needs only `tf.io.gfile` and `tf.compat`, which it
+    finds in a lazily imported module. This replaces that module. Everything else in it is still
+    TensorFlow's, for data sets whose own code needs more. The lazy module is private: if a later
+    version has none by that name, nothing is replaced.
     """
     try:
         from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as lazy

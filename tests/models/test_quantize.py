@@ -1,0 +1,55 @@
+"""Models whose layers Keras has quantized, or given low-rank adapters."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_llm.models import CausalTransformer, Seq2SeqTransformer
+from tests.models.weights import randomize
+
+SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=2, max_length=12)
+IDS = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
+MODELS = {
+    CausalTransformer: IDS,
+    Seq2SeqTransformer: {"encoder_ids": IDS, "decoder_ids": IDS},
+}
+
+
+def logits(model, inputs):
+    return ops.convert_to_numpy(model(inputs))
+
+
+def quantized(cls):
+    """A model that was never called, quantized; Keras says which layers it cannot."""
+    model = randomize(cls(**SIZES), scale=0.2)
+    with pytest.warns(UserWarning, match="does not have a `quantize` method implemented") as seen:
+        model.quantize("int8")
+    assert any("VocabularyHead" in str(warning.message) for warning in seen)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_quantized_model_is_saved_and_loaded(cls, tmp_path):
+    want = logits(randomize(cls(**SIZES), scale=0.2), MODELS[cls])
+    model = quantized(cls)
+    got = logits(model, MODELS[cls])
+    assert 0 < np.abs(got - want).max() < 0.05 * np.abs(want).max()
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(logits(loaded, MODELS[cls]), got)
+
+
+def test_generation_sees_low_rank_adapters():
+    model = randomize(CausalTransformer(**SIZES))
+    before = logits(model, IDS)
+    for block in model.backbone.blocks:
+        for projection in (block.self_attention.query, block.self_attention.value):
+            projection.enable_lora(rank=2)
+            projection.lora_kernel_b.assign(np.ones(projection.lora_kernel_b.shape))
+    after = logits(model, IDS)
+    assert np.abs(after - before).max() > 0.1
+    new = model.generate(IDS, max_new_tokens=1)[:, -1]
+    np.testing.assert_array_equal(new, after[:, -1].argmax(axis=-1))

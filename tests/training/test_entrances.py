@@ -1,0 +1,241 @@
+"""Whatever hands a batch to a model, and in whatever type: one loss, one update."""
+
+import keras
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_llm import losses, metrics, models
+
+VOCAB, D_MODEL = 300, 8
+RNG = np.random.default_rng(0)
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "uint64")
+
+
+def build(ignore_index=-100, rate=0.5, vocab=VOCAB, **arguments):
+    """A table of vectors and a matrix, whose gradients PyTorch finds in float64 too."""
+    keras.utils.set_random_seed(0)
+    model = models.LanguageModel(
+        keras.layers.Embedding(vocab, D_MODEL), keras.layers.Dense(vocab, use_bias=False)
+    )
+    model(np.zeros((1, 1), "int32"))
+    model.compile(
+        keras.optimizers.SGD(rate),
+        losses.MaskedSparseCategoricalCrossentropy(ignore_index),
+        metrics=[metrics.Perplexity()],
+        **arguments,
+    )
+    return model
+
+
+def in_float64(weights, x, y, counts, rate=0.5):
+    """Loss and weights after one step, by PyTorch in float64."""
+    table, kernel = (torch.tensor(w, dtype=torch.float64, requires_grad=True) for w in weights)
+    logits = table[torch.tensor(x.astype("int64"))] @ kernel
+    labels = np.where(counts, y.astype("int64"), -100)
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.tensor(labels).flatten(), ignore_index=-100
+    )
+    loss.backward()
+    after = [(t - rate * t.grad).detach().numpy() for t in (table, kernel)]
+    return float(loss.detach()), after
+
+
+class Batches(keras.utils.PyDataset):
+    """One batch."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+def as_tensors(*arrays):
+    # PyTorch's arithmetic knows few unsigned types, and tensors of others are hardly made.
+    return [torch.tensor(a.astype("int64") if a.dtype.kind == "u" else a) for a in arrays]
+
+
+def by_train_step(model, x, y):
+    """A loop of the user's own over `train_step`."""
+    if keras.backend.backend() == "jax":
+        return model.train_on_batch(x, y, return_dict=True)
+    return model.train_step((x, y))
+
+
+ENTRANCES = {
+    "fit, arrays": lambda m, x, y: m.fit(x, y, verbose=0).history,
+    "fit, lists": lambda m, x, y: m.fit(x.tolist(), y.tolist(), verbose=0).history,
+    "fit, tensors": lambda m, x, y: m.fit(*as_tensors(x, y), verbose=0).history,
+    "fit, PyDataset": lambda m, x, y: m.fit(Batches((x, y)), verbose=0).history,
+    "fit, DataLoader": lambda m, x, y: (
+        m.fit(
+            torch.utils.data.DataLoader(
+                torch.utils.data.TensorDataset(*as_tensors(x, y)), batch_size=len(x)
+            ),
+            verbose=0,
+        ).history
+    ),
+    "train_on_batch, arrays": lambda m, x, y: m.train_on_batch(x, y, return_dict=True),
+    "train_on_batch, lists": lambda m, x, y: m.train_on_batch(
+        x.tolist(), y.tolist(), return_dict=True
+    ),
+    "train_step, arrays": by_train_step,
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@given(
+    st.sampled_from(DTYPES),
+    st.sampled_from([-100, -1, 0, 7, 156, 255, 2**31 - 1, 2**40]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+@settings(max_examples=8 if keras.backend.backend() == "torch" else 2)
+def test_every_entrance_takes_every_integer(entrance, dtype, ignore_index, padded, seed):
+    rng = np.random.default_rng(seed)
+    highest = min(np.iinfo(dtype).max, VOCAB - 1)
+    x, y = (rng.integers(0, highest + 1, (3, 4)).astype(dtype) for _ in range(2))
+    y.flat[:6] = highest
+    holds = np.iinfo(dtype).min <= ignore_index <= np.iinfo(dtype).max
+    if padded and holds:
+        y[1] = ignore_index
+    counts = y.astype("int64") != ignore_index
+    inside = (y.astype("int64") >= 0) & (y.astype("int64") < VOCAB)
+    if not (counts & inside).any() or (counts & ~inside).any():
+        return
+    model = build(ignore_index)
+    loss, after = in_float64(model.get_weights(), x, y, counts)
+    logs = ENTRANCES[entrance](model, x, y)
+    got = logs["loss"][0] if isinstance(logs["loss"], list) else float(logs["loss"])
+    assert got == pytest.approx(loss, rel=1e-5)
+    for ours, theirs in zip(model.get_weights(), after, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    # After the step, and in a loop of evaluation.
+    loss, _ = in_float64(model.get_weights(), x, y, counts)
+    for evaluate in (model.evaluate, model.test_on_batch):
+        arguments = {"verbose": 0} if evaluate == model.evaluate else {}
+        logs = evaluate(x, y, return_dict=True, **arguments)
+        assert logs["loss"] == pytest.approx(loss, rel=1e-5)
+        assert logs["perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("entrance", ["train_on_batch", "train_step", "own loop"])
+def test_a_step_trains_on_its_own_batch_and_not_on_the_one_before(entrance):
+    # Ids of 1 only, then 2, 3, 4: each step moves the row of its own id.
+    model = build()
+    for number in range(1, 5):
+        before = model.get_weights()[0]
+        x = np.full((2, 3), number)
+        if entrance == "train_on_batch" or keras.backend.backend() == "jax":
+            model.train_on_batch(x, x)
+        elif entrance == "train_step":
+            model.train_step((x, x))
+        else:
+            model.make_train_function()
+            data = (x, x)
+            model.train_function([data] if keras.backend.backend() == "torch" else iter([data]))
+        moved = np.abs(model.get_weights()[0] - before).sum(axis=1)
+        assert np.flatnonzero(moved).tolist() == [number]
+        want, _ = in_float64(model.get_weights(), x, x, np.ones(x.shape, bool))
+        assert model.test_on_batch(x, x, return_dict=True)["loss"] == pytest.approx(want, rel=1e-5)
+
+
+def test_bytes_as_labels_are_all_counted():
+    # -100 in one byte is 156, which is a byte of text.
+    x = np.arange(256, dtype="uint8").reshape(1, 256)
+    model = build(vocab=256)
+    loss, _ = in_float64(model.get_weights(), x, x, np.ones(x.shape, bool))
+    assert model.evaluate(x, x, verbose=0, return_dict=True)["loss"] == pytest.approx(
+        loss, rel=1e-6
+    )
+    nll = losses.MaskedSparseCategoricalCrossentropy(reduction="none")(x, np.zeros((1, 256, 256)))
+    assert (keras.ops.convert_to_numpy(nll) > 5).all()
+    accuracy = metrics.MaskedTokenAccuracy()
+    accuracy.update_state(x, np.eye(256)[None])
+    assert float(accuracy.result()) == 1.0
+
+
+def test_class_weights_are_of_each_tokens_label():
+    x, y = RNG.integers(0, 9, (4, 5)), RNG.integers(0, 9, (4, 5))
+    weight = {1: 3.0, 2: 0.25, 8: 0.0}
+    of_label = np.array([weight.get(label, 1.0) for label in range(9)])
+    for entrance in ("fit", "train_on_batch"):
+        model = build(vocab=9)
+        table, kernel = (w.astype("float64") for w in model.get_weights())
+        logits = table[x] @ kernel
+        nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, y[..., None], -1)[..., 0]
+        want = (nll * of_label[y]).sum() / of_label[y].sum()
+        if entrance == "fit":
+            logs = model.fit(x, y, class_weight=weight, verbose=0).history
+            assert logs["loss"][0] == pytest.approx(want, rel=1e-5)
+        else:
+            logs = model.train_on_batch(x, y, class_weight=weight, return_dict=True)
+            assert logs["loss"] == pytest.approx(want, rel=1e-5)
+    with pytest.raises(ValueError, match=r"class_weight needs the labels as an array.*alpha="):
+        model.fit(Batches((x, y)), class_weight=weight, verbose=0)
+    with pytest.raises(ValueError, match="class_weight and sample_weight exclude each other"):
+        model.fit(x, y, class_weight=weight, sample_weight=np.ones(4), verbose=0)
+
+
+class TestNegativeWeights:
+    x, y = RNG.integers(0, 9, (4, 5)), RNG.integers(0, 9, (4, 5))
+    weights = np.array([1.0, -2.0, 1.0, 1.0])
+
+    @pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+    def test_are_refused_where_a_mean_would_be_divided_by_them(self, call):
+        model = build(vocab=9)
+        before = model.get_weights()
+        arguments = {} if "batch" in call else {"verbose": 0}
+        with pytest.raises(ValueError, match=r"must not be negative.*reduction='sum'.*-2"):
+            getattr(model, call)(self.x, self.y, sample_weight=self.weights, **arguments)
+        for got, want in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+    def test_are_refused_by_losses_and_metrics(self):
+        logits = np.zeros((4, 5, 9), "float32")
+        for loss in (losses.MaskedSparseCategoricalCrossentropy(), losses.MaskedKLDivergence()):
+            target = logits + 1 / 9 if isinstance(loss, losses.MaskedKLDivergence) else self.y
+            with pytest.raises(ValueError, match="must not be negative"):
+                loss(target, logits, sample_weight=self.weights)
+        with pytest.raises(ValueError, match="must not be negative"):
+            metrics.Perplexity().update_state(self.y, logits, sample_weight=self.weights)
+
+    def test_are_rewards_of_a_sum(self):
+        model = build(vocab=9)
+        model.compile(
+            keras.optimizers.SGD(1.0), losses.MaskedSparseCategoricalCrossentropy(reduction="sum")
+        )
+        start = model.get_weights()
+        table, kernel = (torch.tensor(w, dtype=torch.float64, requires_grad=True) for w in start)
+        nll = torch.nn.functional.cross_entropy(
+            (table[torch.tensor(self.x)] @ kernel).transpose(1, 2),
+            torch.tensor(self.y),
+            reduction="none",
+        )
+        total = (nll * torch.tensor(self.weights)[:, None]).sum()
+        total.backward()
+        logs = model.train_on_batch(self.x, self.y, sample_weight=self.weights, return_dict=True)
+        assert logs["loss"] == pytest.approx(float(total.detach()) / 25, rel=1e-5)
+        want = (start[1] - kernel.grad.numpy()).astype("float32")
+        np.testing.assert_allclose(model.get_weights()[1], want, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_several_lengths_are_named():
+    with pytest.raises(ValueError, match=r"Rows must be of one length.*\[2, 3\]"):
+        build(vocab=9).fit([[1, 2], [1, 2, 3]], [[1, 2], [1, 2, 3]], verbose=0)
+
+
+def test_names_of_other_trainers_are_answered():
+    model = models.LanguageModel(keras.layers.Embedding(9, 4), keras.layers.Dense(9))
+    with pytest.raises(TypeError, match=r"no argument gradient_accumulation_steps.*optimizer"):
+        model.compile("sgd", gradient_accumulation_steps=4)
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
+    with pytest.raises(TypeError, match=r"num_train_epochs; write epochs="):
+        model.fit(np.ones((1, 2), int), np.ones((1, 2), int), num_train_epochs=3)
