@@ -1,5 +1,1 @@
 """What `keras_llm.explain` and `keras_llm.trace` return: facts first, screens and pages second."""
-
-from keras_llm.explanation.explanation import Explanation
-
-__all__ = ["Explanation"]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import keras_llm
 from keras_llm import losses, models, optimizers
-from keras_llm.explanation import Explanation
+from keras_llm.explanation.explanation import Explanation
 from keras_llm.explanation.facts import Column, Row, Section, Table
 from keras_llm.explanation.render_text import table_lines
 from keras_llm.tracing.tables import block_table, blocks_of
