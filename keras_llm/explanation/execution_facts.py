@@ -6,7 +6,7 @@ import sys
 
 import keras
 
-from keras_llm.explanation.compiled import Compiled
+from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.docstring_text import name_of
 from keras_llm.explanation.facts import Fact, Section
 from keras_llm.losses import MaskedLoss
@@ -14,7 +14,7 @@ from keras_llm.losses import MaskedLoss
 UNKNOWN = "known once the model is built"
 
 
-def execution_section(compiled: Compiled) -> Section:
+def execution_section(compiled: CompiledModel) -> Section:
     """How the step runs."""
     facts = (
         software(),
@@ -68,7 +68,7 @@ def device_of(tensor) -> str:
     return str(tensor.device).split("device:")[-1].lower()
 
 
-def precision(compiled: Compiled) -> list[Fact]:
+def precision(compiled: CompiledModel) -> list[Fact]:
     """The types that numbers are kept and computed in."""
     policy = compiled.model.dtype_policy
     kept, computed = policy.variable_dtype, policy.compute_dtype
@@ -83,7 +83,7 @@ def precision(compiled: Compiled) -> list[Fact]:
     return facts
 
 
-def layers(compiled: Compiled) -> Fact:
+def layers(compiled: CompiledModel) -> Fact:
     """Whether the layers run one by one, or as a graph."""
     model, step, name = compiled.model, compiled.step, keras.backend.backend()
     if step is None:
@@ -125,7 +125,7 @@ def documents(model) -> list[Fact]:
     return [Fact("document_end_id", end, note=note)]
 
 
-def logits(compiled: Compiled) -> list[Fact]:
+def logits(compiled: CompiledModel) -> list[Fact]:
     """Whether the logits of a whole batch are held, or computed and used a few rows at a time."""
     model, step = compiled.model, compiled.step
     if not compiled.is_of_tokens and not isinstance(compiled.loss, MaskedLoss):

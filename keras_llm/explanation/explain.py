@@ -2,7 +2,7 @@
 
 import sys
 
-from keras_llm.explanation.compiled import Compiled, compiled
+from keras_llm.explanation.compiled_model import CompiledModel, compiled_model
 from keras_llm.explanation.execution_facts import execution_section
 from keras_llm.explanation.explanation import Explanation
 from keras_llm.explanation.loss_facts import loss_sections
@@ -45,13 +45,13 @@ def explain(model, batch=None, show: bool = True) -> Explanation:
     >>> explanation.flags
     {'Optimizer: momentum': 'without momentum, SGD hardly trains a transformer'}
     """
-    explanation = explanation_of(compiled(model), batch)
+    explanation = explanation_of(compiled_model(model), batch)
     if show:
         explanation.show(sys.stdout)
     return explanation
 
 
-def explanation_of(compiled: Compiled, batch) -> Explanation:
+def explanation_of(compiled: CompiledModel, batch) -> Explanation:
     """All sections."""
     sections = [
         *loss_sections(compiled),

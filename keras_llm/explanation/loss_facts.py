@@ -8,7 +8,7 @@ import keras
 
 from keras_llm.backend.keras_private import loss_setting
 from keras_llm.explanation import stock_keras
-from keras_llm.explanation.compiled import Compiled
+from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.docstring_text import first_sentence, formula, name_of, own_equation
 from keras_llm.explanation.facts import Fact, Section, setting
 from keras_llm.losses import MaskedKLDivergence, MaskedLoss, TokenLoss
@@ -19,7 +19,7 @@ from keras_llm.value_text import value_text
 TOLD = {"name", "reduction", "dtype", "fn", "axis", "from_logits", "ignore_index", "ignore_class"}
 
 
-def loss_sections(compiled: Compiled) -> list[Section]:
+def loss_sections(compiled: CompiledModel) -> list[Section]:
     """One section for each loss that `compile` was given."""
     losses, weights = compiled.loss, compiled.loss_weights
     if not isinstance(losses, dict | list | tuple):
@@ -46,7 +46,7 @@ def weight_of(weight) -> Fact:
     return Fact("loss_weights", weight, note="factor of this loss in the sum over all outputs")
 
 
-def loss_section(compiled: Compiled, loss, title: str, weight: list[Fact]) -> Section:
+def loss_section(compiled: CompiledModel, loss, title: str, weight: list[Fact]) -> Section:
     """What one loss is."""
     if loss is None:
         text = "what the model's own compute_loss or add_loss says"

@@ -3,14 +3,14 @@
 import keras
 
 from keras_llm.explanation import stock_keras
-from keras_llm.explanation.compiled import Compiled
+from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.docstring_text import first_sentence, name_of, own_equation
 from keras_llm.explanation.facts import Fact, Section
 from keras_llm.losses import MaskedLoss
 from keras_llm.metrics import TokenMetric
 
 
-def metric_section(compiled: Compiled) -> Section:
+def metric_section(compiled: CompiledModel) -> Section:
     """The metrics, the logged loss first."""
     facts = [logged_loss(compiled)]
     for argument in ("metrics", "weighted_metrics"):
@@ -20,7 +20,7 @@ def metric_section(compiled: Compiled) -> Section:
     return Section("Metrics", "", tuple(facts))
 
 
-def logged_loss(compiled: Compiled) -> Fact:
+def logged_loss(compiled: CompiledModel) -> Fact:
     """The number that Keras logs as `loss`."""
     if compiled.step is not None:
         text = "sum of the losses / tokens that count, over the epoch"
@@ -30,7 +30,7 @@ def logged_loss(compiled: Compiled) -> Fact:
     return Fact("loss", "mean of batches", text, note)
 
 
-def metric_fact(compiled: Compiled, metric, argument: str) -> Fact:
+def metric_fact(compiled: CompiledModel, metric, argument: str) -> Fact:
     """What one metric counts."""
     if not isinstance(metric, TokenMetric):
         return stock_metric(compiled, metric)
@@ -44,7 +44,7 @@ def metric_fact(compiled: Compiled, metric, argument: str) -> Fact:
     return Fact(metric.name, name_of(metric), text or "see its class", note, flag=flag)
 
 
-def stock_metric(compiled: Compiled, metric) -> Fact:
+def stock_metric(compiled: CompiledModel, metric) -> Fact:
     """What a metric of Keras, or a user's, counts."""
     name = getattr(metric, "name", None) or name_of(metric)
     text = stock_keras.METRICS.get(name, "")

@@ -8,7 +8,7 @@ import keras
 
 from keras_llm.backend.keras_private import keras_decays, optimizer_settings
 from keras_llm.explanation import stock_keras
-from keras_llm.explanation.compiled import Compiled, size
+from keras_llm.explanation.compiled_model import CompiledModel, size
 from keras_llm.explanation.facts import Fact, Section, setting
 from keras_llm.optimizers.optimizer import Optimizer, is_low_precision
 from keras_llm.value_text import value_text
@@ -27,7 +27,7 @@ OF_EMA = {"ema_momentum", "ema_overwrite_frequency"}
 MOST_NAMES = 4
 
 
-def optimizer_section(compiled: Compiled) -> Section:
+def optimizer_section(compiled: CompiledModel) -> Section:
     """What the optimizer is."""
     optimizer = compiled.optimizer
     if optimizer is None:
@@ -76,7 +76,7 @@ def averaging(name: str, value) -> str:
     return f"mean of ~{round(1 / (1 - value)):,} {what}"
 
 
-def decayed(compiled: Compiled) -> list[Fact]:
+def decayed(compiled: CompiledModel) -> list[Fact]:
     """Which variables the weight decay shrinks, and which not."""
     optimizer = compiled.optimizer
     if not optimizer.weight_decay:
@@ -107,7 +107,7 @@ def group(name: str, variables, flag="") -> Fact:
     return Fact(name, paths, text, flag=flag, details=details)
 
 
-def state(compiled: Compiled) -> Fact:
+def state(compiled: CompiledModel) -> Fact:
     """What the optimizer remembers between updates."""
     parameters = compiled.parameters
     kept = state_shapes(compiled) if parameters else None
@@ -124,7 +124,7 @@ def state(compiled: Compiled) -> Fact:
     return Fact("memory", each, f"{text} in {' and '.join(kinds)}" if kinds else text, flag=flag)
 
 
-def state_shapes(compiled: Compiled) -> list[tuple] | None:
+def state_shapes(compiled: CompiledModel) -> list[tuple] | None:
     """Shape and type of the optimizer's variables but its counters; None if not known yet.
 
     One that is not built yet is not built here: a twin is, for one variable at a time, so that

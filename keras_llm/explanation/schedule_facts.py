@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.keras_private import learning_rate_schedule
-from keras_llm.explanation.compiled import Compiled
+from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.facts import Curve, Fact, Section, setting
 from keras_llm.explanation.schedule_phases import Phases, phases_of
 from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
@@ -17,7 +17,7 @@ POINTS = 97
 TOLD = ("name", "learning_rate", "warmup_init")
 
 
-def schedule_section(compiled: Compiled) -> Section | None:
+def schedule_section(compiled: CompiledModel) -> Section | None:
     """The learning rate; None where there is no optimizer, or each part has its own."""
     optimizer = compiled.optimizer
     try:

@@ -1,7 +1,7 @@
 """One update of the weights: how many tokens it is made from, and how long its gradient may be."""
 
 from keras_llm.backend.keras_private import learning_rate_schedule
-from keras_llm.explanation.compiled import Compiled
+from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.counted_tokens import token_counts
 from keras_llm.explanation.facts import Fact, Section, setting
 from keras_llm.explanation.stock_keras import GLOBAL_CLIPNORM
@@ -14,7 +14,7 @@ CLIPPING = {
 }
 
 
-def update_section(compiled: Compiled, batch=None) -> Section | None:
+def update_section(compiled: CompiledModel, batch=None) -> Section | None:
     """What happens between two values of the weights; None without an optimizer."""
     if compiled.optimizer is None:
         return None
@@ -44,7 +44,7 @@ def clipping(optimizer) -> list[Fact]:
     return [Fact("clipping", None, note=note)]
 
 
-def accumulation(compiled: Compiled) -> Fact:
+def accumulation(compiled: CompiledModel) -> Fact:
     """How batches of `fit` become updates."""
     name, steps = "accumulation", compiled.accumulation
     if steps == 1:
@@ -59,7 +59,7 @@ def accumulation(compiled: Compiled) -> Fact:
     return Fact(name, steps, note="batches make an update", flag=flag)
 
 
-def micro_batches(compiled: Compiled) -> list[Fact]:
+def micro_batches(compiled: CompiledModel) -> list[Fact]:
     """How a batch of `fit` is split to fit in memory; nothing where it cannot be."""
     if compiled.step is None:
         return []
@@ -71,7 +71,7 @@ def micro_batches(compiled: Compiled) -> list[Fact]:
     return [Fact("micro_batch_size", size, note=note)]
 
 
-def effective_batch(compiled: Compiled, batch) -> Fact:
+def effective_batch(compiled: CompiledModel, batch) -> Fact:
     """How many tokens an update is made from."""
     name, steps = "effective batch", compiled.accumulation
     if batch is not None:

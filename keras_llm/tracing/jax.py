@@ -26,7 +26,7 @@ def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
         return scaled, (logits, keras_mask(logits), loss)
 
     values = [variable.value for variable in variables]
-    run = compiled(jax.value_and_grad(objective, has_aux=True), values, *batch)
+    run = precompiled(jax.value_and_grad(objective, has_aux=True), values, *batch)
     with clock("backward"):
         (_, (logits, mask, loss)), gradients = jax.block_until_ready(run(values, *batch))
     return Differentiated(logits, mask, float(loss), gradients)
@@ -36,13 +36,13 @@ def apply(optimizer, gradients, variables, clock) -> list:
     """The values that the update would give the variables."""
     state = [variable.value for variable in optimizer.variables]
     values = [variable.value for variable in variables]
-    run = compiled(optimizer.stateless_apply, state, gradients, values)
+    run = precompiled(optimizer.stateless_apply, state, gradients, values)
     with clock("optimizer"):
         values, _ = jax.block_until_ready(run(state, gradients, values))
     return values
 
 
-def compiled(function, *arguments):
+def precompiled(function, *arguments):
     """The function, compiled before anything is timed."""
     return jax.jit(function).lower(*arguments).compile()
 

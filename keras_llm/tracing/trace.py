@@ -3,7 +3,7 @@
 import functools
 import sys
 
-from keras_llm.explanation.compiled import compiled
+from keras_llm.explanation.compiled_model import compiled_model
 from keras_llm.explanation.explanation import Explanation
 from keras_llm.tracing.sections import (
     backward_section,
@@ -68,7 +68,7 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
     >>> traced["3 Loss"]["sum"].note
     'of the losses of 3 tokens'
     """
-    decided, texts = compiled(model, "trace"), Texts.of(tokenizer)
+    decided, texts = compiled_model(model, "trace"), Texts.of(tokenizer)
     if decided.optimizer is None:
         raise ValueError("trace needs an optimizer: compile(optimizer=..., loss=...)")
     step = traced_step(model, batch, functools.partial(read_tokens, decided.loss))

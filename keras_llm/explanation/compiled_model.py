@@ -13,7 +13,7 @@ ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
+class CompiledModel:
     """A compiled model and the arguments that it was compiled with.
 
     Attributes:
@@ -57,7 +57,7 @@ class Compiled:
         return self.optimizer.gradient_accumulation_steps or 1
 
 
-def compiled(model, asker: str = "explain") -> Compiled:
+def compiled_model(model, asker: str = "explain") -> CompiledModel:
     """What there is to explain about `model`.
 
     Args:
@@ -80,7 +80,7 @@ def compiled(model, asker: str = "explain") -> Compiled:
         # Keras was given only what the step does not count.
         arguments |= {"loss": step.loss, **step.sums.arguments}
     optimizer = model.optimizer
-    return Compiled(
+    return CompiledModel(
         model=model,
         optimizer=getattr(optimizer, "inner_optimizer", optimizer),
         step=step.describe() if isinstance(step, Step) else None,
