@@ -6,20 +6,35 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # The tests' models are too small to share: a second thread would only wait for the first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: train test test-torch test-jax test-tensorflow lint docs clean
+# make setup             makes .venv, with all that the other targets need
+# make train             trains a small language model: examples/causal_lm.py $(ARGS)
+# make test-quick        PyTorch's tests without those marked slow; for daily work
+# make test              ruff, and the tests of the three backends, two processes at a time
+# make test-torch        the tests of one backend; also test-jax, test-tensorflow. ARGS goes to
+#                        pytest: make test-jax ARGS="tests/losses -k focal"
+# make lint              ruff
+# make docs              the site, in site/
+# make clean             removes what these targets have made
+
+.PHONY: setup train test test-quick test-slow test-torch test-jax test-tensorflow lint docs clean
+
+setup: .venv/test.installed
 
 train: .venv/train.installed
 	$(BIN)/python examples/causal_lm.py $(ARGS)
 
-# Two suites at a time, each on a core of its own; what a suite prints comes when it is over.
+# Two at a time, each on a core of its own, the longest first; what one prints comes when it ends.
 test: lint
-	$(MAKE) -j2 --keep-going --output-sync=target test-torch test-jax test-tensorflow
+	$(MAKE) -j2 --keep-going --output-sync=target test-jax test-slow test-tensorflow test-quick
 
-# The whole suite, doctests and README's programs included.
-test-torch: .venv/test.installed
-	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
+# Doctests and README's programs included; quick and slow are its two parts.
+test-torch test-quick test-slow: .venv/test.installed
+	KERAS_BACKEND=torch $(PYTEST) $(MARKED) $(ARGS)
 
-# The part of it that is not about torch tensors.
+test-quick: MARKED := -m "not slow"
+test-slow: MARKED := -m slow
+
+# What is about PyTorch's tensors, or about no backend, is not among these.
 test-jax test-tensorflow: test-%: .venv/test.installed
 	KERAS_BACKEND=$* TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) tests $(ARGS)
 
@@ -43,4 +58,4 @@ docs: .venv/docs.installed
 .venv/docs.installed: EXTRAS := docs
 
 clean:
-	rm -rf .venv build runs site
+	rm -rf .venv .pytest_cache build runs site

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_llm.backend import host_values, in_top_k, reduce_logits
+from keras_llm.backend import LARGE_ID_DTYPE, host_values, in_top_k, reduce_logits
 from keras_llm.backend.ids import check_ids, check_integers
 from keras_llm.backend.ops.logits_pass import TokenNumbers, upcast, upcast_dtype, weighted
 
@@ -226,11 +226,11 @@ def is_counted(labels, ignore_index):
 
 
 def widened(labels):
-    """Labels in int32 or int64, where a comparison with a Python number does not wrap around."""
+    """Labels in int32, or int64 where the backend has it: there comparisons do not wrap around."""
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if dtype in ("int32", "int64"):
         return labels
-    return ops.cast(labels, "int64" if dtype in ("uint32", "uint64") else "int32")
+    return ops.cast(labels, LARGE_ID_DTYPE if dtype in ("uint32", "uint64") else "int32")
 
 
 def token_weights(counts, sample_weight, mask, dtype, signed=False):

@@ -1,6 +1,13 @@
 """One suite for three backends: `KERAS_BACKEND` says which; a few tests are about one of them."""
 
 import contextlib
+import os
+
+# What XLA makes here runs once or twice: it would be optimised longer than it runs. What users run
+# is tested by the processes that PyTorch's suite starts, which compile as XLA does by default.
+if os.environ.get("KERAS_BACKEND") in ("jax", "tensorflow"):
+    XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 # A CUDA build of PyTorch brings triton, which crashes if TensorFlow is loaded before it.
 with contextlib.suppress(ImportError):
@@ -17,11 +24,22 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
+def pytest_configure(config):
+    """Has JAX keep what it compiles, from test to test and from run to run."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests that are marked as another backend's."""
+    """Leaves out the tests that are marked as another backend's, or as no backend's."""
     backend = keras.backend.backend()
     markers = {
         "torch_only": backend == "torch",
+        "backend_free": backend == "torch",
         "jax_only": backend == "jax",
         "not_torch": backend != "torch",
         "not_jax": backend != "jax",
@@ -30,7 +48,10 @@ def pytest_collection_modifyitems(config, items):
     }
 
     def belongs(item):
-        return all(here for name, here in markers.items() if item.get_closest_marker(name))
+        marked = {mark.name for mark in item.iter_markers()}
+        if "every_backend" in marked:
+            marked.discard("backend_free")
+        return all(here for name, here in markers.items() if name in marked)
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
     items[:] = [item for item in items if belongs(item)]

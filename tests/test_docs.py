@@ -24,7 +24,7 @@ SECTIONS = "Args|Attributes|Call arguments|Examples?|Raises|Returns"
 # Reading a page fetches what stands there; a link is only followed.
 FETCHED = {"script": "src", "img": "src", "source": "srcset", "iframe": "src", "link": "href"}
 
-pytestmark = pytest.mark.torch_only
+pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 
 
 class Page(HTMLParser):

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 import keras_llm
 from tests.models.llama import to_llama
 
+pytestmark = pytest.mark.slow
+
 GUIDES = Path(__file__).parent.parent / "examples" / "guides"
 NAMES = sorted(path.name for path in GUIDES.glob("[0-9]_*.py"))
 TOOL = runpy.run_path(str(GUIDES / "update.py"))
@@ -399,11 +401,13 @@ def test_8_why_not_plain_keras(run):
     )
 
 
+@pytest.mark.backend_free
 def test_there_is_a_test_of_every_guide():
     assert [f"test_{name.removesuffix('.py')}" in globals() for name in NAMES] == [True] * 8
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.backend_free
 def test_english_and_turkish_share_their_code(name):
     english, turkish = TOOL["cells"](source(name)), TOOL["cells"](source(f"tr/{name}"))
     assert [marker for marker, _ in english] == [marker for marker, _ in turkish]
@@ -415,6 +419,7 @@ def test_english_and_turkish_share_their_code(name):
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(f"tr/{name}" for name in NAMES)])
+@pytest.mark.backend_free
 def test_a_guide_is_prose_and_code_and_ends_with_the_loop(name):
     cells = TOOL["cells"](source(name))
     for marker, text in cells:
@@ -427,6 +432,7 @@ def test_a_guide_is_prose_and_code_and_ends_with_the_loop(name):
     assert cells[-1][0] == "# %%"
 
 
+@pytest.mark.backend_free
 def test_code_is_copied_into_a_translation():
     english = "# %% [markdown]\n# Words\n\n# %%\nx = 1\n\n\n# %% [markdown]\n# End\n"
     turkish = "# %% [markdown]\n# Sözcükler\n\n# %%\n\n# %% [markdown]\n# Son\n"

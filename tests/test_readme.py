@@ -15,6 +15,8 @@ import pytest
 
 import keras_llm
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LEARN = (ROOT / "docs" / "learn.md").read_text()

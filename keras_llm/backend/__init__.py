@@ -13,15 +13,16 @@ import keras  # noqa: E402
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.device import peak_flops, peak_memory_gb
     from keras_llm.backend.torch.logits_pass import in_top_k, reduce_logits
-    from keras_llm.backend.torch.tensors import SUM_DTYPE, host_values
+    from keras_llm.backend.torch.tensors import LARGE_ID_DTYPE, SUM_DTYPE, host_values
     from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 else:
     from keras_llm.backend.ops.device import peak_flops, peak_memory_gb
     from keras_llm.backend.ops.logits_pass import in_top_k, reduce_logits
-    from keras_llm.backend.ops.tensors import SUM_DTYPE, host_values
+    from keras_llm.backend.ops.tensors import LARGE_ID_DTYPE, SUM_DTYPE, host_values
     from keras_llm.backend.ops.vocabulary_pass import vocabulary_pass
 
 __all__ = [
+    "LARGE_ID_DTYPE",
     "SUM_DTYPE",
     "host_values",
     "in_top_k",

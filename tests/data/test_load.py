@@ -15,6 +15,8 @@ import tensorflow_datasets as tfds
 from keras_llm import data
 from tests.data.tiny_pairs import SENTENCES, TinyPairs
 
+pytestmark = pytest.mark.backend_free
+
 load_module = importlib.import_module("keras_llm.data.load")
 
 
@@ -231,6 +233,7 @@ WITHOUT_TENSORFLOW = """
 """
 
 
+@pytest.mark.slow
 def test_without_tensorflow(tiny_pairs, data_dir):
     """A prepared set is read, and another downloaded, unpacked and prepared."""
     done = subprocess.run(

@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 
 from keras_llm import data
 
+pytestmark = pytest.mark.backend_free
+
 SPLITS = ("train", "validation", "test")
 
 

@@ -4,7 +4,11 @@ import json
 import sys
 from pydoc_data.topics import topics
 
+import pytest
+
 from keras_llm.data.python_manual import manual_topics, module_docstrings, unrepeated
+
+pytestmark = [pytest.mark.backend_free, pytest.mark.slow]
 
 SPLITS = ("train", "validation", "test")
 

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from keras_llm import data
 
+pytestmark = pytest.mark.backend_free
+
 numbers = st.lists(st.integers(0, 99), max_size=11).map(lambda n: " ".join(map(str, n)))
 pairs_strategy = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=20)
 

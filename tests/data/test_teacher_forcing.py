@@ -7,6 +7,8 @@ from hypothesis.extra import numpy as hnp
 
 from keras_llm import data
 
+pytestmark = pytest.mark.backend_free
+
 
 @given(
     hnp.arrays(
@@ -39,6 +41,7 @@ def test_equals_t5():
     np.testing.assert_array_equal(decoder_ids, t5._shift_right(torch.tensor(target)).numpy())
 
 
+@pytest.mark.every_backend
 def test_takes_lists_and_tensors_and_leaves_the_input_alone():
     target = np.array([[7, 8, 102]])
     for each in (target, target.tolist(), keras.ops.convert_to_tensor(target)):

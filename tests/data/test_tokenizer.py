@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from keras_llm import data
 from keras_llm.data.tokenizer import SPECIAL_TOKENS
 
+pytestmark = pytest.mark.backend_free
+
 TEXTS = ["the cat sat on the mat", "kediler ağaçta oturur ✓", "the mat\n\tsat 😀"] * 3
 
 
@@ -67,6 +69,7 @@ def test_special_tokens_are_never_made_of_text(unit):
     assert tokenizer.decode(tokenizer.encode(together)) == together
 
 
+@pytest.mark.every_backend
 def test_decode_takes_arrays_and_tensors_and_skips_special_ids(subword):
     ids = [1, *subword.encode("the mat"), 2, 0, 0]
     arrays = [ids, tuple(ids), np.array(ids), np.array(ids, np.uint16)]

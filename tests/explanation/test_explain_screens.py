@@ -15,7 +15,10 @@ from tests.explanation.small_models import PAD, V, X, Y, compiled, plain, token_
 from tests.html_page import Page
 
 # explain is asked about mistakes, too.
-pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
+pytestmark = [
+    pytest.mark.backend_free,
+    pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning"),
+]
 
 
 def flagged():
@@ -56,6 +59,7 @@ def test_a_good_model_fits_on_a_screen_and_has_nothing_to_look_at():
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.every_backend
 def test_every_name_value_and_flag_is_on_the_screen(name):
     explanation = explain(MODELS[name](), show=False)
     squeezed = "".join(explanation.to_text(80).split())

@@ -7,6 +7,8 @@ import pytest
 
 from keras_llm.generation import Sampler, beam_search, generate
 
+pytestmark = pytest.mark.backend_free
+
 VOCAB, LENGTH, END = 4, 4, 3
 
 

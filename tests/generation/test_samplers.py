@@ -12,6 +12,8 @@ from transformers import (
 
 from keras_llm.generation import Sampler, beam_search, generate, probabilities
 
+pytestmark = pytest.mark.backend_free
+
 P = np.array([[0.05, 0.4, 0.1, 0.25, 0.2], [0.2, 0.2, 0.2, 0.2, 0.2]])
 LOGITS = np.log(P)
 

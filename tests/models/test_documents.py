@@ -110,7 +110,15 @@ def test_packed_texts_cost_what_separate_texts_cost():
 @pytest.mark.torch_only
 # What torch.compile imports warns of itself.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.parametrize("path", ["host", "gpu", "captured", "compiled"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "host",
+        "gpu",
+        "captured",
+        pytest.param("compiled", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_are_those_of_the_documents_alone(path, monkeypatch):
     model = build(num_key_value_heads=2)
     llama, factors = to_llama(model), torch.randn(*IDS.shape, 23)

@@ -20,6 +20,8 @@ from keras_llm.plots.token_loss import pieces, wrapped
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+pytestmark = pytest.mark.backend_free
+
 TEXTS = ["the with statement wraps a block", "a block of the with statement", "ğ is a letter"]
 TOKENIZER = data.train_tokenizer(TEXTS, vocab_size=300)
 SIZES = dict(vocab_size=TOKENIZER.vocab_size, d_model=8, num_layers=1, num_heads=2, max_length=64)
@@ -142,6 +144,7 @@ def linear(step, peak, warmup, total):
     return peak * np.where(step < warmup, step / warmup, (total - step) / (total - warmup))
 
 
+@pytest.mark.every_backend
 def test_a_schedule_and_its_corner():
     warmup, total = 340, 7919
     ax = plots.schedule(schedules.WarmupLinearDecay(1e-3, warmup, total))
@@ -152,6 +155,7 @@ def test_a_schedule_and_its_corner():
     assert ax.get_title() == "WarmupLinearDecay"
 
 
+@pytest.mark.every_backend
 def test_schedules_of_keras_and_as_many_steps_as_asked_for():
     schedule = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=50, alpha=0.2)
     steps, rates = lines(plots.schedule(schedule, steps=80))["CosineDecay"]
@@ -171,6 +175,7 @@ def test_several_by_their_names():
     assert legend(ax) == ["short", "long"]
 
 
+@pytest.mark.every_backend
 def test_an_optimizer_shows_where_it_is():
     optimizer = optimizers.AdamW(schedules.WarmupLinearDecay(1e-3, 10, 100))
     assert len(plots.schedule(optimizer).lines) == 1
@@ -203,6 +208,7 @@ def test_what_is_no_schedule():
 
 
 @pytest.mark.parametrize("vocab_size", [2, 50])
+@pytest.mark.every_backend
 def test_smoothing_of_every_class_written_out(vocab_size):
     drawn = lines(plots.smoothing(vocab_size, [0.0, 0.1, 0.3]))
     for e in (0.0, 0.1, 0.3):
@@ -222,6 +228,7 @@ def test_the_dot_is_where_the_smoothed_loss_is_least():
     assert (p, loss) == (best, pytest.approx(entropy, rel=1e-5))
 
 
+@pytest.mark.every_backend
 def test_focal():
     drawn = lines(plots.focal([0, 0.5, 2]))
     for gamma in (0, 0.5, 2):
@@ -238,6 +245,7 @@ def test_formulas_out_of_range(draw):
 # token_loss
 
 
+@pytest.mark.every_backend
 def test_the_strip_has_the_losses_that_pytorch_computes():
     model = models.CausalTransformer(**SIZES)
     ids = np.array(TOKENIZER.encode(TEXTS[0]))
@@ -254,6 +262,7 @@ def test_the_strip_has_the_losses_that_pytorch_computes():
     assert "".join(text.get_text() for text in ax.texts) == TEXTS[0]
 
 
+@pytest.mark.every_backend
 def test_padding_has_no_loss():
     ids = [*TOKENIZER.encode("a block"), TOKENIZER.pad_id, TOKENIZER.pad_id]
     ax = plots.token_loss(models.CausalTransformer(**SIZES), ids, TOKENIZER)
@@ -261,6 +270,7 @@ def test_padding_has_no_loss():
     assert ax.texts[-1].get_text() == "<0>"
 
 
+@pytest.mark.every_backend
 def test_a_plain_model_that_predicts_probabilities():
     model = keras.Sequential([keras.layers.Embedding(300, 300, embeddings_initializer="identity")])
     model.add(keras.layers.Softmax())

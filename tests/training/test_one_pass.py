@@ -1,5 +1,7 @@
 """`fit` without logits gives what `fit` with logits gives, on PyTorch."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -70,38 +72,52 @@ WAYS = {
 }
 
 
+def ways_of_a_step():
+    """A loss, a way and a dropout rate: all that may differ.
+
+    The compiled graph ends before the head: it knows neither the loss nor whether the head is tied.
+    For a micro-batch, dropout does not draw what it draws for a batch.
+    """
+    for loss in range(len(LOSSES)):
+        for way in WAYS:
+            rates = {"compiled": [] if loss else [0.2], "micro-batches": [0.0]}.get(way, [0.0, 0.2])
+            marks = [pytest.mark.slow] if way == "compiled" else []
+            yield from (pytest.param(loss, way, rate, marks=marks) for rate in rates)
+
+
+def twenty_steps(cls, loss, dropout, **arguments):
+    """The model after them, and their history."""
+    model = build(cls, LOSSES[loss], dropout=dropout, tie_embeddings=not dropout, **arguments)
+    history = model.fit(
+        X, Y, batch_size=3, epochs=5, shuffle=False, verbose=0, validation_data=(X, Y)
+    ).history
+    return model, deterministic(history)
+
+
+@functools.cache
+def twenty_steps_of_whole_logits(loss, dropout):
+    """Their history and the weights after them."""
+    model, history = twenty_steps(WithLogits, loss, dropout, run_eagerly=True)
+    return history, model.get_weights()
+
+
 # PyTorch's compiler calls what PyTorch deprecates.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.parametrize(
-    ("way", "dropout"),
-    # For a micro-batch, dropout does not draw what it draws for a batch.
-    [(way, rate) for way in WAYS for rate in (0.0, 0.2) if not (rate and way == "micro-batches")],
-)
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize(("loss", "way", "dropout"), list(ways_of_a_step()))
 def test_twenty_steps_are_the_same_twenty_steps(loss, way, dropout, passes, monkeypatch):
+    want, weights = twenty_steps_of_whole_logits(loss, dropout)
     if "chunks" in way:
         monkeypatch.setattr(vocabulary_pass, "chunk_rows", lambda *_: 5)
         monkeypatch.setattr(chunks, "CPU_TILE_COLUMNS", 7)
-    histories, weights = [], []
-    for cls, arguments in (
-        (WithLogits, {"run_eagerly": True}),
-        (models.CausalTransformer, WAYS[way]),
-    ):
-        model = build(cls, loss, dropout=dropout, tie_embeddings=not dropout, **arguments)
-        history = model.fit(
-            X, Y, batch_size=3, epochs=5, shuffle=False, verbose=0, validation_data=(X, Y)
-        ).history
-        histories.append(deterministic(history))
-        weights.append(model.get_weights())
-    assert (model.step.captured is not None and model.step.captured.replayed) == (
-        way != "layer by layer"
-    )
+    model, history = twenty_steps(models.CausalTransformer, loss, dropout, **WAYS[way])
+    captured = model.step.captured
+    assert (captured is not None and captured.replayed) == (way != "layer by layer")
     assert model.get_compile_config()["jit_compile"] is (way == "compiled")
     assert len(passes) == 5 * (4 * (2 if "micro" in way else 1) + 4)
-    assert histories[1].keys() == histories[0].keys()
-    for name, values in histories[0].items():
-        assert histories[1][name] == pytest.approx(values, rel=1e-5), name
-    for whole, one in zip(*weights, strict=True):
+    assert history.keys() == want.keys()
+    for name, values in want.items():
+        assert history[name] == pytest.approx(values, rel=1e-5), name
+    for whole, one in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-5)
 
 

@@ -5,6 +5,8 @@ import numpy as np
 
 # JAX has no float64 unless the whole process opts in.
 SUM_DTYPE = "float32" if keras.backend.backend() == "jax" else "float64"
+# Nor int64.
+LARGE_ID_DTYPE = "int32" if keras.backend.backend() == "jax" else "int64"
 
 
 def host_values(tensor) -> np.ndarray | None:

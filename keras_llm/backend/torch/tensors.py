@@ -7,6 +7,7 @@ import torch
 
 # Apple's GPU has no float64.
 SUM_DTYPE = "float32" if torch.backends.mps.is_available() else "float64"
+LARGE_ID_DTYPE = "int64"
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
