@@ -7,14 +7,31 @@ import keras
 
 
 def keras_mask(tensor):
-    """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None."""
-    return getattr(tensor, "_keras_mask", None)
+    """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None.
+
+    While JAX traces a step its arrays take no attributes, and Keras keeps their masks in a table.
+    """
+    get_mask = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
+    return getattr(tensor, "_keras_mask", None) if get_mask is None else get_mask(tensor)
 
 
 def all_layers(layer) -> list:
     """A layer and all layers inside it. Where Keras cannot tell, the list holds an unknown one."""
     flatten = getattr(layer, "_flatten_layers", None)
     return [layer, object()] if flatten is None else list(flatten())
+
+
+def loss_setting(loss, name: str):
+    """An argument of a loss; None where it has none of that name.
+
+    From Keras 3.16 on its own losses keep theirs in `get_config()` only.
+    """
+    if hasattr(loss, name) or not isinstance(loss, keras.losses.Loss):
+        return getattr(loss, name, None)
+    try:
+        return loss.get_config().get(name)
+    except NotImplementedError:
+        return None
 
 
 def known_names(kind: str) -> dict:
