@@ -139,3 +139,12 @@ def global_seeds_kept():
         state.set_global_attribute(name, generator)
         if generator is not None:
             generator.state.assign(before)
+
+
+def jax_state(model) -> dict:
+    """What Keras's JAX trainer has in place of a model's variables while it trains, by kind.
+
+    Where Keras keeps it elsewhere, a layer that is frozen between the last step of an epoch and its
+    end may get another variable's values.
+    """
+    return getattr(model, "_jax_state", None) or {}
