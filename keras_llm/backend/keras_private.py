@@ -5,14 +5,15 @@ import importlib
 
 import keras
 
+_get_mask = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
+
 
 def keras_mask(tensor):
     """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None.
 
     While JAX traces a step its arrays take no attributes, and Keras keeps their masks in a table.
     """
-    get_mask = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
-    return getattr(tensor, "_keras_mask", None) if get_mask is None else get_mask(tensor)
+    return getattr(tensor, "_keras_mask", None) if _get_mask is None else _get_mask(tensor)
 
 
 def all_layers(layer) -> list:

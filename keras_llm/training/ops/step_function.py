@@ -18,15 +18,16 @@ class StepFunction:
 
     def __init__(self, step, make: Callable):
         self.step, self.make = step, make
-        self.functions = {}
         self.variables = step.model.variables
+        # Now: under a distribution Keras asks the variables, whose values are elsewhere in `fit`.
+        self.functions = {self.marks(): make()}
         # JAX's last state, and the variables that its first two parts are the values of.
         self.returned, self.parts = None, ()
 
     def __call__(self, *state_and_iterator):
         """Keras's arguments and results: on JAX the state and an iterator, else the iterator."""
         *state, iterator = state_and_iterator
-        marks = tuple(variable.trainable for variable in self.variables)
+        marks = self.marks()
         if marks not in self.functions:
             self.functions[marks] = self.make()
         traces, began = self.step.traces, time.perf_counter()
@@ -36,6 +37,10 @@ class StepFunction:
         if state:
             self.returned, self.parts = results[1], self.parts_now()
         return results
+
+    def marks(self):
+        """Which variables are trainable now."""
+        return tuple(variable.trainable for variable in self.variables)
 
     def parts_now(self):
         """The variables that are trainable now, and the others."""
