@@ -39,7 +39,7 @@ PICTURE = re.compile(
 # Pages outside the sections have no list of pages at their left.
 WIDE = "---\nhide: [navigation]\n---\n"
 
-# The pages of the API, and where docstrings are that people reach by a shorter path.
+# The pages of the API.
 FOLDERS = (
     "losses",
     "metrics",
@@ -51,9 +51,9 @@ FOLDERS = (
     "data",
     "callbacks",
     "training",
+    "plots",
 )
-API = {name: f"keras_llm.{name}" for name in FOLDERS} | {"plots": "keras_llm.teaching.plots"}
-EXPLANATION = "keras_llm.teaching.explanation.Explanation"
+EXPLANATION = "keras_llm.explanation.explanation.Explanation"
 
 EXPLAIN_AND_TRACE = f"""
 # `keras_llm`
@@ -148,7 +148,7 @@ def examples() -> dict[str, str]:
 def api() -> dict[str, str]:
     """A page for each folder: its docstrings."""
     pages = {
-        f"api/{name}.md": f"# `keras_llm.{name}`\n\n::: {path}\n" for name, path in API.items()
+        f"api/{name}.md": f"# `keras_llm.{name}`\n\n::: keras_llm.{name}\n" for name in FOLDERS
     }
     return pages | {"api/keras_llm.md": EXPLAIN_AND_TRACE}
 

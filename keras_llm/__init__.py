@@ -18,8 +18,8 @@ from keras_llm import (
     optimizers,
     schedules,
 )
-from keras_llm.teaching.explain import explain
-from keras_llm.teaching.trace import trace
+from keras_llm.explanation.explain import explain
+from keras_llm.tracing.trace import trace
 
 __all__ = [
     "backend",
@@ -40,5 +40,5 @@ __all__ = [
 def __getattr__(name):
     """`plots`, when it is first asked for: it needs Matplotlib, and nothing else here does."""
     if name == "plots":
-        return importlib.import_module("keras_llm.teaching.plots")
+        return importlib.import_module("keras_llm.plots")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

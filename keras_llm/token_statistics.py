@@ -220,9 +220,9 @@ def is_counted(labels, ignore_index):
     if not limits.min <= ignore_index <= limits.max:
         return ops.ones_like(labels, dtype="bool")
     wide = widened(labels)
-    # Cast as the labels are, so that a number which the wide dtype wraps around wraps in both.
-    ignored = np.array(ignore_index, dtype).astype(keras.backend.standardize_dtype(wide.dtype))
-    return wide != int(ignored)
+    largest = np.iinfo(keras.backend.standardize_dtype(wide.dtype)).max
+    # A number beyond the wide dtype wraps around in the labels' cast: so must this one.
+    return wide != (ignore_index if ignore_index <= largest else ignore_index - 2 * (largest + 1))
 
 
 def widened(labels):

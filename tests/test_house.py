@@ -19,11 +19,12 @@ LOADERS = {"data/data_loader.py", "data/loader.py"}
 # From low to high: a folder imports from its own line and from those above it, never from one
 # below. On one line any order will do, as long as there is no circle.
 ORDER = [
-    {"arguments", "backend", "names_elsewhere", "registration", "token_statistics"},
+    {"arguments", "backend", "html_template", "names_elsewhere", "registration"}
+    | {"tensor", "token_statistics", "usual_range", "value_text"},
     {"losses", "metrics", "optimizers", "schedules"},
     {"data", "generation", "layers"},
     {"checks", "training"},
-    {"callbacks", "explain", "models", "plots", "trace"},
+    {"callbacks", "explanation", "models", "plots", "tracing"},
     {"__init__"},
 ]
 

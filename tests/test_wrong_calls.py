@@ -104,7 +104,7 @@ def test_rows_of_different_lengths():
 
 
 def test_curves_of_a_model():
-    plots = pytest.importorskip("keras_llm.teaching.plots")
+    plots = pytest.importorskip("keras_llm.plots")
     with pytest.raises(TypeError, match=r"what fit returned.*Received: a CausalTransformer"):
         plots.learning_curves(causal())
     model = compiled()

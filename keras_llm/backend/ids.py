@@ -1,15 +1,15 @@
 """Ids that are not in the vocabulary: found before they index anything."""
 
 import contextlib
-import contextvars
 
 import keras
 import numpy as np
 
 from keras_llm.backend import host_values
 
-# Accepts the checks that can only be made when a traced graph runs.
-_accept = contextvars.ContextVar("accept_deferred_checks", default=None)
+# Who takes the checks that can only be made when a traced graph runs, the innermost last. Not a
+# ContextVar: torch.compile cannot trace one.
+_takers = []
 
 
 @contextlib.contextmanager
@@ -20,11 +20,11 @@ def deferred_checks(accept):
         accept: `(ids, vocab_size, what) -> bool`: whether the check will be made when the graph
             runs.
     """
-    token = _accept.set(accept)
+    _takers.append(accept)
     try:
         yield
     finally:
-        _accept.reset(token)
+        _takers.pop()
 
 
 def check_integers(ids, what: str) -> None:
@@ -51,8 +51,7 @@ def check_ids(ids, vocab_size: int, what: str = "ids", counts=None, hint: str = 
     """
     values = host_values(ids)
     if values is None:
-        accept = _accept.get()
-        return counts is None and accept is not None and accept(ids, vocab_size, what)
+        return counts is None and bool(_takers) and _takers[-1](ids, vocab_size, what)
     outside = (values < 0) | (values >= vocab_size)
     if counts is not None:
         visible = host_values(counts)

@@ -5,16 +5,34 @@ import importlib
 
 import keras
 
+_get_mask = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
+
 
 def keras_mask(tensor):
-    """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None."""
-    return getattr(tensor, "_keras_mask", None)
+    """The mask that `Embedding(mask_zero=True)` and its like hang on a tensor, or None.
+
+    While JAX traces a step its arrays take no attributes, and Keras keeps their masks in a table.
+    """
+    return getattr(tensor, "_keras_mask", None) if _get_mask is None else _get_mask(tensor)
 
 
 def all_layers(layer) -> list:
     """A layer and all layers inside it. Where Keras cannot tell, the list holds an unknown one."""
     flatten = getattr(layer, "_flatten_layers", None)
     return [layer, object()] if flatten is None else list(flatten())
+
+
+def loss_setting(loss, name: str):
+    """An argument of a loss; None where it has none of that name.
+
+    From Keras 3.16 on its own losses keep theirs in `get_config()` only.
+    """
+    if hasattr(loss, name) or not isinstance(loss, keras.losses.Loss):
+        return getattr(loss, name, None)
+    try:
+        return loss.get_config().get(name)
+    except NotImplementedError:
+        return None
 
 
 def known_names(kind: str) -> dict:
@@ -122,3 +140,12 @@ def global_seeds_kept():
         state.set_global_attribute(name, generator)
         if generator is not None:
             generator.state.assign(before)
+
+
+def jax_state(model) -> dict:
+    """What Keras's JAX trainer has in place of a model's variables while it trains, by kind.
+
+    Where Keras keeps it elsewhere, a layer that is frozen between the last step of an epoch and its
+    end may get another variable's values.
+    """
+    return getattr(model, "_jax_state", None) or {}

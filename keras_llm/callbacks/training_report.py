@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_llm.callbacks.report_page import ReportPage, Row
-from keras_llm.teaching.explain import explain
+from keras_llm.callbacks.report_page import EpochRow, ReportPage
+from keras_llm.explanation.explain import explain
 
 
 class TrainingReport(keras.callbacks.Callback):
@@ -16,14 +16,14 @@ class TrainingReport(keras.callbacks.Callback):
 
     The file needs no network and no other file. It is written when training begins, after every
     epoch, when training ends, and, where that is interrupted, when Python exits; a process that is
-    killed leaves the file of its last epoch. Between, nothing is done: no step waits for it.
+    killed leaves the file of its last epoch. Between those times it does nothing.
 
-    A prompt is continued before training and after every epoch, in the same way each time, so that
-    one can read how the model learns. Greedy generation, and sampling with a `seed`, leave the
-    training's own random numbers as they are.
+    A prompt is continued before training and after every epoch, with the same arguments each time,
+    so that one can read how the model learns. Greedy generation, and sampling with a `seed`, do not
+    change the random state of the training.
 
-    A callback that is given to `fit` again with `initial_epoch` goes on with what it has; what an
-    earlier process did it does not know.
+    A callback that is given to `fit` again with `initial_epoch` adds to the epochs that it has; it
+    does not know those of an earlier process.
 
     Args:
         path: The HTML file. An earlier one is overwritten.
@@ -65,8 +65,8 @@ class TrainingReport(keras.callbacks.Callback):
                 "prompts need a tokenizer that encodes them and decodes what is generated. "
                 f"Received: prompts={prompts!r}, tokenizer=None"
             )
-        # Now rather than after an epoch of training.
-        import keras_llm.teaching.plots  # noqa: F401
+        # An error now is better than one after an epoch of training.
+        import keras_llm.plots  # noqa: F401
 
         self.tokenizer = tokenizer
         self.generate = generate
@@ -74,7 +74,7 @@ class TrainingReport(keras.callbacks.Callback):
         self.interruption = None
 
     def set_model(self, model):
-        """Takes the model, and refuses one that prompts are of no use to."""
+        """Takes the model, and refuses one that cannot continue the prompts."""
         super().set_model(model)
         if self.prompts and not hasattr(model, "generate"):
             raise ValueError(
@@ -83,17 +83,17 @@ class TrainingReport(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts the page, if this is the first epoch; keeps what is known of those before."""
+        """Starts the page in the first epoch of this `fit`; keeps the rows of earlier epochs."""
         rows = [row for row in self.page.rows if row.epoch <= epoch]
         self.page.rows = rows
         status = f"in epoch {epoch + 1} of {self.params['epochs']}."
         if not rows or rows[-1].epoch != epoch:
-            rows.append(Row(epoch, samples=self.samples()))
+            rows.append(EpochRow(epoch, samples=self.samples()))
             self.write(f"Now {status}")
         if self.interruption is not None:
             self.interruption.detach()
-        # When the callback is gone or Python exits, unless training ends before; the page does not
-        # keep the callback or the model alive.
+        # Called when the callback is deleted or Python exits, unless training ends before. The page
+        # holds no reference to the callback or the model.
         self.interruption = weakref.finalize(self, self.page.write, f"Interrupted {status}")
         self.began = time.monotonic()
 
@@ -101,11 +101,11 @@ class TrainingReport(keras.callbacks.Callback):
         """Adds the epoch to the page."""
         seconds = time.monotonic() - self.began
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        self.page.rows.append(Row(epoch + 1, logs, seconds, self.samples()))
+        self.page.rows.append(EpochRow(epoch + 1, logs, seconds, self.samples()))
         self.write(f"After epoch {epoch + 1} of {self.params['epochs']}.")
 
     def on_train_end(self, logs=None):
-        """Says that this is all."""
+        """Writes the page for the last time."""
         if self.interruption is None:
             return  # no epoch was asked for
         self.interruption.detach()
@@ -113,7 +113,7 @@ class TrainingReport(keras.callbacks.Callback):
         self.write(f"{'Finished' if epoch == total else 'Stopped'} after epoch {epoch} of {total}.")
 
     def samples(self) -> tuple[str, ...]:
-        """What the model makes of each prompt now."""
+        """The model's continuation of each prompt."""
         ids = (self.tokenizer.encode(prompt) for prompt in self.prompts)
         return tuple(self.tokenizer.decode(self.model.generate(i, **self.generate)) for i in ids)
 

@@ -5,7 +5,11 @@ import math
 
 import keras
 
-from keras_llm.backend.keras_private import inner_optimizer, learning_rate_schedule
+from keras_llm.backend.keras_private import (
+    inner_optimizer,
+    learning_rate_schedule,
+    loss_setting,
+)
 from keras_llm.checks.sanity_warning import guided
 from keras_llm.metrics import TokenMetric
 from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
@@ -82,7 +86,7 @@ def takes_logits(loss) -> bool | None:
     if inspect.isfunction(loss):
         default = getattr(inspect.signature(loss).parameters.get("from_logits"), "default", None)
         return default if isinstance(default, bool) else None
-    return getattr(loss, "from_logits", None)
+    return loss_setting(loss, "from_logits")
 
 
 def unfitting_predictions(loss, are_logits: bool | None) -> str | None:
@@ -105,7 +109,7 @@ def unfitting_predictions(loss, are_logits: bool | None) -> str | None:
 
 def ignored_label(loss) -> int | None:
     """The label that a loss ignores, ours or one of Keras; None where it counts all."""
-    return getattr(loss, "ignore_index", getattr(loss, "ignore_class", None))
+    return getattr(loss, "ignore_index", loss_setting(loss, "ignore_class"))
 
 
 def counted_padding(loss, metric) -> str | None:

@@ -1,5 +1,7 @@
 """Distillation: a student's distribution against a teacher's, token by token."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
@@ -13,6 +15,10 @@ from keras_llm.token_statistics import (
     nan_where,
     token_weights,
 )
+from keras_llm.usual_range import Source, UsualRange
+from keras_llm.value_text import value_text
+
+DISTILLATION = Source("Hinton et al. 2015", "https://arxiv.org/abs/1503.02531")
 
 
 @register("losses")
@@ -55,6 +61,21 @@ class MaskedKLDivergence(MaskedLoss):
     0.0
     """
 
+    notes: ClassVar[dict[str, str]] = {
+        "temperature": "softens both distributions",
+        "log_target": "the teacher's targets are log-probabilities",
+        "target_from_logits": "the teacher's targets are logits",
+    }
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {
+        "temperature": UsualRange(
+            1.0,
+            20.0,
+            (DISTILLATION,),
+            below="it sharpens the teacher, which then teaches little more than the labels",
+            above="it flattens the teacher until all tokens look alike",
+        ),
+    }
+
     def __init__(
         self,
         temperature=1.0,
@@ -76,6 +97,16 @@ class MaskedKLDivergence(MaskedLoss):
         self.temperature = float(temperature)
         self.log_target = bool(log_target)
         self.target_from_logits = bool(target_from_logits)
+
+    def equation(self):
+        """The equation with its settings, and what it means."""
+        divergence = "sum over all tokens of q * (log q - log p)"
+        meaning = "how far p is from the teacher's distribution q"
+        if self.temperature == 1:
+            return divergence, meaning
+        temperature = value_text(self.temperature)
+        meaning += f", both softened by the temperature {temperature}"
+        return f"{temperature}^2 * {divergence}", meaning
 
     def per_token(self, y_true, y_pred, sample_weight=None):
         """The divergence of each token and its weight, two tensors of shape `[...]`."""

@@ -9,6 +9,7 @@ from keras import ops
 from keras_llm.backend.ops.logits_pass import weighted
 from keras_llm.names_elsewhere import NamesElsewhere
 from keras_llm.token_statistics import divide
+from keras_llm.usual_range import UsualRange
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -25,7 +26,8 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
     reward or an advantage as `sample_weight` is then a policy gradient (Williams 1992,
     https://doi.org/10.1007/BF00992696), and the logged loss is divided by sum(|w|).
 
-    Subclasses write `per_token`.
+    Subclasses write `per_token`. For `explain` they may also write `equation`, `notes` and
+    `usual_ranges`: see `keras_llm.usual_range`.
 
     Args:
         ignore_index: Labels of this value do not count.
@@ -34,6 +36,8 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
         name: The loss's name.
     """
 
+    notes: ClassVar[dict[str, str]] = {}
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {}
     write_instead: ClassVar[dict[str, str]] = {
         "ignore_class": "ignore_index=...",
         "pad_token_id": "ignore_index=...",

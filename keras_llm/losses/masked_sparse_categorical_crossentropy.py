@@ -1,9 +1,15 @@
 """Token-level cross entropy: the loss of language models."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from keras_llm.losses.token_loss import TokenLoss
 from keras_llm.registration import register
+from keras_llm.usual_range import PALM, Source, UsualRange
+from keras_llm.value_text import value_text
+
+TRANSFORMER = Source("Transformer 2017", "https://arxiv.org/abs/1706.03762")
 
 
 @register("losses")
@@ -47,6 +53,19 @@ class MaskedSparseCategoricalCrossentropy(TokenLoss):
     (2.079442, 2.079442)
     """
 
+    notes: ClassVar[dict[str, str]] = {
+        "label_smoothing": "share spread over all tokens",
+        "z_loss": "keeps logits from drifting",
+    }
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {
+        "label_smoothing": UsualRange(
+            0.0, 0.1, (TRANSFORMER,), above="the label hardly stands out from the other tokens"
+        ),
+        "z_loss": UsualRange(
+            0.0, 1e-4, (PALM,), above="it competes with the cross entropy that it should help"
+        ),
+    }
+
     def __init__(
         self,
         ignore_index=-100,
@@ -67,6 +86,24 @@ class MaskedSparseCategoricalCrossentropy(TokenLoss):
             raise ValueError("z_loss is about the scale of logits: it needs from_logits=True.")
         self.label_smoothing = float(label_smoothing)
         self.z_loss = float(z_loss)
+
+    def equation(self):
+        """The equation with its settings, and what it means."""
+        meaning = "how surprised the model is by the label"
+        if self.label_smoothing:
+            meaning += ", and how little it leaves for the other tokens"
+        return self.smoothed_equation() + self.z_loss_equation(), meaning
+
+    def smoothed_equation(self):
+        """The equation of the cross entropy."""
+        if not self.label_smoothing:
+            return "-log p(label)"
+        kept, spread = value_text(1 - self.label_smoothing), value_text(self.label_smoothing)
+        return f"{kept} * -log p(label) + {spread} * mean of -log p over all tokens"
+
+    def z_loss_equation(self):
+        """What the z-loss adds to the equation."""
+        return f" + {value_text(self.z_loss)} * log(sum of exp(logits))^2" if self.z_loss else ""
 
     def token_loss(self, nll, lse, mean_logit):
         """Smoothed cross entropy plus z-loss."""

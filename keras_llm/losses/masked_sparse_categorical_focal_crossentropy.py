@@ -1,5 +1,7 @@
 """Focal loss: less of what the model already knows."""
 
+from typing import ClassVar
+
 import numpy as np
 from keras import ops
 
@@ -7,6 +9,10 @@ from keras_llm.losses.masked_sparse_categorical_crossentropy import (
     MaskedSparseCategoricalCrossentropy,
 )
 from keras_llm.registration import register
+from keras_llm.usual_range import Source, UsualRange
+from keras_llm.value_text import value_text
+
+FOCAL_LOSS = Source("Focal loss 2017", "https://arxiv.org/abs/1708.02002")
 
 # Below it (1 - p)^gamma has an infinite slope for gamma < 1, though the loss there is 0.
 SMALLEST_DOUBT = 1e-30
@@ -45,6 +51,19 @@ class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentro
     0.173287
     """
 
+    notes: ClassVar[dict[str, str]] = {
+        **MaskedSparseCategoricalCrossentropy.notes,
+        "gamma": "how little the tokens count that the model is sure of",
+        "alpha": "weight of a token",
+    }
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {
+        **MaskedSparseCategoricalCrossentropy.usual_ranges,
+        "gamma": UsualRange(
+            0.0, 5.0, (FOCAL_LOSS,), above="only the worst predictions have a gradient to speak of"
+        ),
+        "alpha": UsualRange(0.25, 0.75, (FOCAL_LOSS,), below="it makes every gradient small"),
+    }
+
     def __init__(
         self,
         gamma=2.0,
@@ -68,6 +87,17 @@ class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentro
         self.alpha = alpha if alpha is None else np.asarray(alpha, float).tolist()
         if np.ndim(alpha):
             self.class_weights = self.alpha
+
+    def equation(self):
+        """The equation with its settings, and what it means."""
+        crossentropy = self.smoothed_equation()
+        crossentropy = f"({crossentropy})" if self.label_smoothing else crossentropy
+        equation = f"(1 - p(label))^{value_text(self.gamma)} * {crossentropy}"
+        if self.alpha is not None:
+            alpha = value_text(self.alpha) if isinstance(self.alpha, float) else "alpha(label)"
+            equation = f"{alpha} * {equation}"
+        meaning = "how surprised the model is by the label; tokens it is sure of count less"
+        return equation + self.z_loss_equation(), meaning
 
     def token_loss(self, nll, lse, mean_logit, class_weight=1.0):
         """Smoothed cross entropy times the doubt to the power of gamma."""

@@ -46,6 +46,10 @@ class BitsPerByte(TokenMetric):
         # On the device from the start: a copy in every step is a host-device synchronisation.
         self.sizes = ops.convert_to_tensor(self.token_bytes)
 
+    def equation(self):
+        """The equation, for `explain`."""
+        return "sum of -log2 p(label) / bytes of the text", ""
+
     def per_token(self, labels, nll, vocab_size):
         """Nats, of ids that stand for text, and bytes."""
         if len(self.token_bytes) != vocab_size:

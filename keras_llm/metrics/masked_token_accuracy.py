@@ -35,6 +35,13 @@ class MaskedTokenAccuracy(TokenMetric):
 
     _direction = "up"
 
+    def equation(self):
+        """The equation, for `explain`."""
+        best = "has the largest logit"
+        if self.top_k > 1:
+            best = f"has one of the {self.top_k} largest logits"
+        return f"share of the tokens whose label {best}", ""
+
     def numerator_and_denominator(self, statistics):
         """Correct guesses, and tokens."""
         return statistics.correct, statistics.tokens

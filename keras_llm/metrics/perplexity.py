@@ -30,6 +30,10 @@ class Perplexity(TokenMetric):
     def __init__(self, ignore_index=None, from_logits=None, name="perplexity"):
         super().__init__(ignore_index, from_logits, name)
 
+    def equation(self):
+        """The equation, for `explain`."""
+        return "exp(sum of -log p(label) / tokens that count)", ""
+
     def numerator_and_denominator(self, statistics):
         """Nats, and tokens."""
         return statistics.nll, statistics.tokens

@@ -20,7 +20,8 @@ class TokenMetric(NamesElsewhere, keras.metrics.Metric):
     A metric of your own writes one of two methods, and `result` where it is not the plain ratio:
     `numerator_and_denominator`, where the sums of a batch are enough, or `per_token`, where each
     token has numbers of its own. It then needs no logits in a `LanguageModel`. One that writes its
-    own `update_state` gets the logits, as any Keras metric.
+    own `update_state` gets the logits, as any Keras metric. For `explain` it may also write
+    `equation`: see `keras_llm.usual_range`.
 
     Args:
         ignore_index: Labels of this value do not count. None: the loss's in a `LanguageModel`;

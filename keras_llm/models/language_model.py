@@ -78,14 +78,14 @@ class LanguageModel(TokenModel):
 
     def explain(self, batch=None, show: bool = True):
         """What `compile` decided, on one screen: see `keras_llm.explain`."""
-        # Here, because both are built on what a model is made of.
-        from keras_llm.teaching.explain import explain
+        # Imported here, since both import the parts of a model.
+        from keras_llm.explanation.explain import explain
 
         return explain(self, batch, show)
 
     def trace(self, batch, tokenizer=None, tokens: int = 12, show: bool = True):
-        """One training step, slowly, and taken back: see `keras_llm.trace`."""
-        from keras_llm.teaching.trace import trace
+        """One training step, stage by stage, and undone: see `keras_llm.trace`."""
+        from keras_llm.tracing.trace import trace
 
         return trace(self, batch, tokenizer, tokens, show)
 

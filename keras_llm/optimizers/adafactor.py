@@ -8,7 +8,9 @@ from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
+from keras_llm.optimizers.usual_learning_rate import ADAFACTOR, OF_ADAFACTOR, of_adam
 from keras_llm.tensor import Tensor
+from keras_llm.usual_range import PALM, UsualRange
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, GroupedAdafactor
@@ -26,8 +28,20 @@ class RelativeStep(LearningRateSchedule):
     rho(t) = min(1e-2, 1 / sqrt(t))          min(1e-6 * t, 1 / sqrt(t)) with `warmup_init`
     """
 
+    total_steps = None
+    notes: ClassVar[dict[str, str]] = {}
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {}
+
     def __init__(self, warmup_init: bool) -> None:
         self.warmup_init = warmup_init
+
+    def phases(self) -> list[tuple[str, int | None]]:
+        """Its phases: 1 / sqrt(t) is smaller than 1e-2 from update 10,000 on."""
+        return [("constant", 9_999), ("inverse square root decay", None)]
+
+    def shown_steps(self) -> int:
+        """Updates until half of 1e-2."""
+        return 40_000
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -101,6 +115,50 @@ class Adafactor(Optimizer):
             `relative_step`, neither of them, or `warmup_init` without `relative_step`.
     """
 
+    notes: ClassVar[dict[str, str]] = {
+        **Optimizer.notes,
+        "relative_step": "the learning rate is Adafactor's own",
+        "scale_parameter": "an update is relative to the size of what it updates",
+        "warmup_init": "Adafactor's own learning rate starts small",
+        "beta_1": "of the mean of updates; none keeps no mean, and saves its memory",
+        "beta_2_decay": "beta_2 = 1 - t^beta_2_decay at update t",
+        "epsilon_1": "added to squared gradients",
+        "epsilon_2": "least size of a variable, for scale_parameter",
+        "clip_threshold": "greatest size of an update",
+    }
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {
+        "beta_1": UsualRange(
+            0.9,
+            0.9,
+            (PALM,),
+            below="little memory, for the price of a full copy of the parameters",
+            above="a long memory: updates turn late when the gradient turns",
+        ),
+        "beta_2_decay": UsualRange(
+            -1.0,
+            -0.5,
+            (ADAFACTOR,),
+            below="the size of early gradients is hardly ever forgotten",
+            above="the size of a gradient is estimated from few batches: updates get noisy",
+        ),
+        "epsilon_1": UsualRange(
+            1e-30, 1e-30, (ADAFACTOR,), above="it hides the small gradients that it is added to"
+        ),
+        "epsilon_2": UsualRange(
+            1e-3,
+            1e-3,
+            (ADAFACTOR,),
+            below="parameters that start at 0 hardly leave it",
+            above="small parameters get large updates",
+        ),
+        "clip_threshold": UsualRange(
+            1.0,
+            1.0,
+            (ADAFACTOR,),
+            below="most updates are shortened",
+            above="early updates may be too large",
+        ),
+    }
     write_instead: ClassVar[dict[str, str]] = {
         **Optimizer.write_instead,
         "eps": "epsilon_1=... and epsilon_2=...",
@@ -165,6 +223,12 @@ class Adafactor(Optimizer):
                 f"Received: learning_rate={learning_rate!r}"
             )
         Optimizer.learning_rate.fset(self, learning_rate)  # type: ignore[attr-defined]
+
+    def usual_learning_rate(self, parameters: int | None) -> UsualRange | None:
+        """The usual peak; without `scale_parameter` updates are of Adam's size."""
+        if self.relative_step:
+            return None
+        return OF_ADAFACTOR if self.scale_parameter else of_adam(parameters)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates R and C for each matrix, V for each vector, and M if there is a `beta_1`."""

@@ -9,7 +9,11 @@ from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
+from keras_llm.optimizers.usual_learning_rate import of_adam
 from keras_llm.tensor import Tensor
+from keras_llm.usual_range import ADAM, BERT, GPT_3, NANOCHAT, Source, UsualRange
+
+LLAMA_2 = Source("Llama 2 2023", "https://arxiv.org/abs/2307.09288")
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.fused_adamw import AdamWSlot, FusedAdamW
@@ -67,6 +71,41 @@ class AdamW(Optimizer):
         ValueError: an argument is out of range.
     """
 
+    notes: ClassVar[dict[str, str]] = {
+        **Optimizer.notes,
+        "epsilon": "added to the denominator",
+    }
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {
+        "weight_decay": UsualRange(
+            0.01,
+            0.1,
+            (BERT, GPT_3),
+            below="weaker than language models use; with 0, weights may grow without bound",
+            above="stronger than language models use: it works against what is learnt",
+            none="no weight decay: AdamW without it is Adam",
+        ),
+        "beta_1": UsualRange(
+            0.8,
+            0.9,
+            (NANOCHAT, ADAM),
+            below="little memory: updates follow the noise of single batches",
+            above="a long memory: updates turn late when the gradient turns",
+        ),
+        "beta_2": UsualRange(
+            0.95,
+            0.999,
+            (GPT_3, ADAM),
+            below="the size of a gradient is estimated from few batches: updates get noisy",
+            above="the size of a gradient is remembered so long that changes are noticed late",
+        ),
+        "epsilon": UsualRange(
+            1e-10,
+            1e-5,
+            (NANOCHAT, LLAMA_2),
+            below="so small that rounding errors are divided by it",
+            above="larger than many gradients: their parameters then hardly learn",
+        ),
+    }
     write_instead: ClassVar[dict[str, str]] = {
         **Optimizer.write_instead,
         "betas": "beta_1=... and beta_2=...",
@@ -91,6 +130,10 @@ class AdamW(Optimizer):
         self.beta_1 = check_number(beta_1, "beta_1", "[0, 1)")
         self.beta_2 = check_number(beta_2, "beta_2", "[0, 1)")
         self.epsilon = check_number(epsilon, "epsilon", "[0, inf)")
+
+    def usual_learning_rate(self, parameters: int | None) -> UsualRange:
+        """The usual peak for a model of so many parameters."""
+        return of_adam(parameters)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates m and v for each variable."""

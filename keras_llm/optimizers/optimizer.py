@@ -13,6 +13,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_llm.arguments import check_number
 from keras_llm.names_elsewhere import NamesElsewhere
 from keras_llm.tensor import Tensor
+from keras_llm.usual_range import UsualRange
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.gradient_clipping import clip_by_global_norm_
@@ -32,7 +33,8 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     - On PyTorch all variables are updated at once; elsewhere one by one, by `update_step`.
 
     Subclasses define `update_step`; for PyTorch's kernels for many tensors also `update_together`,
-    and `slot`, the tensors of one variable that those kernels take.
+    and `slot`, the tensors of one variable that those kernels take. For `explain` they may also
+    define `notes`, `usual_ranges` and `usual_learning_rate`: see `keras_llm.usual_range`.
 
     Args:
         learning_rate: A float, a schedule, or a callable without arguments.
@@ -45,6 +47,12 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         **kwargs: Keras's own arguments.
     """
 
+    notes: ClassVar[dict[str, str]] = {
+        "weight_decay": "pulls the weights towards 0",
+        "decay_vectors": "biases and norm scales decay too",
+        "exclude_from_weight_decay": "variables whose path matches do not decay",
+    }
+    usual_ranges: ClassVar[dict[str, UsualRange]] = {}
     write_instead: ClassVar[dict[str, str]] = {
         "lr": "learning_rate=...",
         "max_grad_norm": "global_clipnorm=...",
@@ -93,6 +101,10 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
         keras.optimizers.Optimizer.learning_rate.fset(self, learning_rate)
+
+    def usual_learning_rate(self, parameters: int | None) -> UsualRange | None:
+        """The usual peak of the learning rate, for so many parameters; None: not known."""
+        return None
 
     def decays(self, variable: keras.Variable) -> bool:
         """Whether weight decay applies to `variable`.

@@ -1,56 +1,65 @@
-"""Where the learning rate of published training runs lies, for each optimizer."""
+"""The usual peak of the learning rate, for each optimizer."""
 
-from typing import NamedTuple
+import functools
+
+from keras_llm.usual_range import GPT_3, NANOCHAT, Source, UsualRange
 
 # Below so many parameters a model counts as small: it bears a larger learning rate.
 SMALL = 10_000_000
+ADAFACTOR = Source("Adafactor 2018", "https://arxiv.org/abs/1804.04235")
+CHAR_RNN = Source("char-rnn 2015", "https://github.com/karpathy/char-rnn")
+LION = Source("Lion 2023", "https://arxiv.org/abs/2302.06675")
+PYTHIA = Source("Pythia 2023", "https://arxiv.org/abs/2304.01373")
+ROBERTA = Source("RoBERTa 2019", "https://arxiv.org/abs/1907.11692")
+T5 = Source("T5 2020", "https://arxiv.org/abs/1910.10683")
 
-
-class UsualRate(NamedTuple):
-    """From where to where the peak of a learning rate usually lies.
-
-    Attributes:
-        low, high: The ends; both are usual.
-        sources: Who used it: keys of `keras_llm.teaching.typical.SOURCES`.
-    """
-
-    low: float
-    high: float
-    sources: tuple[str, ...]
-
-
+rates = functools.partial(
+    UsualRange,
+    below="smaller than is usual even for fine-tuning: training will be slow",
+    above="larger than in published runs of this size: the loss may jump or become NaN",
+)
 # GPT-3 trained 125M parameters at 6e-4 and 175B at 6e-5; Pythia's smallest at 1e-3; fine-tuning
 # goes down to 1e-5.
-ADAM = UsualRate(1e-5, 1e-3, ("roberta", "gpt-3", "pythia"))
+OF_ADAM = rates(1e-5, 1e-3, (ROBERTA, GPT_3, PYTHIA))
 # char-rnn's 2e-3 for small recurrent models; nanochat's 4e-3 for its output layer.
-ADAM_OF_SMALL_MODELS = UsualRate(1e-5, 4e-3, ("roberta", "char-rnn", "nanochat"))
+OF_ADAM_FOR_SMALL_MODELS = rates(1e-5, 4e-3, (ROBERTA, CHAR_RNN, NANOCHAT))
 # Times the size of what is updated.
-ADAFACTOR = UsualRate(1e-3, 1e-2, ("t5", "adafactor"))
+OF_ADAFACTOR = rates(1e-3, 1e-2, (T5, ADAFACTOR))
 # 3 to 10 times less than AdamW's.
-LION = UsualRate(1e-6, 3e-4, ("lion",))
-LION_OF_SMALL_MODELS = UsualRate(1e-6, 1e-3, ("lion",))
+OF_LION = rates(1e-6, 3e-4, (LION,))
+OF_LION_FOR_SMALL_MODELS = rates(1e-6, 1e-3, (LION,))
 
 
-def usual_learning_rate(optimizer, parameters: int | None = None) -> UsualRate | None:
-    """The usual peak of an optimizer's learning rate; None where nothing is known.
+def usual_learning_rate(optimizer, parameters: int | None = None) -> UsualRange | None:
+    """The usual peak of an optimizer's learning rate; None where it is not known.
 
     Args:
-        optimizer: A Keras optimizer, ours or stock.
-        parameters: How many numbers it updates, where that is known.
+        optimizer: A Keras optimizer. One with a method `usual_learning_rate(parameters)`, as ours
+            have, says it itself; those of Keras are known by their names.
+        parameters: How many numbers it updates; None where that is not known.
 
     >>> import keras_llm
     >>> usual = usual_learning_rate(keras_llm.optimizers.AdamW(), parameters=100_000_000)
     >>> usual.low, usual.high
     (1e-05, 0.001)
     """
-    small = parameters is None or parameters < SMALL
-    adam = ADAM_OF_SMALL_MODELS if small else ADAM
+    if hasattr(optimizer, "usual_learning_rate"):
+        return optimizer.usual_learning_rate(parameters)
     for cls in type(optimizer).__mro__:
         if cls.__name__ in ("Adam", "AdamW"):
-            return adam
+            return of_adam(parameters)
         if cls.__name__ == "Adafactor":
-            # Times the size of what it updates; without that it is a step of Adam's size.
-            return ADAFACTOR if getattr(optimizer, "scale_parameter", True) else adam
+            return OF_ADAFACTOR
         if cls.__name__ == "Lion":
-            return LION_OF_SMALL_MODELS if small else LION
+            return OF_LION_FOR_SMALL_MODELS if is_small(parameters) else OF_LION
     return None
+
+
+def of_adam(parameters: int | None) -> UsualRange:
+    """The usual peak for updates of Adam's size."""
+    return OF_ADAM_FOR_SMALL_MODELS if is_small(parameters) else OF_ADAM
+
+
+def is_small(parameters: int | None) -> bool:
+    """Whether a model is small, or of unknown size."""
+    return parameters is None or parameters < SMALL

@@ -44,7 +44,7 @@ class WarmupCosineDecay(WarmupSchedule):
     notes: ClassVar[dict[str, str]] = {
         **WarmupSchedule.notes,
         "total_steps": "updates until the end of the decay",
-        "min_ratio": "fraction of the peak at the end",
+        "min_ratio": "fraction of peak at the end",
     }
 
     def __init__(

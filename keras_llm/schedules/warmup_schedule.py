@@ -8,6 +8,9 @@ from keras import ops
 
 from keras_llm.arguments import check_non_negative_int, check_number, check_positive_int
 from keras_llm.names_elsewhere import NamesElsewhere
+from keras_llm.usual_range import BERT, GPT_3, Source, UsualRange
+
+LLAMA = Source("LLaMA 2023", "https://arxiv.org/abs/2302.13971")
 
 
 class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSchedule):
@@ -34,6 +37,7 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
             included; None for a schedule without an end.
         decay_name: A few words for what follows the warm-up.
         notes: By the name of an argument, a few words for what it means.
+        usual_ranges: By the name of an argument, its usual values.
     """
 
     total_steps: int | None = None
@@ -48,6 +52,14 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
         "num_training_steps": "total_steps=..., warm-up included",
         "decay_steps": "total_steps=..., warm-up included",
     }
+
+    @property
+    def usual_ranges(self) -> dict[str, UsualRange]:
+        """The usual end value, and where there is an end, the usual warm-up."""
+        ended = UsualRange(0.0, 0.1, (BERT, LLAMA), above="the last updates are still large")
+        if not self.total_steps:
+            return {"min_ratio": ended}
+        return {"min_ratio": ended, "warmup_steps": usual_warmup(self.total_steps)}
 
     def __init__(self, learning_rate: float, warmup_steps: int):
         self.learning_rate = check_number(learning_rate, "learning_rate", "[0, inf)")
@@ -97,3 +109,20 @@ def total_after_warmup(total_steps, warmup_steps: int) -> int:
             f"Received: warmup_steps={warmup_steps}, total_steps={total_steps}"
         )
     return total_steps
+
+
+def usual_warmup(total_steps: int) -> UsualRange:
+    """The usual warm-up for so many updates in all.
+
+    From a thousandth (GPT-3: 375M of 300B tokens) to a tenth (BERT's fine-tuning).
+
+    >>> str(usual_warmup(20_000))
+    '20 – 2,000'
+    """
+    return UsualRange(
+        max(1, round(0.001 * total_steps)),
+        round(0.1 * total_steps),
+        (GPT_3, BERT),
+        below="Adam's first updates rest on few gradients and are large: start lower",
+        above="much of the training is spent below the peak",
+    )

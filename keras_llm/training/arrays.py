@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_llm.backend import host_values
+from keras_llm.backend import LARGE_ID_DTYPE, host_values
 from keras_llm.token_statistics import NEGATIVE_WEIGHT
 
 
@@ -14,13 +14,13 @@ def as_arrays(part):
     uint64. Anything else is returned as it is.
 
     Raises:
-        ValueError: rows of a list have different lengths.
+        ValueError: rows of a list have different lengths, or an integer is too large.
 
     >>> as_arrays({"ids": [[1, 2], [3, 4]]})["ids"].shape
     (2, 2)
     """
-    if isinstance(part, np.ndarray) and part.dtype == np.uint64:
-        return part.astype(np.int64)
+    if isinstance(part, np.ndarray) and part.dtype in (np.uint64, np.int64):
+        return in_range(part)
     if isinstance(part, dict):
         return {key: as_arrays(value) for key, value in part.items()}
     if type(part) not in (list, tuple) or not part:
@@ -35,6 +35,17 @@ def as_arrays(part):
             "Rows must be of one length: fill the shorter ones up with padding. "
             f"Received: a list with rows of the lengths {lengths}"
         ) from error
+
+
+def in_range(ids: np.ndarray) -> np.ndarray:
+    """Ids of 64 bits with a sign, if the backend holds their values."""
+    limits = np.iinfo(LARGE_ID_DTYPE)
+    if ids.size and not limits.min <= ids.min() <= ids.max() <= limits.max:
+        raise ValueError(
+            f"Integers must be in [{limits.min}, {limits.max}], the range of {LARGE_ID_DTYPE}, on "
+            f"this backend. Received: {ids.min()} to {ids.max()}"
+        )
+    return ids.astype(np.int64, copy=False)
 
 
 def first_leaf(part):

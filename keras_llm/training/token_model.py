@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+from typing import ClassVar
 
 import keras
 from keras import ops
 
+from keras_llm.backend.keras_private import jax_state
 from keras_llm.checks.compile_checks import compile_messages
 from keras_llm.checks.first_batch import FirstBatch
 from keras_llm.checks.sanity_warning import warn
@@ -46,6 +48,8 @@ class TokenModel(keras.Model):
     # What compile has warned of.
     _warned = ()
     _is_fitting = False
+    # On JAX and TensorFlow, by kind.
+    _step_functions: ClassVar[dict] = {}
 
     def compile(
         self,
@@ -98,7 +102,7 @@ class TokenModel(keras.Model):
         check_arguments(loss if is_ours else None, loss_weights, micro_batch_size)
         if self.step is not None:
             self.step.give_back_accumulation()
-        self.step = None
+        self.step, self._step_functions = None, {}
         if is_ours:
             sums = SharedSums(loss, metrics, weighted_metrics)
             # Keras gets what is not counted there; an empty list clears what it had before.
@@ -162,6 +166,8 @@ class TokenModel(keras.Model):
             return super().get_metrics_result()
         others = {}
         for metric in self.metrics[len(self.step.sums.metrics) :]:
+            if not getattr(metric, "built", True):
+                continue  # Keras's container of metrics, empty
             result = metric.result()
             others |= result if isinstance(result, dict) else {metric.name: result}
         return self.step.sums.results(others)
@@ -208,6 +214,17 @@ class TokenModel(keras.Model):
             self.predict_function = self._make("predict", super().make_predict_function)
         return self.predict_function
 
+    def jax_state_sync(self):
+        """Keras's, on JAX: gives the variables their values, also those frozen since the step."""
+        state = jax_state(self)
+        parts = ("trainable_variables", "non_trainable_variables")
+        if state:
+            for function in self._step_functions.values():
+                values = function.sorted([state[part] for part in parts])
+                for part, value in zip(parts, values, strict=True):
+                    state[part] = value
+        super().jax_state_sync()
+
     def _make(self, kind: str, make):
         """Keras's function of a kind, which is not left on the model."""
         name, step = f"{kind}_function", f"{kind}_step"
@@ -234,8 +251,12 @@ class TokenModel(keras.Model):
 
         if BACKEND == "torch" or self.step is None:
             return made()
+        if kind == "train" and self.built and not self.optimizer.built:
+            # For what is trainable now: a callback may freeze a layer before the first batch.
+            self.optimizer.build(self.trainable_variables)
         self.step.build()
-        return StepFunction(self.step, made)
+        self._step_functions[kind] = StepFunction(self.step, made)
+        return self._step_functions[kind]
 
     # Calls of the user
 

@@ -4,12 +4,14 @@ import keras
 import numpy as np
 import pytest
 
+from keras_llm import explain, losses
 from keras_llm.backend.keras_private import (
     all_layers,
     compile_arguments,
     keras_decays,
     keras_mask,
     known_names,
+    loss_setting,
     optimizer_settings,
 )
 
@@ -19,6 +21,37 @@ def test_masking_layers_hang_their_mask_on_the_tensor():
     masked = keras.layers.Embedding(3, 4, mask_zero=True)(ids)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras_mask(masked)), ids != 0)
     assert keras_mask(keras.layers.Embedding(3, 4)(ids)) is None
+
+
+def test_a_mask_is_seen_in_a_compiled_step():
+    model = keras.Sequential([keras.layers.Embedding(5, 4, mask_zero=True), keras.layers.Dense(5)])
+    ids, labels = np.array([[1, 2, 0, 0]]), np.array([[3, 4, 1, 2]])
+    logits = keras.ops.convert_to_numpy(model(ids)).astype("float64")[0]
+    nll = np.log(np.exp(logits).sum(-1)) - logits[np.arange(4), labels[0]]
+    model.compile(loss=losses.MaskedSparseCategoricalCrossentropy(-100))
+    assert model.evaluate(ids, labels, verbose=0) == pytest.approx(nll[:2].mean(), rel=1e-5)
+
+
+class OfKeras316(keras.losses.Loss):
+    """As there, its settings are in its config only."""
+
+    def call(self, y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+    def get_config(self):
+        return {**super().get_config(), "from_logits": True, "ignore_class": 0}
+
+
+def test_the_settings_of_a_loss_are_found():
+    stock = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    ours = losses.MaskedSparseCategoricalCrossentropy(0)
+    for loss in (stock, OfKeras316()):
+        assert (loss_setting(loss, "from_logits"), loss_setting(loss, "ignore_class")) == (True, 0)
+    assert (loss_setting(ours, "from_logits"), loss_setting(ours, "ignore_class")) == (True, None)
+    assert loss_setting(lambda y_true, y_pred: 0.0, "from_logits") is None
+    model = keras.Sequential([keras.layers.Embedding(5, 4), keras.layers.Dense(5)])
+    model.compile(loss=OfKeras316())
+    assert explain(model, show=False)["Loss"]["left out"].value == 0
 
 
 def test_layers_inside_layers_are_found():

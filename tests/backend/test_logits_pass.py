@@ -11,8 +11,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras_llm import losses, metrics
-from keras_llm.backend.torch import logits_pass, remembered, tensors
-from keras_llm.token_statistics import token_rows, token_statistics
+from keras_llm.backend.torch import logits_pass, lse_cache, tensors
+from keras_llm.token_statistics import reduce_batch, token_statistics
 from tests import reference
 from tests.backend.test_vocabulary_pass import cases
 
@@ -292,14 +292,14 @@ class TestMemory:
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_a_model_that_has_diverged_is_never_right(top_k, place):
     logits = torch.full((TOKENS, VOCAB), torch.nan)
-    assert token_statistics(token_rows(LABELS, logits), top_k=top_k).correct == 0
+    assert token_statistics(reduce_batch(LABELS, logits), top_k=top_k).correct == 0
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 def test_correct_guesses(top_k, chunks, place):
     # Rounded, so that many logits are equal: then the lowest id goes first, as in a stable sort.
     logits = make_logits(torch.float32, requires_grad=False).round()
-    rows = token_rows(LABELS, logits)
+    rows = reduce_batch(LABELS, logits)
     best = logits.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
     want = (best == LABELS[:, None]).any(1)[COUNTS].sum()
     assert token_statistics(rows, top_k=top_k).correct == want
@@ -364,13 +364,13 @@ class TestSharing:
 
     def test_nothing_outlives_the_logits(self):
         gc.collect()
-        before = len(remembered.found)
+        before = len(lse_cache._entries)
         logits = make_logits(torch.float32)
         loss = PLAIN(LABELS, logits * 1)
-        assert len(remembered.found) == before + 1
+        assert len(lse_cache._entries) == before + 1
         del loss
         gc.collect()
-        assert len(remembered.found) == before
+        assert len(lse_cache._entries) == before
 
     def test_inference_tensors_do_not_know_whether_they_were_written_to(self):
         with torch.inference_mode():

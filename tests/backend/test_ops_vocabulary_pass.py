@@ -7,9 +7,18 @@ from keras import ops
 
 from keras_llm import losses
 from keras_llm.backend.ops import vocabulary_pass as module
-from keras_llm.backend.ops.vocabulary_pass import vocabulary_pass
+from keras_llm.token_statistics import TokenStatistics
 
 pytestmark = pytest.mark.not_torch
+
+
+def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training):
+    """The sums of the pass by name, the loss to be differentiated; and the nll of each token."""
+    objective, sums, nll = module.vocabulary_pass(
+        hidden, kernel, bias, labels, weights, loss.formula, 1.0, top_k, training
+    )
+    return TokenStatistics(*sums)._replace(loss=objective), nll
+
 
 TOKENS, WIDTH, VOCAB = 23, 6, 9
 RNG = np.random.default_rng(0)

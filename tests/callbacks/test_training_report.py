@@ -2,7 +2,6 @@
 
 import gc
 import re
-from html.parser import HTMLParser
 
 import keras
 import matplotlib
@@ -11,6 +10,7 @@ import pytest
 
 from keras_llm import losses, metrics, models
 from keras_llm.callbacks import TrainingReport
+from tests.html_page import Page
 
 pytestmark = pytest.mark.backend_free
 
@@ -18,7 +18,6 @@ matplotlib.use("Agg")
 
 SIZES = dict(vocab_size=11, d_model=8, num_layers=1, num_heads=2, max_length=16)
 X, Y = np.random.default_rng(0).integers(1, 11, (2, 6, 5))
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 SCRIPT = "<script>alert('&')</script>"
 
 
@@ -35,38 +34,8 @@ class Letters:
         return "".join(self.words.get(chr(i + ord("a")), chr(i + ord("a"))) for i in ids)
 
 
-class Page(HTMLParser):
-    """Tags in their nesting, attributes, and the text of each kind of tag."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.open, self.attributes, self.texts = [], [], []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, *attribute) for attribute in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, *attribute) for attribute in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        self.texts.append((tuple(self.open), text))
-
-    def text(self, tag):
-        """The text in each tag of that name."""
-        return [text for path, text in self.texts if path and path[-1] == tag]
-
-    def values(self, name):
-        """Of each attribute of that name."""
-        return [value for _, attribute, value in self.attributes if attribute == name]
+def read(path):
+    return Page(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -98,15 +67,14 @@ def fit(model, *callbacks, epochs=2, **arguments):
 
 def rows(page):
     """The table of epochs, as numbers by epoch and column."""
-    (table,) = re.findall(r'<table class="epochs">.*?</table>', page.source)
-    lines = [re.findall("<t[hd]>(.*?)</t[hd]>", line) for line in table.split("<tr")[1:]]
-    names = [name.replace("<wbr>", "") for name in lines[0]]
-    return [dict(zip(names, line, strict=True)) for line in lines[1:]]
+    names, *lines = page.tables[0]
+    assert names[0] == "epoch"
+    return [dict(zip(names, line, strict=True)) for line in lines]
 
 
 def test_the_page_is_whole_and_needs_nothing_else(path):
     fit(compiled(label_smoothing=0.1), TrainingReport(path), validation_data=(X, Y))
-    page = Page(path)
+    page = read(path)
     ids = page.values("id")
     assert len(set(ids)) == len(ids)
     references = page.values("href") + page.values("xlink:href") + page.values("clip-path")
@@ -125,7 +93,7 @@ def test_the_page_is_whole_and_needs_nothing_else(path):
 @pytest.mark.every_backend
 def test_the_table_is_the_history(path):
     history = fit(compiled(), TrainingReport(path), epochs=3, validation_data=(X[:2], Y[:2]))
-    page = Page(path)
+    page = read(path)
     lines = rows(page)
     best = int(np.argmin(history.history["val_loss"]))
     assert [line["epoch"].removeprefix("★ ") for line in lines] == ["1", "2", "3"]
@@ -141,17 +109,17 @@ def test_a_picture_for_the_loss_and_for_every_metric_but_perplexity(path):
     history = fit(compiled(), TrainingReport(path))
     labels = [
         value
-        for tag, name, value in Page(path).attributes
+        for tag, name, value in read(path).attributes
         if (tag, name) == ("figure", "aria-label")
     ]
     assert labels[0] == "loss by epoch"
     assert set(labels) == {f"{name} by epoch" for name in history.history} - {"perplexity by epoch"}
-    assert "perplexity" in Page(path).text("text")
+    assert "perplexity" in read(path).text("text")
 
 
 def test_the_explanation_is_on_the_page(path):
     fit(plain(), TrainingReport(path))
-    assert "MaskedSparseCategoricalCrossentropy" in Page(path).text("code")
+    assert "MaskedSparseCategoricalCrossentropy" in read(path).text("code")
 
 
 def test_colours_follow_the_page(path):
@@ -170,7 +138,7 @@ def test_samples_before_training_and_after_every_epoch(path):
     before = model.generate([1, 2], **options)
     fit(model, TrainingReport(path, ["bc", "d"], Letters(), **options))
     after = model.generate([1, 2], **options)
-    page = Page(path)
+    page = read(path)
     assert page.text("h3")[:2] == ["bc …", "d …"]
     assert page.text("dt") == 2 * ["before", "epoch 1", "epoch 2"]
     texts = page.text("dd")
@@ -207,7 +175,7 @@ def test_texts_are_text(path):
     )
     tokenizer = Letters(b=SCRIPT, c=SCRIPT)
     fit(model, TrainingReport(path, [SCRIPT], SpelledAsOne(tokenizer), title=f"<b>{SCRIPT}"))
-    page = Page(path)
+    page = read(path)
     assert "<script" not in page.source.lower() and "<b>" not in page.source
     for tag in ("title", "h1", "h3"):
         assert SCRIPT in page.text(tag)[0]
@@ -226,20 +194,20 @@ class SpelledAsOne:
 
 def test_a_plain_model_and_validation_in_every_second_epoch(path):
     fit(plain(), TrainingReport(path), validation_data=(X, Y), validation_freq=2)
-    first, second = rows(Page(path))
+    first, second = rows(read(path))
     assert first["val_loss"] == "" and float(second["val_loss"]) > 0
 
 
 def test_a_fit_that_goes_on_and_one_that_starts_again(path):
     model, report = plain(), TrainingReport(path)
     fit(model, report)
-    losses_before = [line["loss"] for line in rows(Page(path))]
+    losses_before = [line["loss"] for line in rows(read(path))]
     fit(model, report, epochs=4, initial_epoch=2)
-    lines = rows(Page(path))
+    lines = rows(read(path))
     assert [line["epoch"] for line in lines] == ["1", "2", "3", "4"]
     assert [line["loss"] for line in lines[:2]] == losses_before
     fit(model, report, epochs=1)
-    assert [line["epoch"] for line in rows(Page(path))] == ["1"]
+    assert [line["epoch"] for line in rows(read(path))] == ["1"]
 
 
 def test_a_fit_that_another_process_began(path):
@@ -249,7 +217,7 @@ def test_a_fit_that_another_process_began(path):
         epochs=4,
         initial_epoch=3,
     )
-    page = Page(path)
+    page = read(path)
     assert [line["epoch"] for line in rows(page)] == ["4"]
     assert page.text("dt") == ["epoch 3", "epoch 4"]
     # The picture of a single epoch is numbered as the table is.
@@ -266,12 +234,12 @@ def test_an_interruption_is_said(path):
     report = TrainingReport(path)
     with pytest.raises(KeyboardInterrupt):
         fit(plain(), report, Interrupt(), epochs=3)
-    assert Page(path).text("p")[0].startswith("After epoch 1 of 3.")
+    assert read(path).text("p")[0].startswith("After epoch 1 of 3.")
     # What Python does when it exits, it does when nobody needs the callback any more.
     assert report.interruption.atexit
     del report
     gc.collect()
-    page = Page(path)
+    page = read(path)
     assert page.text("p")[0].startswith("Interrupted in epoch 2 of 3.")
     assert len(rows(page)) == 1
 
@@ -286,7 +254,7 @@ def test_a_report_that_is_over_stays_as_it_is(path):
 def test_early_stopping_is_said(path):
     stop = keras.callbacks.EarlyStopping("loss", patience=0, min_delta=100.0)
     fit(plain(), TrainingReport(path), stop, epochs=9)
-    assert Page(path).text("p")[0].startswith("Stopped after epoch 2 of 9.")
+    assert read(path).text("p")[0].startswith("Stopped after epoch 2 of 9.")
 
 
 def test_no_epochs_write_nothing(path):

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
-from keras_llm.backend.torch.capture import Capture
 
 from keras_llm import data, layers, losses, models
 from keras_llm.backend.torch import attention
 from keras_llm.backend.torch.packed_attention import HAS_KERNELS, rounded_up
+from keras_llm.training.torch.captured_layer import CapturedLayer
+from keras_llm.training.torch.compile_policy import CompilePolicy
 from tests.models.llama import to_llama
 from tests.models.test_padding import Shapes
 from tests.models.weights import randomize
@@ -126,7 +127,7 @@ def test_gradients_are_those_of_the_documents_alone(path, monkeypatch):
     if path == "gpu":
         monkeypatch.setattr(attention, "is_on_host", lambda tensor: False)
     elif path != "host":
-        forward = Capture(model.backbone, jit_compile=path == "compiled")
+        forward = CapturedLayer(model.backbone, CompilePolicy(path == "compiled"))
         forward(torch.tensor(IDS), training=True)
     hidden = forward(torch.tensor(IDS), training=True)
     assert getattr(forward, "replayed", True)

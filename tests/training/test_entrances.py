@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_llm import losses, metrics, models
+from keras_llm.backend import LARGE_ID_DTYPE
 
 VOCAB, D_MODEL = 300, 8
 RNG = np.random.default_rng(0)
@@ -106,10 +107,16 @@ def test_every_entrance_takes_every_integer(entrance, dtype, ignore_index, padde
     holds = np.iinfo(dtype).min <= ignore_index <= np.iinfo(dtype).max
     if padded and holds:
         y[1] = ignore_index
+    if y.max() > np.iinfo(LARGE_ID_DTYPE).max:
+        with pytest.raises(ValueError, match="the range of int32"):
+            build(ignore_index).fit(x, y, verbose=0)
+        return
     counts = y.astype("int64") != ignore_index
     inside = (y.astype("int64") >= 0) & (y.astype("int64") < VOCAB)
     if not (counts & inside).any() or (counts & ~inside).any():
         return
+    if entrance == "fit, PyDataset" and dtype == "uint64":
+        return  # Keras refuses it by name on PyTorch, before the model sees it
     model = build(ignore_index)
     loss, after = in_float64(model.get_weights(), x, y, counts)
     logs = ENTRANCES[entrance](model, x, y)

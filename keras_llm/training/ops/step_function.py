@@ -18,44 +18,46 @@ class StepFunction:
 
     def __init__(self, step, make: Callable):
         self.step, self.make = step, make
-        self.functions = {}
         self.variables = step.model.variables
-        self.trainable, self.others = self.split()
+        # Now: under a distribution Keras asks the variables, whose values are elsewhere in `fit`.
+        self.functions = {self.marks(): make()}
+        # JAX's last state, and the variables that its first two parts are the values of.
+        self.returned, self.parts = None, ()
 
     def __call__(self, *state_and_iterator):
         """Keras's arguments and results: on JAX the state and an iterator, else the iterator."""
         *state, iterator = state_and_iterator
-        marks = tuple(variable.trainable for variable in self.variables)
+        marks = self.marks()
         if marks not in self.functions:
             self.functions[marks] = self.make()
-        if state:
-            state = [self.sorted(state[0])]
         traces, began = self.step.traces, time.perf_counter()
-        results = self.functions[marks](*state, iterator)
+        results = self.functions[marks](*map(self.sorted, state), iterator)
         if self.step.traces > traces:
             self.step.count_compilation(time.perf_counter() - began)
+        if state:
+            self.returned, self.parts = results[1], self.parts_now()
         return results
 
-    def split(self):
+    def marks(self):
+        """Which variables are trainable now."""
+        return tuple(variable.trainable for variable in self.variables)
+
+    def parts_now(self):
         """The variables that are trainable now, and the others."""
         model = self.step.model
         return model.trainable_variables, model.non_trainable_variables
 
     def sorted(self, state):
-        """JAX's state `(trainable, others, ...)` with each value where its variable is now."""
-        trainable, others = self.trainable, self.others
-        self.trainable, self.others = self.split()
-        if same(trainable, self.trainable) or len(trainable) != len(state[0]):
+        """JAX's state `(trainable, others, ...)` with each value where its variable is now.
+
+        Any other state than the last one was made from the variables, as they are now.
+        """
+        if self.returned is None or state[0] is not self.returned[0]:
             return state
         values = {
             id(variable): value
-            for variables, part in ((trainable, state[0]), (others, state[1]))
+            for variables, part in zip(self.parts, state, strict=False)
             for variable, value in zip(variables, part, strict=True)
         }
-        parts = ([values[id(v)] for v in part] for part in (self.trainable, self.others))
-        return (*parts, *state[2:])
-
-
-def same(left, right) -> bool:
-    """Whether two lists hold the same objects."""
-    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
+        now = self.parts_now()
+        return (*([values[id(variable)] for variable in part] for part in now), *state[2:])

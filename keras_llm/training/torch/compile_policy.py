@@ -11,6 +11,8 @@ SHARE = 0.1
 SECONDS_PER_OPERATION = 0.1
 # The time of fewer calls says little.
 CALLS_BEFORE = 10
+# Both ways, and before.
+TIMED_CALLS = 12
 # A longer pause between two calls, by the shortest one, is not the time of a step.
 LONGEST_PAUSE = 10
 
@@ -91,12 +93,13 @@ class CompilePolicy:
             return bool(self.jit_compile)
         if graph.calls < CALLS_BEFORE or (self.ratio is not None and self.ratio >= 1.0):
             return False
-        to_come = graph.seconds
+        step, to_come = graph.seconds / graph.calls, graph.seconds
         if graph.training and self._batches_to_come is not None:
             # A shape's part of the batches stays what it has been.
             part = graph.calls / self._calls
-            to_come = max(to_come, graph.seconds / graph.calls * part * self._batches_to_come)
-        return SHARE * to_come > graph.operations * self.seconds_per_operation
+            to_come = max(to_come, step * part * self._batches_to_come)
+        cost = graph.operations * self.seconds_per_operation + TIMED_CALLS * step
+        return SHARE * to_come > cost
 
     def _compile(self, graph, arguments):
         module = compiled(graph.module)
@@ -173,16 +176,13 @@ def wait():
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says in one line; PyTorch's tracers raise some that say nothing.
+    """What an error says in one line; some of PyTorch's say it in attributes only.
 
     >>> reason_of(ValueError("no\\n  room")), reason_of(KeyError())
-    ('ValueError: no room', 'KeyError, without a message')
+    ('ValueError: no room', 'KeyError: it says no more')
     """
     text = " ".join(str(error).split())
     if not text and error.__cause__ is not None:
         return reason_of(error.__cause__)
-    return (
-        f"{type(error).__name__}: {text[:300]}"
-        if text
-        else f"{type(error).__name__}, without a message"
-    )
+    text = text or ", ".join(f"{name} = {value}" for name, value in vars(error).items())
+    return f"{type(error).__name__}: {text[:300] or 'it says no more'}"

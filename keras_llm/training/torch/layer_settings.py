@@ -5,8 +5,8 @@ import operator
 from keras_llm.backend.keras_private import all_layers
 
 # Changes with every switch between training and evaluation, and is handed to a graph's layers.
-# Which variables are trained is looked up for each batch. The last is Keras's note on `compile`.
-IGNORED = {"training", "_trainable", "_jit_compile"}
+# Which variables are trained is looked up for each batch. The last two are Keras's notes.
+IGNORED = {"training", "_trainable", "_called", "_jit_compile"}
 
 
 class LayerSettings:

@@ -1,0 +1,81 @@
+"""An optimizer's `learning_rate=...`: its values over the updates, and the value now."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_llm.backend.keras_private import learning_rate_schedule
+from keras_llm.explanation.compiled_model import CompiledModel
+from keras_llm.explanation.facts import Curve, Fact, Section, setting
+from keras_llm.explanation.schedule_phases import Phases, phases_of
+from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
+from keras_llm.value_text import value_text
+
+# How many updates of a schedule are computed for its curve.
+POINTS = 97
+# Told otherwise, or of no interest.
+TOLD = ("name", "learning_rate", "warmup_init")
+
+
+def schedule_section(compiled: CompiledModel) -> Section | None:
+    """The learning rate; None where there is no optimizer, or each part has its own."""
+    optimizer = compiled.optimizer
+    try:
+        now = float(ops.convert_to_numpy(optimizer.learning_rate))
+    except (AttributeError, ValueError, NotImplementedError):
+        return None
+    step = int(optimizer.iterations)
+    schedule = learning_rate_schedule(optimizer)
+    usual = usual_learning_rate(optimizer, compiled.parameters)
+    if schedule is None:
+        facts = (
+            setting("today", now, f"after {step:,} updates", usual),
+            Fact("warm-up", 0, "none", "the first updates are as large as all others"),
+        )
+        return Section("Learning rate", "no schedule", facts)
+    phases = phases_of(schedule)
+    curve = curve_of(schedule, phases, step, now)
+    facts = [
+        Fact("today", now, note=f"at update {step:,}"),
+        setting("peak", max(curve.values), "size of a step", usual),
+        *schedule_settings(phases, step),
+    ]
+    return Section("Learning rate", type(schedule).__name__, tuple(facts), curve)
+
+
+def curve_of(schedule, phases: Phases, step: int, now: float) -> Curve:
+    """A schedule from its first update to its end, or as far as training has gone."""
+    end = max(phases.shown_steps, step)
+    steps = np.linspace(0, end, POINTS).round().astype(int)
+    corners = [step, *(n for n in phases.corners if n <= end)]
+    steps = sorted({*steps.tolist(), *corners})
+    return Curve(tuple(steps), tuple(values_of(schedule, steps)), step, now)
+
+
+def values_of(schedule, steps: list[int]) -> list[float]:
+    """The learning rates of some updates."""
+    if keras.backend.backend() != "jax":
+        return [float(ops.convert_to_numpy(schedule(n))) for n in steps]
+    # One by one, JAX would compile each branch of a schedule anew for each of them.
+    steps = ops.convert_to_tensor(steps, "int32")
+    values = ops.vectorized_map(lambda n: ops.convert_to_tensor(schedule(n), "float32"), steps)
+    return ops.convert_to_numpy(values).tolist()
+
+
+def schedule_settings(phases: Phases, step: int) -> list[Fact]:
+    """The schedule's arguments, with what is unusual about them."""
+    facts = []
+    for name, value in phases.arguments.items():
+        if name in TOLD or value is None:
+            continue
+        if not isinstance(value, int | float | str | bool):
+            value = str(value)
+        note = phases.notes.get(name, "")
+        if name == "warmup_steps" and phases.total_steps:
+            note += f": {value_text(round(100 * value / phases.total_steps, 2))} %"
+        fact = setting(name, value, note, phases.usual_ranges.get(name))
+        facts.append(fact)
+    if phases.total_steps and step > phases.total_steps:
+        flag = f"training has gone on for {step:,} updates, beyond the schedule's end"
+        facts.append(Fact("end", phases.total_steps, note="update of the last change", flag=flag))
+    return facts

@@ -1,1 +1,0 @@
-"""What compile decided, and one step slowly: `explain`, `trace`, `plots`."""

@@ -1,0 +1,1 @@
+"""`keras_llm.trace`: one training step, stage by stage."""

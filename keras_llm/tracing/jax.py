@@ -1,0 +1,57 @@
+"""The stages of a step on JAX: stateless, so that nothing of the model changes.
+
+XLA compiles forward, loss and backward to one program, so their times are not known one by one.
+"""
+
+import contextlib
+
+import jax
+import keras
+
+from keras_llm.backend.keras_private import keras_mask
+from keras_llm.tracing.stages import Clock, Differentiated
+
+
+def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
+    """Forward, loss and backward of one batch."""
+
+    def objective(values, x, y, sample_weight):
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
+            logits = model(x, training=True)
+            loss = model.compute_loss(
+                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
+            )
+            scaled = optimizer.scale_loss(loss)
+        return scaled, (logits, keras_mask(logits), loss)
+
+    values = [variable.value for variable in variables]
+    run = precompiled(jax.value_and_grad(objective, has_aux=True), values, *batch)
+    with clock("backward"):
+        (_, (logits, mask, loss)), gradients = jax.block_until_ready(run(values, *batch))
+    return Differentiated(logits, mask, float(loss), gradients)
+
+
+def apply(optimizer, gradients, variables, clock) -> list:
+    """The values that the update would give the variables."""
+    state = [variable.value for variable in optimizer.variables]
+    values = [variable.value for variable in variables]
+    run = precompiled(optimizer.stateless_apply, state, gradients, values)
+    with clock("optimizer"):
+        values, _ = jax.block_until_ready(run(state, gradients, values))
+    return values
+
+
+def precompiled(function, *arguments):
+    """The function, compiled before anything is timed."""
+    return jax.jit(function).lower(*arguments).compile()
+
+
+def make_clock() -> Clock:
+    """A clock; what it times waits for its own results."""
+    return Clock(lambda: None, lambda: None)
+
+
+def other_state_kept(model):
+    """Keras's variables are all the state there is."""
+    return contextlib.nullcontext()
