@@ -32,7 +32,8 @@ ROWS = 32
 
 
 class FirstBatch(keras.callbacks.Callback):
-    """Warns of mistakes in the schedule before the first step, and in the batch after it.
+    """Warns of a schedule that is too short before the first step, and of mistakes in the batch
+    after it.
 
     The model hands it the first step to run, so later steps cost nothing. It looks at the batch
     that is trained on and takes none from the data for itself. In TensorFlow's graph a batch has no
@@ -46,9 +47,12 @@ class FirstBatch(keras.callbacks.Callback):
 
     def __init__(self, given, told):
         super().__init__()
-        self.given, self.told = given, set(told)
+        self.given, self.told = given, told
         self.predictions = None
         self.is_first_epoch = True
+        # What the first batch shows. It is told after the step has returned: on JAX, a filter that
+        # raises the warning inside of the step would lose the weights that the step holds.
+        self.found = []
 
     def on_epoch_begin(self, epoch, logs=None):
         """Tells, before the first step, whether the schedule is long enough."""
@@ -58,13 +62,22 @@ class FirstBatch(keras.callbacks.Callback):
         self.is_first_update = int(self.model.optimizer.iterations) == 0
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         epochs_to_come = None if epochs is None else epochs - epoch
-        self.tell([schedule_message(self.model, steps, epochs_to_come)])
+        self.found = [schedule_message(self.model, steps, epochs_to_come)]
+        self.tell()
 
-    def tell(self, messages):
-        """Warns of each message that has not been told. Some are None."""
-        for message in messages:
+    def on_train_batch_begin(self, batch, logs=None):
+        """Tells what the first batch shows."""
+        self.tell()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Tells it where the epoch has one batch only."""
+        self.tell()
+
+    def tell(self):
+        """Warns of what was found, but for what has been told."""
+        found, self.found = self.found, []
+        for message in dict.fromkeys(found):
             if message and message not in self.told:
-                self.told.add(message)
                 warn(message)
 
     def run(self, step, *state_and_data):
@@ -81,7 +94,7 @@ class FirstBatch(keras.callbacks.Callback):
         batch, data = self.peek(data)
         results = step(*state, data)
         logs = results[0] if isinstance(results, tuple) else results
-        self.tell(self.messages(batch, logs))
+        self.found = self.messages(batch, logs)
         return results
 
     def peek(self, data):

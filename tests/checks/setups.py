@@ -33,9 +33,15 @@ def seq2seq():
     return models.Seq2SeqTransformer(VOCAB, 16, 1, 2, max_length=16, dropout=0.0)
 
 
-def small(cls=models.LanguageModel):
+def unbuilt(cls=models.LanguageModel):
     """A model whose head is not built before its first batch."""
     return cls(keras.layers.Embedding(VOCAB, 8), keras.layers.Dense(VOCAB))
+
+
+def small(cls=models.LanguageModel):
+    model = unbuilt(cls)
+    model(FULL)
+    return model
 
 
 def compiled(model, loss=None, optimizer=None, **kwargs):

@@ -10,7 +10,6 @@ from keras_llm import data, losses
 from keras_llm.checks.batch_checks import Batch, batch_messages, unlikely_predictions
 from keras_llm.checks.compile_checks import unfitting_predictions
 from tests.checks.setups import (
-    BACKEND,
     DOCUMENTS,
     FULL,
     LENGTH,
@@ -26,7 +25,6 @@ from tests.checks.setups import (
 )
 
 
-@pytest.mark.backend_free
 def test_logits_may_lie_between_0_and_1():
     loss = losses.MaskedSparseCategoricalCrossentropy()
     assert unlikely_predictions(RNG.random((1, 8, VOCAB)), loss) is None
@@ -36,25 +34,7 @@ def test_logits_may_lie_between_0_and_1():
     assert unfitting_predictions(keras.losses.MeanSquaredError(), True) is None
 
 
-def test_labels_that_are_not_shifted():
-    ids = FULL[:, :LENGTH]
-    found = of_fit(compiled(causal()), ids, ids)
-    only(found, "The labels are not shifted", "6_the_training_loop")
-    rows = padded(DOCUMENTS)[:, :-1]
-    only(of_fit(compiled(causal()), rows, rows), "The labels are not", "6_the_training_loop")
-
-
-def test_labels_that_are_shifted_twice():
-    found = of_fit(compiled(causal()), FULL[:, :LENGTH], FULL[:, 2:])
-    only(found, "The labels are shifted twice", "6_the_training_loop")
-
-
-def test_a_decoder_that_reads_its_answer():
-    rows = padded(DOCUMENTS)
-    found = of_fit(compiled(seq2seq()), {"encoder_ids": rows, "decoder_ids": rows}, rows)
-    only(found, "The labels are not shifted", "6_the_training_loop")
-
-
+pytestmark = pytest.mark.backend_free
 MASKING = "2_cross_entropy_and_masking"
 
 
@@ -65,10 +45,30 @@ def found_in(rows, ignore_index=-100, labels=None, vocab_size=VOCAB):
     return batch_messages(batch, vocab_size, masked=False)
 
 
+@pytest.mark.every_backend
+def test_labels_that_are_not_shifted():
+    ids = FULL[:, :LENGTH]
+    found = of_fit(compiled(causal()), ids, ids)
+    only(found, "The labels are not shifted", "6_the_training_loop")
+    rows = padded(DOCUMENTS)
+    found = found_in(rows, ignore_index=PAD, labels=rows[:, :-1])
+    only(found, "The labels are not shifted", "6_the_training_loop")
+
+
+def test_labels_that_are_shifted_twice():
+    found = found_in(FULL[:, : LENGTH + 1], labels=FULL[:, 2:])
+    only(found, "The labels are shifted twice", "6_the_training_loop")
+
+
+def test_a_decoder_that_reads_its_answer():
+    rows = padded(DOCUMENTS)
+    found = of_fit(compiled(seq2seq()), {"encoder_ids": rows, "decoder_ids": rows}, rows)
+    only(found, "The labels are not shifted", "6_the_training_loop")
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_that_counts(side):
-    rows = padded(DOCUMENTS, side, fill=7)
-    found = of_fit(compiled(causal()), rows[:, :-1], rows[:, 1:], batch_size=8)
+    found = found_in(padded(DOCUMENTS, side, fill=7))
     only(found, "Padding seems to count: the label 7 fills up", MASKING)
 
 
@@ -79,27 +79,20 @@ def with_padding(length, side="right", fill=PAD):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_of_one_length_that_counts(side):
-    rows = with_padding(5, side, fill=PAD)
-    loss = losses.MaskedSparseCategoricalCrossentropy(-100)
-    found = of_fit(compiled(causal(), loss), rows[:, :-1], rows[:, 1:], batch_size=8)
-    only(found, "Padding seems to count: the label 0 fills up 8 of 8 rows", MASKING)
+    rows = with_padding(5, side)
+    only(found_in(rows), "Padding seems to count: the label 0 fills up 8 of 8 rows", MASKING)
     assert not found_in(rows, ignore_index=PAD)
 
 
+@pytest.mark.every_backend
 def test_padding_of_one_length_in_teacher_forcing():
-    targets = with_padding(5)
-    decoder_ids, labels = data.teacher_forcing(targets, start_id=1)
-    loss, x = keras.losses.SparseCategoricalCrossentropy(from_logits=True), FULL[:, :LENGTH]
-    found = of_fit(
-        compiled(seq2seq(), loss),
-        {"encoder_ids": x, "decoder_ids": decoder_ids},
-        labels,
-        batch_size=8,
-    )
+    decoder_ids, labels = data.teacher_forcing(with_padding(5), start_id=1)
+    x = {"encoder_ids": FULL[:, :LENGTH], "decoder_ids": decoder_ids}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    found = of_fit(compiled(seq2seq(), loss), x, labels, batch_size=8)
     only(found, "Padding seems to count: the label 0 fills up 8 of 8 rows", MASKING)
 
 
-@pytest.mark.backend_free
 def test_equal_ends_that_are_no_padding():
     assert found_in(with_padding(5))
     # Three rows; one row again and again; two equal tokens at the end of each row.
@@ -113,7 +106,6 @@ def test_equal_ends_that_are_no_padding():
     assert not found_in(padded(np.random.default_rng(0).integers(1, 3, (8, 8))))
 
 
-@pytest.mark.backend_free
 def test_blanks_that_a_task_asks_for():
     """The copying memory task: blanks while the symbols are read, then the symbols."""
     symbols = FULL[:, :4]
@@ -124,7 +116,6 @@ def test_blanks_that_a_task_asks_for():
     assert not found_in(np.flip(rows, 1), labels=np.flip(labels, 1))
 
 
-@pytest.mark.backend_free
 def test_the_background_of_pictures_is_no_padding():
     rows = np.zeros((8, 6, 10), int)
     for row, (width, ink) in zip(rows, zip(range(1, 9), FULL[:, :8], strict=True), strict=True):
@@ -132,19 +123,20 @@ def test_the_background_of_pictures_is_no_padding():
     assert not found_in(rows.reshape(8, -1))
 
 
-def text_of_few_tokens(seed=0):
-    return np.random.default_rng(seed).integers(0, 8, (16, LENGTH + 1))
+def text_of_few_tokens():
+    return np.random.default_rng(0).integers(0, 12, (32, LENGTH + 1))
 
 
+@pytest.mark.every_backend
 def test_an_ignored_label_that_is_a_token():
     rows = text_of_few_tokens()
-    found = of_fit(compiled(causal()), rows[:, :-1], rows[:, 1:], batch_size=16)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    found = of_fit(compiled(causal(), loss), rows[:, :-1], rows[:, 1:], batch_size=32)
     only(found, "The ignored label 0 seems to be a token of the text", MASKING)
     assert not found_in(rows, ignore_index=-100)
     assert not found_in(rows, ignore_index=30)
 
 
-@pytest.mark.backend_free
 def test_ignored_labels_that_are_no_token():
     rows = text_of_few_tokens() + 1
     is_hidden = np.random.default_rng(1).random(rows.shape) < 0.2
@@ -159,9 +151,10 @@ def test_ignored_labels_that_are_no_token():
     )
     assert not found_in(packed[: 40 * 13].reshape(40, 13), 0)
     # Fewer than eight.
-    assert not found_in(text_of_few_tokens()[:4], 0)
+    assert not found_in(text_of_few_tokens()[:8], 0)
 
 
+@pytest.mark.every_backend
 def test_nothing_counts():
     x = FULL[:, :LENGTH]
     [message] = found_in(FULL[:, : LENGTH + 1], ignore_index=PAD, labels=np.zeros_like(x))
@@ -172,20 +165,22 @@ def test_nothing_counts():
 
 @pytest.mark.parametrize("id", [VOCAB, -1])
 def test_labels_outside_the_vocabulary(id):
+    labels = FULL[:, 1:-1].copy()
+    labels[0, 0] = id
+    found = found_in(FULL[:, : LENGTH + 1], labels=labels)
+    only(found, f"The first batch has the id {id}", "1_what_compile_means")
+
+
+# Where values are seen, as on PyTorch's CPU, they are an error.
+@pytest.mark.every_backend
+@pytest.mark.not_torch
+def test_ids_that_the_backend_does_not_refuse():
     x, y = FULL[:, :LENGTH], FULL[:, 1:-1].copy()
-    y[0, 0] = id
-    model = compiled(causal())
-    if BACKEND == "torch":
-        with pytest.raises(ValueError, match="Labels must be in"):
-            model.fit(x, y, verbose=0)
-    only(
-        found_in(FULL[:, : LENGTH + 1], labels=y),
-        f"The first batch has the id {id}",
-        "1_what_compile_means",
-    )
+    y[0, 0] = VOCAB
+    model = compiled(causal(), run_eagerly=False)
+    only(of_fit(model, x, y), "The first batch has the id 31", "1_what_compile_means")
 
 
-@pytest.mark.backend_free
 def test_evidence_has_to_be_overwhelming():
     ids = np.array([[3, 1, 4, 1, 5, 9, 2, 6, 5]])
     counts = np.ones_like(ids, bool)

@@ -6,7 +6,10 @@ import pytest
 from keras_llm import losses, metrics, models, optimizers, schedules
 from tests.checks.setups import FULL, LENGTH, PAD, VOCAB, causal, compiled, of_fit, only, sanity
 
+pytestmark = pytest.mark.backend_free
 
+
+@pytest.mark.every_backend
 @pytest.mark.parametrize(
     "optimizer, says",
     [

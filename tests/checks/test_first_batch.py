@@ -19,6 +19,7 @@ from tests.checks.setups import (
     of_fit,
     only,
     small,
+    unbuilt,
 )
 
 
@@ -40,7 +41,7 @@ def test_predictions_are_not_what_the_loss_expects(run_eagerly):
 def test_logits_of_a_head_that_compile_had_not_built():
     probabilities = losses.MaskedSparseCategoricalCrossentropy(PAD, from_logits=False)
     # Nor is the first loss told of, which is large for the same reason.
-    found = of_fit(compiled(small(), probabilities), FULL[:, :LENGTH], FULL[:, 1:-1])
+    found = of_fit(compiled(unbuilt(), probabilities), FULL[:, :LENGTH], FULL[:, 1:-1])
     only(found, "The model returns logits", "2_cross_entropy_and_masking")
 
 
@@ -117,6 +118,12 @@ def test_a_batch_of_a_compiled_function():
     only(found, "No label of the first batch counts", "2_cross_entropy_and_masking")
 
 
+def test_an_epoch_of_one_batch_is_looked_at_too():
+    model, x = compiled(small()), FULL[:, :LENGTH]
+    assert len(of_fit(model, x, np.full_like(x, PAD), batch_size=8)) == 1
+    assert len(of_fit(model, x, np.full_like(x, PAD), batch_size=8, epochs=1)) == 1
+
+
 DTYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 WEIGHTS = [None, [1, 0, 2], [[1], [0], [2]], [[1, 0, 1, 1]] * 3, [[[1], [0], [1], [0]]] * 3]
 
@@ -125,15 +132,16 @@ WEIGHTS = [None, [1, 0, 2], [[1], [0], [2]], [[1, 0, 1, 1]] * 3, [[[1], [0], [1]
 @pytest.mark.parametrize("ignore_index", [-100, 0, 156, 300])
 @pytest.mark.parametrize("is_tensor", [False, True])
 def test_the_labels_that_count(dtype, ignore_index, is_tensor):
-    labels = np.array([[156, 0, 3, 44], [1, 0, 0, 2], [156, 7, 300, -100]]).astype(dtype)
+    minus_100 = -100 if np.dtype(dtype).kind == "i" else 5
+    labels = np.array([[156, 0, 3, 44], [1, 0, 0, 2], [156, 7, 300, minus_100]]).astype(dtype)
+    # As fit does: PyTorch has no uint64.
+    labels = as_arrays(labels)
     for weights in WEIGHTS:
         expected = np.array([[int(label) != ignore_index for label in row] for row in labels])
         if weights is not None:
             weights = np.array(weights, "float32")
             expected &= weights.reshape(3, -1) != 0
-        # As fit does: PyTorch has no uint64.
-        ids = as_arrays(labels)
-        batch = ids, ids[..., None], weights
+        batch = labels, labels[..., None], weights
         if is_tensor:
             batch = [None if a is None else keras.ops.convert_to_tensor(a) for a in batch]
         loss = losses.MaskedSparseCategoricalCrossentropy(ignore_index)

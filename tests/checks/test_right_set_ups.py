@@ -168,7 +168,17 @@ SETUPS = {
 }
 
 
-@pytest.mark.parametrize("name", SETUPS)
+# Where a backend takes part: arrays, a dictionary, batches of a data set with weights, predictions.
+WITH_BACKEND = {"padded right", "teacher forcing", "weights", "stock loss", "half precision"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in WITH_BACKEND else pytest.mark.backend_free)
+        for name in SETUPS
+    ],
+)
 def test_a_right_set_up_is_left_in_peace(name):
     def action():
         model, x, y = SETUPS[name]()
