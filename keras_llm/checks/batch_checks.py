@@ -99,13 +99,13 @@ def wrong_shift(batch: Batch) -> str | None:
         return guided(
             "The labels are not shifted: at nearly every position t the label is id t, which the "
             "decoder reads there, so the model sees the answer. Label t must be id t + 1: write "
-            "fit(ids[:, :-1], ids[:, 1:]).",
+            "fit(ids[:, :-1], ids[:, 1:]), or use data.teacher_forcing for an encoder-decoder.",
             "6_the_training_loop",
         )
     if second is not None and second > NEARLY_ALL:
         return guided(
             "The labels are shifted twice: at nearly every position t the label is id t + 2. "
-            "Label t must be id t + 1: shift the labels once, fit(ids[:, :-1], ids[:, 1:]).",
+            "Label t must be id t + 1: shift once, as fit(ids[:, :-1], ids[:, 1:]) does.",
             "6_the_training_loop",
         )
     return None
@@ -121,7 +121,10 @@ def agreement(batch: Batch, places: int) -> float | None:
 
 
 def counted_padding(batch: Batch) -> str | None:
-    """A label that fills up the rows, at their end or at their beginning, and counts."""
+    """A label that fills up the rows, at their end or at their beginning, and counts.
+
+    It does so to different lengths, or, where `is_padding_of_one_length`, to the same.
+    """
     if len(np.unique(batch.labels, axis=0)) < ENOUGH_ROWS:
         return None
     for side in (np.s_[:, ::-1], np.s_[:, :]):
@@ -131,10 +134,10 @@ def counted_padding(batch: Batch) -> str | None:
             continue
         padding = edge[rows.argmax()]
         found = (labels == padding) & counts
-        # In each row, the labels before the first that is another one.
+        # True in each row up to the first other label.
         run = np.cumprod(found, axis=1).astype(bool)
-        # Of padding nothing is left, but for single tokens where it is the end of a text too. A
-        # label that repeats elsewhere is the background of a picture, or a space.
+        # Padding is nowhere else, except alone, where it is also the end of a text. A label that
+        # repeats elsewhere is no padding: the background of a picture, a space.
         left = found & ~run
         if (left[:, 1:] & left[:, :-1]).any():
             continue
@@ -153,10 +156,14 @@ def counted_padding(batch: Batch) -> str | None:
 
 
 def is_padding_of_one_length(batch: Batch, run) -> bool:
-    """Whether runs of one label, booleans of the labels' shape, are padding as long in each row.
+    """Whether runs of one label are padding that is as long in each row.
 
-    They are where it is long, the rest is text, and the decoder reads it as the next ids: a task
-    may ask for blanks, but its input then has something else there.
+    They are where they are long, the other labels are text, and the next ids are the same label. A
+    task may have blanks as labels, such as the copying task, but has other ids there.
+
+    Args:
+        batch: The batch.
+        run: Booleans of the labels' shape: true for the label that fills up the row.
     """
     lengths = run.sum(axis=1)
     if batch.ids is None or lengths.min() != lengths.max() or lengths[0] < ENOUGH_PADDING:
@@ -170,8 +177,8 @@ def is_padding_of_one_length(batch: Batch, run) -> bool:
 def ignored_token(batch: Batch) -> str | None:
     """An ignored label that is a token of the text: it stands alone between labels that count.
 
-    Padding stands in runs or at the edge of a row. The input has the id too, so this is no token
-    whose label was replaced, as those of a prompt or of a mask are.
+    Padding stands in runs or at the edge of a row. Where a label was replaced, as in a prompt or by
+    a mask, the next id is another one.
     """
     if batch.ids is None or batch.ignore_index is None or batch.ignore_index < 0:
         return None

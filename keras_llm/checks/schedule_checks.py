@@ -27,8 +27,8 @@ def schedule_message(model, batches: int | None, epochs: int | None) -> str | No
     done = int(optimizer.iterations)
     if done and optimizer.learning_rate == 0:
         return guided(
-            f"The learning rate is 0 after {done:,} updates: its schedule has ended, and the model "
-            "learns nothing. To train on, compile again with another schedule.",
+            f"The learning rate is 0 after {done:,} updates: the schedule has ended, and further "
+            "updates change nothing. To train on, compile again with a new schedule.",
             GUIDE,
         )
     to_come = updates(model.step, optimizer, batches, epochs)
@@ -37,12 +37,12 @@ def schedule_message(model, batches: int | None, epochs: int | None) -> str | No
         return None
     excess = done + to_come - end
     config = schedule.get_config()
-    name = "total_steps" if "total_steps" in config else "decay_steps"
+    name = next((name for name in ("total_steps", "decay_steps") if name in config), None)
+    longer = f"Write {name}={math.ceil(config[name] + excess)} in" if name else "Lengthen"
     return guided(
-        f"The learning rate is 0 from update {end:,} on, but this fit ends with update "
-        f"{done + to_come:,}: the model learns nothing in the last {excess:,}. "
-        f"Write {name}={math.ceil(config[name] + excess)} in the schedule, or train for fewer "
-        "epochs.",
+        f"The schedule ends after {end:,} updates, but this fit ends with update "
+        f"{done + to_come:,}: updates after {end:,} have a learning rate of 0 and change nothing. "
+        f"{longer} the schedule, or train for fewer epochs.",
         GUIDE,
     )
 
@@ -64,8 +64,8 @@ def updates(step, optimizer, batches: int | None, epochs: int | None) -> int | N
 
 
 def update_of_zero(schedule) -> int | None:
-    """The update from which on the learning rate is 0; None where there is none, or it is not
-    known."""
+    """The update from which on the learning rate is 0; None where it stays above 0, or the end is
+    not known."""
     if isinstance(schedule, WarmupSchedule):
         end = schedule.total_steps
     elif isinstance(schedule, CosineDecay):

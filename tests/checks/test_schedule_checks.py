@@ -39,6 +39,7 @@ def test_a_schedule_that_has_ended(with_state, tmp_path):
     assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "schedule, name, value",
     [
@@ -53,12 +54,13 @@ def test_a_schedule_that_has_ended(with_state, tmp_path):
 def test_a_schedule_that_will_end_in_this_fit(schedule, name, value):
     model = with_schedule(schedule)
     found = of_fit(model, X, Y)
-    only(found, "The learning rate is 0 from update 3 on, but this fit ends with update 4", GUIDE)
+    only(found, "The schedule ends after 3 updates, but this fit ends with update 4", GUIDE)
     assert f"Write {name}={value} in the schedule" in found[0]
     longer = type(schedule).from_config(schedule.get_config() | {name: value})
     assert not of_fit(with_schedule(longer), X, Y)
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -76,7 +78,7 @@ def test_a_schedule_that_will_end_in_this_fit(schedule, name, value):
         stock.PiecewiseConstantDecay([2], [1e-3, 1e-4]),
     ],
 )
-def test_a_schedule_that_stays_above_0(schedule):
+def test_a_schedule_that_is_long_enough_or_stays_above_0(schedule):
     assert not of_fit(with_schedule(schedule), X, Y)
 
 
@@ -101,13 +103,19 @@ def test_each_epoch_counts_its_short_last_window():
         return found
 
     assert not accumulating(4)
-    only(accumulating(3), "The learning rate is 0 from update 3 on, but this fit ends with", GUIDE)
+    only(
+        accumulating(3), "The schedule ends after 3 updates, but this fit ends with update 4", GUIDE
+    )
 
 
 def test_a_later_fit_counts_the_updates_of_the_first():
     model = with_schedule(linear(6))
     assert not of_fit(model, X, Y)
-    only(of_fit(model, X, Y), "The learning rate is 0 from update 6 on", GUIDE)
+    only(
+        of_fit(model, X, Y),
+        "The schedule ends after 6 updates, but this fit ends with update 8",
+        GUIDE,
+    )
     # Of four epochs two are done.
     model = with_schedule(linear(8))
     assert not of_fit(model, X, Y)
@@ -131,7 +139,21 @@ def test_what_is_not_known_is_not_told():
 def test_data_that_tell_their_length(loss):
     model = with_schedule(linear(3), loss)
     found = sanity(lambda: model.fit(keras_dataset(X, Y), epochs=2, verbose=0))
-    only(found, "The learning rate is 0 from update 3 on", GUIDE)
+    only(found, "The schedule ends after 3 updates, but this fit ends with update 4", GUIDE)
+
+
+class Own(schedules.WarmupLinearDecay):
+    """A schedule of the user's own, with a config of its own."""
+
+    def get_config(self):
+        return {"learning_rate": 1e-3}
+
+
+@pytest.mark.backend_free
+def test_a_schedule_of_ones_own():
+    found = of_fit(with_schedule(Own(1e-3, 1, 3)), X, Y)
+    only(found, "The schedule ends after 3 updates, but this fit ends with update 4", GUIDE)
+    assert "Lengthen the schedule, or train for fewer epochs." in found[0]
 
 
 @pytest.mark.backend_free

@@ -522,7 +522,7 @@ def test_no_labels():
 
 
 def test_an_update_that_changes_nothing_says_why():
-    rate = schedules.WarmupLinearDecay(1e-2, warmup_steps=2, total_steps=3)
+    rate = schedules.WarmupLinearDecay(1e-2, warmup_steps=2, total_steps=4)
     model = compiled(causal(), optimizers.AdamW(rate))
     fact = trace(model, (X, Y))["5 Optimizer"]["learning rate"]
     assert (fact.value, fact.note) == (0, "of update 1; no weight changes: a warm-up begins at 0")
