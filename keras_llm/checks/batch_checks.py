@@ -1,4 +1,4 @@
-"""Mistakes that a batch shows: in its labels, in what the model made of it, in its first loss."""
+"""Mistakes that a batch shows: in its labels, in the model's predictions, in its first loss."""
 
 from typing import Any, NamedTuple
 
@@ -7,14 +7,15 @@ import numpy as np
 from keras_llm.checks.compile_checks import unfitting_predictions
 from keras_llm.checks.sanity_warning import guided
 
-# What a check of the labels must have before it speaks. Fewer tokens, or fewer different ones, may
-# agree by chance; a text that repeats itself agrees with every shift, the right one too.
+# The evidence that a check of the labels needs. Fewer tokens, or fewer different ones, may agree by
+# chance; a text that repeats itself agrees with every shift, the right one too.
 ENOUGH_TOKENS = 8
 ENOUGH_IDS = 3
 NEARLY_ALL = 0.95
-HARDLY = 0.5
-# Rows that end alike may be a coincidence of two or three.
+HALF = 0.5
+# Two or three rows may end alike by chance, and all rows may end with two or three equal tokens.
 ENOUGH_ROWS = 4
+ENOUGH_PADDING = 4
 
 MASKING = "2_cross_entropy_and_masking"
 
@@ -23,75 +24,95 @@ class Batch(NamedTuple):
     """A batch in numpy.
 
     Attributes:
-        ids: What the decoder reads, `[batch, length]`; None where the model is not known to predict
-            the next of them.
+        ids: The decoder's input, `[batch, length]`; None where the model is not known to predict
+            the next id at each position.
         labels: Integers, `[batch, length]`.
         counts: Booleans of that shape: which labels the loss counts.
+        ignore_index: The label that the loss ignores; None where it counts all.
     """
 
     ids: Any
     labels: Any
     counts: Any
+    ignore_index: int | None = None
 
 
 def batch_messages(batch: Batch, vocab_size: int | None, masked: bool) -> list[str]:
-    """What is wrong with a batch, a line for each mistake.
+    """The mistakes in a batch, one message each.
 
     Args:
         batch: The batch.
-        vocab_size: The number of logits, where it is known.
-        masked: Whether the model's own masks leave out more than `counts` shows.
+        vocab_size: The number of logits; None where it is not known.
+        masked: Whether the model's own masks leave out more labels than `counts` shows.
     """
     if not batch.counts.any():
-        return [
-            guided("No label of the first batch counts: all are ignored or have weight 0.", MASKING)
-        ]
+        return [nothing_counts(batch)]
     found = [
         outside_vocabulary(batch, vocab_size),
         wrong_shift(batch),
         None if masked else counted_padding(batch),
+        ignored_token(batch),
     ]
     return [message for message in found if message]
 
 
+def nothing_counts(batch: Batch) -> str:
+    """A batch without a label that counts."""
+    if batch.ignore_index is not None and (batch.labels == batch.ignore_index).all():
+        return guided(
+            f"No label of the first batch counts: all are the ignored label {batch.ignore_index}. "
+            "Correct the labels, or write another ignore_index in the loss.",
+            MASKING,
+        )
+    return guided(
+        "No label of the first batch counts: the weights are 0 where the labels are not ignored. "
+        "Write a sample_weight above 0 for the tokens to learn.",
+        MASKING,
+    )
+
+
 def outside_vocabulary(batch: Batch, vocab_size: int | None) -> str | None:
-    """Ids that the vocabulary does not have, where no error has said so yet."""
-    largest = batch.labels[batch.counts].max()
-    if batch.ids is not None:
-        largest = max(largest, batch.ids.max())
-    if vocab_size is None or largest < vocab_size:
+    """Ids outside the vocabulary, where no error has said so before."""
+    if vocab_size is None:
+        return None
+    counted = batch.labels[batch.counts]
+    found = [counted.min(), counted.max(), *([] if batch.ids is None else [batch.ids.max()])]
+    outside = [int(i) for i in found if not 0 <= i < vocab_size]
+    if not outside:
         return None
     return guided(
-        f"The first batch has the id {largest}, but the model's vocabulary has {vocab_size} ids, "
-        f"0 to {vocab_size - 1}: use the vocab_size of the tokenizer.",
+        f"The first batch has the id {outside[-1]}, but the model's vocabulary has {vocab_size} "
+        f"ids, 0 to {vocab_size - 1}: write vocab_size=tokenizer.vocab_size in the model, and "
+        "label what is to be ignored with the loss's ignore_index.",
         "1_what_compile_means",
     )
 
 
 def wrong_shift(batch: Batch) -> str | None:
-    """Labels that are not the next ids: those that are read already, or those after the next."""
+    """Labels that are the ids of the same position, or of the position after the next."""
     if batch.ids is None or len(set(batch.labels[batch.counts].tolist())) < ENOUGH_IDS:
         return None
     same, following, second = (agreement(batch, places) for places in range(3))
-    if following is None or following > HARDLY:
+    if following is None or following > HALF:
         return None
     if same > NEARLY_ALL:
         return guided(
-            "The labels are not shifted: at nearly every position the label is the id that the "
-            "decoder reads there, so the model sees the answer. Label t must be id t + 1.",
+            "The labels are not shifted: at nearly every position t the label is id t, which the "
+            "decoder reads there, so the model sees the answer. Label t must be id t + 1: write "
+            "fit(ids[:, :-1], ids[:, 1:]).",
             "6_the_training_loop",
         )
     if second is not None and second > NEARLY_ALL:
         return guided(
             "The labels are shifted twice: at nearly every position t the label is id t + 2. "
-            "Shift once, in the data: label t must be id t + 1.",
+            "Label t must be id t + 1: shift the labels once, fit(ids[:, :-1], ids[:, 1:]).",
             "6_the_training_loop",
         )
     return None
 
 
 def agreement(batch: Batch, places: int) -> float | None:
-    """The share of labels that are the id so many places on; None where too few have one."""
+    """The fraction of the labels t that are id t + places; None where too few have one."""
     stop = batch.ids.shape[1] - places
     counts = batch.counts[:, : max(stop, 0)]
     if counts.sum() < ENOUGH_TOKENS:
@@ -100,35 +121,81 @@ def agreement(batch: Batch, places: int) -> float | None:
 
 
 def counted_padding(batch: Batch) -> str | None:
-    """One label that fills up rows of different lengths, and counts."""
-    if len(batch.labels) < ENOUGH_ROWS:
+    """A label that fills up the rows, at their end or at their beginning, and counts."""
+    if len(np.unique(batch.labels, axis=0)) < ENOUGH_ROWS:
         return None
-    for labels, counts in (
-        (batch.labels[:, ::-1], batch.counts[:, ::-1]),
-        (batch.labels, batch.counts),
-    ):
-        ids, rows = np.unique(labels[:, 0][counts[:, 0]], return_counts=True)
-        if not len(ids):
+    for side in (np.s_[:, ::-1], np.s_[:, :]):
+        labels, counts = batch.labels[side], batch.counts[side]
+        edge, rows = np.unique(labels[:, 0][counts[:, 0]], return_counts=True)
+        if not len(edge):
             continue
-        padding = ids[rows.argmax()]
-        # How many there are before the first other label.
-        lengths = np.cumprod((labels == padding) & counts, axis=1).sum(axis=1)
+        padding = edge[rows.argmax()]
+        found = (labels == padding) & counts
+        # In each row, the labels before the first that is another one.
+        run = np.cumprod(found, axis=1).astype(bool)
+        # Of padding nothing is left, but for single tokens where it is the end of a text too. A
+        # label that repeats elsewhere is the background of a picture, or a space.
+        left = found & ~run
+        if (left[:, 1:] & left[:, :-1]).any():
+            continue
+        lengths = run.sum(axis=1)
         filled = lengths[lengths >= 2]
-        if 2 * len(filled) >= len(labels) and len(set(filled.tolist())) > 1:
+        varies = 2 * len(filled) >= len(labels) and len(set(filled.tolist())) > 1
+        if varies or is_padding_of_one_length(batch, run[side]):
             return guided(
                 f"Padding seems to count: the label {padding} fills up {len(filled)} of "
-                f"{len(labels)} rows. If it is padding, write ignore_index={padding} in the loss "
-                "and the metrics.",
+                f"{len(labels)} rows. If it is only padding, write ignore_index={padding} in the "
+                "loss; if it also ends a text, label the padding -100 and write "
+                "ignore_index=-100.",
                 MASKING,
             )
     return None
 
 
+def is_padding_of_one_length(batch: Batch, run) -> bool:
+    """Whether runs of one label, booleans of the labels' shape, are padding as long in each row.
+
+    They are where it is long, the rest is text, and the decoder reads it as the next ids: a task
+    may ask for blanks, but its input then has something else there.
+    """
+    lengths = run.sum(axis=1)
+    if batch.ids is None or lengths.min() != lengths.max() or lengths[0] < ENOUGH_PADDING:
+        return False
+    if len(np.unique(batch.labels[batch.counts & ~run])) < ENOUGH_IDS:
+        return False
+    is_next = batch.labels[:, :-1] == batch.ids[:, 1:]
+    return bool(is_next[run[:, :-1]].all())
+
+
+def ignored_token(batch: Batch) -> str | None:
+    """An ignored label that is a token of the text: it stands alone between labels that count.
+
+    Padding stands in runs or at the edge of a row. The input has the id too, so this is no token
+    whose label was replaced, as those of a prompt or of a mask are.
+    """
+    if batch.ids is None or batch.ignore_index is None or batch.ignore_index < 0:
+        return None
+    counts = batch.counts
+    # Those at the edge of a row have one neighbour.
+    ignored = batch.labels[:, 1:-1] == batch.ignore_index
+    alone = ignored & counts[:, :-2] & counts[:, 2:] & (batch.ids[:, 2:] == batch.ignore_index)
+    if alone.sum() < ENOUGH_TOKENS or alone.sum() <= HALF * ignored.sum():
+        return None
+    return guided(
+        f"The ignored label {batch.ignore_index} seems to be a token of the text: "
+        f"{alone.sum()} times in the first batch it stands alone between labels that count, and "
+        "the model never learns to predict it. Write the id of padding as ignore_index in the "
+        "loss, or -100 where there is no padding.",
+        MASKING,
+    )
+
+
 def unlikely_predictions(predictions, loss) -> str | None:
-    """Predictions `[..., vocab]` that are not what the loss takes them for."""
+    """Predictions `[..., vocab]` that are logits where the loss expects probabilities, or the
+    reverse."""
     if predictions is None or not np.isfinite(predictions).all():
         return None
-    # Half precision adds up to 1 within a hundredth.
+    # In half precision a sum of probabilities is off by up to a hundredth.
     are_probabilities = predictions.shape[-1] > 1 and bool(
         (predictions >= 0).all() and np.allclose(predictions.sum(-1), 1.0, atol=0.02)
     )
@@ -136,16 +203,18 @@ def unlikely_predictions(predictions, loss) -> str | None:
 
 
 def large_first_loss(loss: float, of_guessing: float, vocab_size: int) -> str | None:
-    """A model that has learnt nothing and is worse than one that finds all tokens equally likely.
+    """A first loss far above that of a model to which all tokens are equally likely.
 
-    A smaller loss is that of a model that has learnt something already, and no mistake. For cross
-    entropy the bound is 1.5 ln V + 1; for another loss, as many times its own start.
+    A smaller one is no mistake: that model has learnt something already. For cross entropy the
+    bound is 1.5 ln V + 1; for another loss it is larger by the ratio of the two guessing losses.
     """
     bound = of_guessing * (1.5 + 1.0 / np.log(vocab_size)) if vocab_size > 1 else np.inf
+    # NaN is not above it.
     if not loss > bound:
         return None
     return guided(
         f"The first loss is {loss:.3g}, but a model that guesses among {vocab_size:,} ids has "
-        f"{of_guessing:.3g}: the initial weights are too large, or they are of another vocabulary.",
+        f"{of_guessing:.3g}: its initial weights are too large, or were trained with another "
+        "vocabulary. Use an initializer with smaller values, or the tokenizer of the weights.",
         "3_perplexity",
     )

@@ -1,23 +1,27 @@
-"""Mistakes that `compile` can see: settings that train, but hardly what was meant."""
+"""Mistakes that the arguments of `compile` show."""
 
 import inspect
 import math
 
 import keras
 
-from keras_llm.backend.keras_private import learning_rate_schedule, loss_setting
+from keras_llm.backend.keras_private import (
+    inner_optimizer,
+    learning_rate_schedule,
+    loss_setting,
+)
 from keras_llm.checks.sanity_warning import guided
 from keras_llm.metrics import TokenMetric
 from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
 
-# A learning rate this many times outside of its usual range is a slip, not a choice.
+# A learning rate outside of its usual range by this factor is a mistake, not a choice.
 FAR = 10.0
 # What schedules call their highest value; a warm-up's target comes before its start.
 PEAKS = ("learning_rate", "warmup_target", "initial_learning_rate")
 
 
 def compile_messages(model, optimizer, loss, metrics) -> list[str]:
-    """What is wrong with the arguments of `compile`, a line for each mistake.
+    """The mistakes in the arguments of `compile`, one message each.
 
     Args:
         model: The model, with what it was compiled with before.
@@ -29,29 +33,29 @@ def compile_messages(model, optimizer, loss, metrics) -> list[str]:
         unfitting_predictions(loss, predicts_logits(model)),
         *(counted_padding(loss, metric) for metric in metrics),
     ]
-    return [message for message in found if message]
+    # Two metrics of one name have the same message.
+    return [message for message in dict.fromkeys(found) if message]
 
 
 def unusual_learning_rate(optimizer, model) -> str | None:
-    """A learning rate that no published run comes near."""
-    # Keras puts a LossScaleOptimizer around the optimizer in mixed float16.
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    """A learning rate that is far from those of published training runs."""
+    optimizer = inner_optimizer(optimizer)
     parameters = sum(math.prod(v.shape) for v in model.trainable_variables) if model.built else None
     usual = usual_learning_rate(optimizer, parameters)
     peak = None if usual is None else peak_learning_rate(optimizer)
-    # With 0, somebody wants to see a training that changes nothing.
+    # 0 is no slip: it trains nothing on purpose.
     if not peak or usual.low / FAR <= peak <= usual.high * FAR:
         return None
     return guided(
-        f"The learning rate {peak:g} is far outside of {usual.low:g} to {usual.high:g}, where "
-        f"{type(optimizer).__name__} usually trains: the model will "
-        f"{'hardly learn' if peak < usual.low else 'probably diverge'}.",
+        f"The learning rate {peak:g} is far from usual: the model will "
+        f"{'hardly learn' if peak < usual.low else 'probably diverge'}. For "
+        f"{type(optimizer).__name__} write one between {usual.low:g} and {usual.high:g}.",
         "4_adamw_and_adafactor",
     )
 
 
 def peak_learning_rate(optimizer) -> float | None:
-    """The highest learning rate that an optimizer will have, where that can be told."""
+    """The highest learning rate that an optimizer will have; None where that is not known."""
     schedule = learning_rate_schedule(optimizer)
     if schedule is None:
         return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
@@ -63,21 +67,9 @@ def peak_learning_rate(optimizer) -> float | None:
     return max(rates, default=None)
 
 
-def ended_schedule(optimizer) -> str | None:
-    """A schedule that came to 0 in an earlier `fit`, or in the process that saved the model."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    schedule, updates = learning_rate_schedule(optimizer), int(optimizer.iterations)
-    if schedule is None or not updates or optimizer.learning_rate != 0:
-        return None
-    return guided(
-        f"The learning rate is 0 after {updates:,} updates: its schedule has ended, and nothing "
-        "is learnt any more. To go on, compile again with another schedule.",
-        "4_adamw_and_adafactor",
-    )
-
-
 def predicts_logits(model) -> bool | None:
-    """Whether a model's predictions are logits (or probabilities), as far as its head tells."""
+    """Whether a model's predictions are logits, or probabilities; None where its head does not show
+    it."""
     if not model.why_logits():
         return True
     last = model.head if model.call_ends_with_head() else None
@@ -98,30 +90,30 @@ def takes_logits(loss) -> bool | None:
 
 
 def unfitting_predictions(loss, are_logits: bool | None) -> str | None:
-    """Probabilities in place of logits, or the other way round."""
+    """Logits where the loss expects probabilities, or the reverse."""
     wants_logits = takes_logits(loss)
     if are_logits is None or wants_logits is None or are_logits == wants_logits:
         return None
     if are_logits:
         message = (
-            "The model returns logits, but the loss takes them for probabilities: "
+            "The model returns logits, but the loss expects probabilities: "
             "write from_logits=True in the loss."
         )
     else:
         message = (
-            "The model's predictions are softmaxed already, and the loss applies a softmax again: "
-            "leave the softmax out of the model, or write from_logits=False in the loss."
+            "The model returns probabilities, but the loss expects logits and applies a second "
+            "softmax: remove the softmax from the model, or write from_logits=False in the loss."
         )
     return guided(message, "2_cross_entropy_and_masking")
 
 
 def ignored_label(loss) -> int | None:
-    """The label that a loss leaves out, ours or one of Keras."""
+    """The label that a loss ignores, ours or one of Keras; None where it counts all."""
     return getattr(loss, "ignore_index", loss_setting(loss, "ignore_class"))
 
 
 def counted_padding(loss, metric) -> str | None:
-    """A metric that counts tokens which the loss ignores."""
+    """A metric that does not ignore what the loss ignores."""
     ignored = ignored_label(loss)
     if ignored is None:
         return None
@@ -132,15 +124,15 @@ def counted_padding(loss, metric) -> str | None:
             return None
         message = (
             f"The loss ignores the label {ignored}, but the metric {metric.name!r} ignores "
-            f"{metric.ignore_index}: they count different tokens. "
-            f"Write {type(metric).__name__}(ignore_index={ignored})."
+            f"{metric.ignore_index}, so they count different tokens: "
+            f"write {type(metric).__name__}(ignore_index={ignored})."
         )
     elif ignored < 0:
         return None
     else:
         message = (
             f"The loss ignores the label {ignored}, but the metric "
-            f"{getattr(metric, 'name', metric)!r} counts it. Use a metric of keras_llm.metrics "
+            f"{getattr(metric, 'name', metric)!r} counts it: use a metric of keras_llm.metrics "
             f"with ignore_index={ignored}, such as MaskedTokenAccuracy."
         )
     return guided(message, "2_cross_entropy_and_masking")

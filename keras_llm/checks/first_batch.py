@@ -1,4 +1,4 @@
-"""Looks at the first step of a `fit`."""
+"""Looks at the beginning of a `fit`: the schedule, the first batch, the first loss."""
 
 import itertools
 
@@ -13,25 +13,32 @@ from keras_llm.checks.batch_checks import (
     large_first_loss,
     unlikely_predictions,
 )
-from keras_llm.checks.compile_checks import ended_schedule, ignored_label, takes_logits
+from keras_llm.checks.compile_checks import (
+    ignored_label,
+    predicts_logits,
+    takes_logits,
+    unfitting_predictions,
+)
 from keras_llm.checks.sanity_warning import warn
+from keras_llm.checks.schedule_checks import schedule_message
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.losses.uniform_loss import uniform_loss
 from keras_llm.token_statistics import is_counted, token_weights
 
-# Of predictions, which may be large, so many rows and positions are looked at.
+# The rows and positions of the predictions that are looked at: all of them may be large.
 LOOKED_AT = (slice(1), slice(8))
-# Of arrays, where the batch itself cannot be seen.
+# The rows of `fit`'s arrays that are looked at where the batch itself cannot be seen.
 ROWS = 32
 
 
 class FirstBatch(keras.callbacks.Callback):
-    """Warns of what is wrong with the first batch of a `fit`, once its step is done.
+    """Warns of a schedule that is too short before the first step, and of mistakes in the batch
+    after it.
 
-    The model hands it the first step to run, so later steps cost nothing. The batch is the one
-    that is trained on: none is taken from a data loader for it. TensorFlow shows no batch before it
-    is in the graph; there, `fit`'s arrays are looked at. Of a model that does not hold its logits,
-    as of a compiled graph, predictions are not seen.
+    The model hands it the first step to run, so later steps cost nothing. It looks at the batch
+    that is trained on and takes none from the data for itself. In TensorFlow's graph a batch has no
+    values: there it looks at the arrays that `fit` was given. It sees predictions only where logits
+    are made, and not in a compiled function.
 
     Args:
         given: What `fit` was given as `(x, y, sample_weight)`.
@@ -42,27 +49,52 @@ class FirstBatch(keras.callbacks.Callback):
         super().__init__()
         self.given, self.told = given, told
         self.predictions = None
+        self.is_first_epoch = True
+        # What the first batch shows. It is told after the step has returned: on JAX, a filter that
+        # raises the warning inside of the step would lose the weights that the step holds.
+        self.found = []
 
-    def on_train_begin(self, logs=None):
-        """Notes what the first step will change."""
-        optimizer = self.model.optimizer
-        self.is_first_update = int(optimizer.iterations) == 0
-        self.found_before = ended_schedule(optimizer)
+    def on_epoch_begin(self, epoch, logs=None):
+        """Tells, before the first step, whether the schedule is long enough."""
+        if not self.is_first_epoch:
+            return
+        self.is_first_epoch = False
+        self.is_first_update = int(self.model.optimizer.iterations) == 0
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        epochs_to_come = None if epochs is None else epochs - epoch
+        self.found = [schedule_message(self.model, steps, epochs_to_come)]
+        self.tell()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Tells what the first batch shows."""
+        self.tell()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Tells it where the epoch has one batch only."""
+        self.tell()
+
+    def tell(self):
+        """Warns of what was found, but for what has been told."""
+        found, self.found = self.found, []
+        for message in dict.fromkeys(found):
+            if message and message not in self.told:
+                warn(message)
 
     def run(self, step, *state_and_data):
-        """The first step, and a look at it.
+        """Runs the first step, and looks at it.
 
         Args:
             step: Keras's train function.
             *state_and_data: Its arguments.
+
+        Returns:
+            What the train function returns.
         """
         *state, data = state_and_data
         batch, data = self.peek(data)
         results = step(*state, data)
         logs = results[0] if isinstance(results, tuple) else results
-        for message in self.messages(batch, logs):
-            if message not in self.told:
-                warn(message)
+        self.found = self.messages(batch, logs)
         return results
 
     def peek(self, data):
@@ -88,35 +120,41 @@ class FirstBatch(keras.callbacks.Callback):
             self.predictions = ops.convert_to_numpy(few)
 
     def messages(self, batch, logs):
-        """What is wrong, a line for each mistake."""
+        """The mistakes in a batch and in what the model made of it; some are None."""
         model, loss = self.model, self.model.loss
         vocab_size = vocabulary(model)
         batch = None if batch is None else read(model, batch)
-        found = [self.found_before]
+        found = []
         if batch is not None:
             masked = any(getattr(layer, "mask_zero", False) for layer in all_layers(model))
             found += batch_messages(batch, vocab_size, masked)
-        found.append(unlikely_predictions(self.predictions, loss))
-        if self.is_first_update and vocab_size and has_known_start(model, loss):
+        # The first step has built the head, which compile may not have known.
+        unfitting = unfitting_predictions(loss, predicts_logits(model))
+        unfitting = unfitting or unlikely_predictions(self.predictions, loss)
+        found.append(unfitting)
+        # Logits that are taken for probabilities have a large loss too: one mistake, one message.
+        is_new = self.is_first_update and not unfitting
+        if is_new and vocab_size and has_known_start(model, loss):
             first = float(ops.convert_to_numpy(logs["loss"]))
             found.append(large_first_loss(first, uniform_loss(loss, vocab_size), vocab_size))
-        return [message for message in found if message]
+        return found
 
 
 def vocabulary(model) -> int | None:
-    """The number of logits, where the head tells."""
+    """The number of logits; None where the head does not show it."""
     head = getattr(model, "head", None)
     return getattr(head, "vocab_size", getattr(head, "units", None))
 
 
 def has_known_start(model, loss) -> bool:
-    """Whether the logged loss of a model that guesses is known: nothing is added to it."""
+    """Whether the logged loss of a model that guesses is known: that of tokens, with nothing added
+    to it."""
     adds = any(variable.regularizer is not None for variable in model.trainable_variables)
     return isinstance(loss, TokenLoss) and loss.class_weights is None and not adds
 
 
 def read(model, batch) -> Batch | None:
-    """A batch in numpy; None where it is not one of tokens."""
+    """A batch in numpy; None where its labels are not token ids."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     loss = model.loss
     if isinstance(loss, MaskedLoss):
@@ -130,11 +168,11 @@ def read(model, batch) -> Batch | None:
     counts = np.ones(labels.shape, bool) if ignored is None else is_counted(labels, ignored)
     weights, _ = token_weights(counts, sample_weight, None, "float32", signed=True)
     counts = ops.convert_to_numpy(weights) != 0
-    return Batch(next_token_inputs(model, x, labels.shape), labels, counts)
+    return Batch(next_token_inputs(model, x, labels.shape), labels, counts, ignored)
 
 
 def next_token_inputs(model, x, shape):
-    """The ids of which a model predicts the next at each position; None where it does not."""
+    """The ids after each of which a model predicts the next one; None where it does not."""
     if not getattr(getattr(model, "backbone", None), "is_causal", False):
         return None
     if isinstance(x, dict):

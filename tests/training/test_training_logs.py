@@ -11,7 +11,7 @@ VOCAB, PAD = 31, 0
 RNG = np.random.default_rng(0)
 X = RNG.integers(1, VOCAB, (24, 7))
 Y = np.where(RNG.random((24, 7)) < 0.3, PAD, RNG.integers(1, VOCAB, (24, 7)))
-SCHEDULE = schedules.WarmupLinearDecay(1e-2, warmup_steps=3, total_steps=20)
+SCHEDULE = schedules.WarmupLinearDecay(1e-2, warmup_steps=3, total_steps=40)
 
 
 def build(optimizer=None):

@@ -1,0 +1,78 @@
+"""Mistakes that a learning rate schedule and the length of a `fit` show together."""
+
+import math
+
+from keras.optimizers.schedules import CosineDecay, PolynomialDecay
+
+from keras_llm.backend.keras_private import inner_optimizer, learning_rate_schedule
+from keras_llm.checks.compile_checks import peak_learning_rate
+from keras_llm.checks.sanity_warning import guided
+from keras_llm.schedules.warmup_schedule import WarmupSchedule
+
+GUIDE = "4_adamw_and_adafactor"
+
+
+def schedule_message(model, batches: int | None, epochs: int | None) -> str | None:
+    """A learning rate that is 0 already, or will be before the last update.
+
+    Args:
+        model: The compiled model, before the first batch of a `fit`.
+        batches: Batches of an epoch; None where that is not known.
+        epochs: Epochs to come; None where that is not known.
+    """
+    optimizer = inner_optimizer(model.optimizer)
+    schedule = learning_rate_schedule(optimizer)
+    if schedule is None:
+        return None
+    done = int(optimizer.iterations)
+    if done and optimizer.learning_rate == 0:
+        return guided(
+            f"The learning rate is 0 after {done:,} updates: its schedule has ended, and the model "
+            "learns nothing. To train on, compile again with another schedule.",
+            GUIDE,
+        )
+    to_come = updates(model.step, optimizer, batches, epochs)
+    end = update_of_zero(schedule)
+    if to_come is None or end is None or done + to_come <= end or not peak_learning_rate(optimizer):
+        return None
+    excess = done + to_come - end
+    config = schedule.get_config()
+    name = "total_steps" if "total_steps" in config else "decay_steps"
+    return guided(
+        f"The learning rate is 0 from update {end:,} on, but this fit ends with update "
+        f"{done + to_come:,}: the model learns nothing in the last {excess:,}. "
+        f"Write {name}={math.ceil(config[name] + excess)} in the schedule, or train for fewer "
+        "epochs.",
+        GUIDE,
+    )
+
+
+def updates(step, optimizer, batches: int | None, epochs: int | None) -> int | None:
+    """The number of updates in these epochs; None where it is not known.
+
+    Args:
+        step: The model's `Step`; None where Keras's own step runs.
+        optimizer, batches, epochs: As in `schedule_message`.
+    """
+    if batches is None or epochs is None:
+        return None
+    if step is not None:
+        # An epoch's last window may be short.
+        return epochs * math.ceil(batches / step.accumulation)
+    # With accumulation, schedules of Keras's optimizers count batches, and ours count updates.
+    return None if optimizer.gradient_accumulation_steps else epochs * batches
+
+
+def update_of_zero(schedule) -> int | None:
+    """The update from which on the learning rate is 0; None where there is none, or it is not
+    known."""
+    if isinstance(schedule, WarmupSchedule):
+        end = schedule.total_steps
+    elif isinstance(schedule, CosineDecay):
+        end = schedule.decay_steps
+        end += 0 if schedule.warmup_target is None else schedule.warmup_steps
+    elif isinstance(schedule, PolynomialDecay) and not schedule.cycle:
+        end = schedule.decay_steps
+    else:
+        return None
+    return None if end is None or schedule(end) != 0 else math.ceil(end)
