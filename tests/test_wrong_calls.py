@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_llm import data, losses, metrics, models, schedules
-from tests.training.test_sanity import sanity
+from tests.checks.setups import sanity
 
 V = 20
 IDS = np.random.default_rng(0).integers(1, V, (4, 7))
