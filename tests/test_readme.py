@@ -173,6 +173,15 @@ def test_a_metric_of_your_own():
     assert logs["bits"] == pytest.approx(2, rel=1e-5)
 
 
+def test_a_metric_of_each_token():
+    cls = run(blocks("A metric of your own")[1])["ShareOfSurprises"]
+    metric = cls(ignore_index=0)
+    # Probabilities of about 0.5 %, 50 % and 50 %, and padding.
+    logits = np.log([[0.99, 0.005, 0.005]] + [[0.25, 0.5, 0.25]] * 3)
+    metric.update_state(np.array([1, 1, 1, 0]), logits)
+    assert float(metric.result()) == pytest.approx(1 / 3)
+
+
 def test_no_line_of_code_is_wider_than_the_page():
     for name in ("README.md", "CONTRIBUTING.md", "docs/learn.md"):
         for block in re.findall(r"```\w*\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL):

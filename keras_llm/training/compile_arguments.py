@@ -1,6 +1,5 @@
 """Arguments of `compile` and `fit`: what does not fit, and what other trainers call it."""
 
-import keras
 
 from keras_llm.backend.keras_private import known_names
 from keras_llm.metrics import TokenMetric
@@ -68,13 +67,13 @@ def check_not_of_torch(**arguments):
 
 
 def resolve(metrics):
-    """Our metrics in place of their names; anything else is left to Keras."""
+    """Our metrics in place of their names and classes; anything else is left to Keras."""
     if not isinstance(metrics, list | tuple):
         return metrics
-    return [keras.metrics.get(m) if is_ours(m) else m for m in metrics]
+    return [one() if (one := class_of_ours(metric)) else metric for metric in metrics]
 
 
-def is_ours(metric) -> bool:
-    """Whether `metric` is the name of one of our metrics."""
-    known = known_names("metrics").get(metric) if isinstance(metric, str) else None
-    return isinstance(known, type) and issubclass(known, TokenMetric)
+def class_of_ours(metric) -> type | None:
+    """The class of ours that a name or a class stands for; None for anything else."""
+    known = known_names("metrics").get(metric) if isinstance(metric, str) else metric
+    return known if isinstance(known, type) and issubclass(known, TokenMetric) else None

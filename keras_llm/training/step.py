@@ -218,10 +218,14 @@ class Step(ABC):
     # One forward pass, the same on every backend
 
     @property
+    def adds_gradients(self) -> bool:
+        """Whether an update may have the gradients of several passes."""
+        return self.accumulation > 1 or self.micro_batch_size is not None
+
+    @property
     def sums_gradients(self) -> bool:
         """Whether passes bring the gradients of sums, which the update divides by its tokens."""
-        several = self.accumulation > 1 or self.micro_batch_size is not None
-        return several and self.loss.reduction == "mean"
+        return self.adds_gradients and self.loss.reduction == "mean"
 
     def note_shape(self, y) -> int:
         """Notes the length of a batch's rows, and returns its number of positions."""

@@ -21,7 +21,12 @@ def value_and_gradients(objective, variables, others):
 
         with tf.GradientTape() as tape:
             value, more = objective()
-        return (value, more), tape.gradient(value, variables)
+        # A table's gradient comes as rows, some more than once, which have no norm as they are.
+        gradients = [
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(value, variables)
+        ]
+        return (value, more), gradients
 
     import jax
 
