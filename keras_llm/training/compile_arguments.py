@@ -1,6 +1,5 @@
 """Arguments of `compile` and `fit`: what does not fit, and what other trainers call it."""
 
-
 from keras_llm.backend.keras_private import known_names
 from keras_llm.metrics import TokenMetric
 
