@@ -135,7 +135,8 @@ class TorchStep(Step):
         """Updates the weights from the window so far, and starts a new one."""
         if self.accumulator.batches == 0:
             return
-        trained = self.trained()
+        # Those of the last batch, though a callback may have frozen some since.
+        trained = self._trained or self.trained()
         gradients = self.accumulator.gradients(trained.tensors)
         known = [gradient for gradient in gradients if gradient is not None]
         # An optimizer of ours that clips computes the norm anyway.
@@ -156,13 +157,13 @@ class TorchStep(Step):
         batches, the look, which takes a fiftieth of a very small model's step, is spared.
         """
         model = self.model
-        if not all(layer.built for layer in all_layers(model)[1:]):
-            with torch.no_grad():
-                model(x, training=False)
         throttle = self._throttles[-1] if self._throttles else None
         if self._has_looked and throttle is not None and not throttle.layers_may_change:
             return
         self._has_looked = True
+        if not all(layer.built for layer in all_layers(model)[1:]):
+            with torch.no_grad():
+                model(x, training=False)
         if self._settings is None or not self._settings.unchanged():
             self._settings = LayerSettings(model)
             self._trained = self.captured = None
@@ -181,7 +182,7 @@ class TorchStep(Step):
             self.captured = CapturedLayer(self.model.backbone, self.policy)
         hidden = self.captured(x, training)
         # A graph is of layers that add nothing. To ask all of them takes as long as a small graph.
-        adds = self.trained().are_regularized or not self.captured.replayed
+        adds = self._trained is None or self._trained.are_regularized or not self.captured.replayed
         return hidden, self.model.penalty() if adds else 0.0
 
     def predict(self, x, training):
@@ -266,7 +267,12 @@ def on_device(data):
         return keras.ops.convert_to_tensor(leaf)
 
     parts = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
-    return tuple(keras.tree.map_structure(moved, part) for part in parts)
+    return tuple(
+        keras.tree.map_structure(moved, part)
+        if isinstance(part, dict | list | tuple)
+        else moved(part)
+        for part in parts
+    )
 
 
 def check_one_process():
