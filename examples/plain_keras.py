@@ -36,8 +36,8 @@ def main():
     # The loader shuffles; without the argument, a plain keras.Model warns that it cannot.
     history = model.fit(train, epochs=args.epochs, shuffle=False).history
     print(
-        f"Backend {keras.backend.backend()}: of {tokenizer.vocab_size} characters the model "
-        f"hesitates between {history['perplexity'][-1]:.1f}."
+        f"Backend {keras.backend.backend()}: perplexity {history['perplexity'][-1]:.1f} "
+        f"with {tokenizer.vocab_size} characters."
     )
 
 

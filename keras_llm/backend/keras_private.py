@@ -129,7 +129,7 @@ def optimizer_twin(optimizer):
 
 @contextlib.contextmanager
 def global_seeds_kept():
-    """While it lasts, seeds may be drawn that nobody gave; then the next one is what it was."""
+    """Context manager that restores Keras's global seed generator on exit."""
     state = importlib.import_module("keras.src.backend.common.global_state")
     name = "global_seed_generator"
     generator = state.get_global_attribute(name)

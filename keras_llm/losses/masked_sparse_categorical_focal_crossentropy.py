@@ -102,7 +102,7 @@ class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentro
     def token_loss(self, nll, lse, mean_logit, class_weight=1.0):
         """Smoothed cross entropy times the doubt to the power of gamma."""
         doubt = -ops.expm1(-nll)
-        # A tensor of the device: a Python number would be copied to it, which waits for a GPU.
+        # A Python scalar would force a host-device synchronisation.
         smallest = ops.zeros_like(doubt) + SMALLEST_DOUBT
         doubt = ops.where(doubt > smallest, doubt, smallest)
         focus = class_weight * doubt**self.gamma

@@ -70,9 +70,8 @@ class Step(ABC):
             end_test()
         end_fit()
 
-    `train_batch` and `test_batch` may be called without the others, by `train_on_batch` or a loop
-    of the user's. Which weights are trained, and what the layers' settings are, is looked up when a
-    batch is taken.
+    `train_batch` and `test_batch` may also be called alone, by `train_on_batch` or by a user's own
+    loop. Trainable weights and layer settings are read when a batch is taken.
 
     Args:
         model: The `TokenModel`.
@@ -97,7 +96,7 @@ class Step(ABC):
         # Positions of a row of the last batch.
         self.length = None
         self._counted_tokens = None
-        # A step adds up gradients per token; the optimizer would average the batches' means.
+        # The step accumulates per token; the optimizer would average the batches' means.
         self._inner = getattr(optimizer, "inner_optimizer", optimizer)
         self.accumulation = self._inner.gradient_accumulation_steps or 1
         self.take_over_accumulation()
@@ -239,8 +238,8 @@ class Step(ABC):
         Args:
             x, y, sample_weight: The micro-batch.
             training: Whether layers run in training mode and gradients are wanted.
-            unit: A number that sums are divided by, so that they stay as small as means. It drops
-                out where the update is divided by its tokens.
+            unit: A number that sums are divided by, so that they stay as small as means. Dividing
+                the update by its tokens, in the same unit, cancels it.
         """
         if not self.why_logits(sample_weight):
             return self.one_pass(x, y, sample_weight, training, unit)
@@ -249,7 +248,7 @@ class Step(ABC):
         objective = self.model.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
         )
-        # A compute_loss of the user's own may not tell its tokens: then all passes weigh the same.
+        # A user's compute_loss may not report its tokens; then all passes weigh the same.
         tokens = 1.0 if self._counted_tokens is None else self._counted_tokens
         if self.sums_gradients:
             objective = objective * (tokens / unit)

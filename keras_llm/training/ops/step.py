@@ -36,8 +36,8 @@ class CompiledStep(Step):
         self.window, self.norms = zeros((2,), "window"), zeros((2,), "gradient_norms")
         self.unit = None
         self.trained, self.gradients = None, []
-        # How often a step was traced; of those, how many shapes were compiled, and how long the
-        # first calls of them took.
+        # How often a step was traced, how many shapes were compiled, and the seconds that their
+        # first calls took.
         self.traces, self.shapes, self.seconds = 0, 0, 0.0
         self.began = None
 
@@ -173,7 +173,7 @@ class CompiledStep(Step):
         self.note_norm([gradient for gradient in gradients if gradient is not None])
         optimizer = self.optimizer
         if BACKEND == "jax" and hasattr(optimizer, "inner_optimizer"):
-            # Whether a loss scale overflows is a condition of the graph, which only this way takes.
+            # The loss scale's overflow is a condition in the graph: only stateless_apply has it.
             state = [v.value for v in optimizer.variables]
             values = [v.value for v in variables]
             values, state = optimizer.stateless_apply(state, gradients, values)

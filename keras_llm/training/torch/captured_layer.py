@@ -1,4 +1,4 @@
-"""A layer as a graph of torch operations, without Keras's Python between them."""
+"""A layer as one captured graph of torch operations, replayed without Keras's Python code."""
 
 import inspect
 import re
@@ -13,18 +13,18 @@ from keras_llm.backend.torch import tensors as facts
 from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse, reason_of
 from keras_llm.training.torch.views import merge_views
 
-# Graphs are kept of so many shapes, and made when a shape comes a second time.
+# The second call with a shape is traced, for at most so many shapes.
 MAX_GRAPHS = 32
 
 
 class CapturedLayer:
-    """Calls a layer; from the second time that a shape is seen, by replaying what it did.
+    """Calls a layer; from the second call with a shape on, replays its captured graph.
 
-    Keras runs Python around every layer and every operation, which for a small model takes longer
-    than the arithmetic. A graph has the same operations on the same tensors, so the same numbers,
-    and autograd goes through it as ever. A layer is called as it is where a graph could not be
-    trusted: `reason` says why. A graph knows nothing of a change to the layer: whoever makes one
-    makes a new `CapturedLayer`.
+    Keras runs Python code around every layer and every operation, which takes longer than the
+    arithmetic of a small model. A graph has the same operations on the same tensors, so it gives
+    the same numbers, and autograd differentiates it as usual. If a graph might differ from the
+    layer, the layer is called directly: `reason` says why. A graph does not notice a change of the
+    layer; after one, make a new `CapturedLayer`.
 
     Args:
         layer: The layer, built.
@@ -69,8 +69,7 @@ class CapturedLayer:
         try:
             return Graph(self.layer, inputs, training)
         except Exception as error:
-            # Whatever a layer does that a tracer cannot follow, it does as well without one.
-            # Keras's errors are coloured.
+            # What the tracer cannot follow still runs layer by layer. Keras's errors are coloured.
             self.reason = re.sub(r"\x1b\[[0-9;]*m", "", reason_of(error))
             warnings.warn(
                 f"{self.layer.name!r} runs layer by layer, which is slower than as a graph, "
@@ -87,7 +86,7 @@ class Graph:
         self.trainable = layer.trainable_variables
         self.others = layer.non_trainable_variables
         self.checks = []
-        # Called as usual, a layer without the argument is spared it; called statelessly, it is not.
+        # `stateless_call`, unlike a call, passes the argument to a layer that does not take it.
         takes_training = "training" in inspect.signature(layer.call).parameters
         arguments = {"training": training} if takes_training else {}
 

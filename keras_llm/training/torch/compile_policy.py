@@ -5,20 +5,20 @@ import time
 
 import torch
 
-# What compiling may take of the time that its graph is in use.
+# The share of a graph's remaining time that compiling may take.
 SHARE = 0.1
-# Of forward and backward, on a core of a small machine; the first compilation corrects it.
+# An estimate for forward and backward on one slow core; the first compilation corrects it.
 SECONDS_PER_OPERATION = 0.1
-# The time of fewer calls says little.
+# Fewer calls do not give a reliable time.
 CALLS_BEFORE = 10
-# Both ways, and before.
+# Calls of `time_ratio`: two to warm up, then five of each graph.
 TIMED_CALLS = 12
-# A longer pause between two calls, by the shortest one, is not the time of a step.
+# A pause of more than this many times the shortest step is not counted as a step.
 LONGEST_PAUSE = 10
 
 
 class GraphInUse:
-    """A graph of a layer, how long it has been in use, and whether it is compiled.
+    """A graph, the time for which it has been used, and whether it is compiled.
 
     Args:
         module: The `torch.fx.GraphModule`.
@@ -39,13 +39,13 @@ class GraphInUse:
 
 
 class CompilePolicy:
-    """Compiles the graphs of a model where that pays: one decision for all of them.
+    """Decides which graphs of a model are compiled; one decision holds for all of them.
 
-    With `jit_compile="auto"` a graph is compiled once a tenth of the time that it will still be in
-    use is more than compiling takes. `fit` tells how many batches are to come; where nobody tells,
-    as much is taken to come as there has been. So a shape that is seldom seen is never compiled,
-    and no run takes longer by more than that tenth. The first graph is timed compiled and as it
-    was, and the faster way is kept for all.
+    With `jit_compile="auto"` a graph is compiled when compiling takes less than a tenth of the time
+    for which the graph will still be used. `fit` knows how many batches remain. If the number is
+    unknown, the remaining time is assumed to equal the time so far. So a rare shape is never
+    compiled, and a run takes at most a tenth longer. The first graph is timed with and without
+    compiling, and the faster way is used for all graphs.
 
     Args:
         jit_compile: True for every graph, False for none, `"auto"` where it pays.
@@ -65,7 +65,7 @@ class CompilePolicy:
         self.pause()
 
     def pause(self):
-        """The time until the next call is that of no graph."""
+        """Does not count the time until the next call: validation, or the time between two fits."""
         self._last = None
 
     def call(self, graph: GraphInUse, arguments):
@@ -95,7 +95,7 @@ class CompilePolicy:
             return False
         step, to_come = graph.seconds / graph.calls, graph.seconds
         if graph.training and self._batches_to_come is not None:
-            # A shape's part of the batches stays what it has been.
+            # Assume that the shape keeps its share of the batches.
             part = graph.calls / self._calls
             to_come = max(to_come, step * part * self._batches_to_come)
         cost = graph.operations * self.seconds_per_operation + TIMED_CALLS * step

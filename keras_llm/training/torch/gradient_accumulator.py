@@ -24,9 +24,9 @@ class GradientAccumulator:
         """Starts a window.
 
         Args:
-            tensors: All variables' tensors: what was left in their `.grad` is dropped.
-            unit: What sums are divided by until the end of the window. Sums as they are would
-                overflow float16 where its loss is scaled.
+            tensors: The tensors of all variables; their `.grad` is cleared.
+            unit: The number that all sums of the window are divided by. Undivided sums, times the
+                loss scale, would overflow float16.
         """
         for tensor in tensors:
             tensor.grad = None
@@ -72,7 +72,7 @@ class GradientAccumulator:
 
 
 class GradientNorms:
-    """The mean norm of an epoch's gradients, as they are before clipping; nothing waits for it."""
+    """The mean norm of an epoch's gradients before clipping, without a host synchronisation."""
 
     def __init__(self):
         self.total, self.count = 0.0, 0

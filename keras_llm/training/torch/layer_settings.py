@@ -4,20 +4,20 @@ import operator
 
 from keras_llm.backend.keras_private import all_layers
 
-# Changes with every switch between training and evaluation, and is handed to a graph's layers.
-# Which variables are trained is looked up for each batch. The last two are Keras's notes.
+# `training` is an argument of a graph, `_trainable` is looked up for each batch, and the others
+# change without an effect on what a layer computes.
 IGNORED = {"training", "_trainable", "_called", "_jit_compile"}
 
 
 class LayerSettings:
-    """A record of all attributes of all layers inside a model, to be compared later.
+    """A record of all attributes of all layers inside a model.
 
-    It sees a setting that was assigned, a layer or variable that was added or replaced (LoRA,
-    quantisation), a hook that was registered. It does not see what changes inside an attribute
-    that is neither a list, a dictionary nor a set.
+    Comparing it later detects an assigned setting, an added or replaced layer or variable (LoRA,
+    quantisation), and a registered hook. It does not detect a change inside an attribute that is
+    not a list, a dictionary or a set.
 
     Args:
-        model: The model; its own attributes do not count, only those of the layers inside.
+        model: The model. Its own attributes are left out.
     """
 
     def __init__(self, model):
@@ -32,7 +32,7 @@ class LayerSettings:
 
 
 class Attributes:
-    """The attributes of one layer, compared without a loop in Python: this runs in training."""
+    """The attributes of one layer. They are compared without a Python loop, which would be slow."""
 
     def __init__(self, layer):
         self.now = vars(layer)
@@ -44,10 +44,10 @@ class Attributes:
     def unchanged(self) -> bool:
         """Whether they are what they were."""
         try:
-            # A tuple compares identities first: == is asked only of what has been replaced.
+            # A tuple compares identities first: == runs only for replaced attributes.
             return len(self.now) == self.count and self.take(self.now) == self.values
         except (KeyError, RuntimeError, TypeError, ValueError):
-            # An attribute is gone, or an array was replaced, whose == is not one truth value.
+            # An attribute is missing, or an array was replaced, whose == is an array.
             return False
 
 
