@@ -136,3 +136,20 @@ def test_the_state_of_a_window_can_be_kept():
     other.train_on_batch(*batches[2])
     for got, expected in zip(other.get_weights(), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_was_never_called_accumulates_too():
+    start = [RNG.normal(size=shape) * 0.1 for shape in ((VOCAB, 8), (8, VOCAB))]
+    table, kernel = (keras.initializers.Constant(w.astype("float32")) for w in start)
+    model = models.LanguageModel(
+        keras.layers.Embedding(VOCAB, 8, table),
+        keras.layers.Dense(VOCAB, kernel_initializer=kernel, kernel_regularizer="l2"),
+    )
+    model.compile(
+        keras.optimizers.SGD(0.5, gradient_accumulation_steps=3),
+        losses.MaskedSparseCategoricalCrossentropy(PAD, label_smoothing=0.1),
+    )
+    model.fit(X[:12], Y[:12], batch_size=4, shuffle=False, verbose=0)
+    want, _ = in_float64([*start, np.zeros(VOCAB)], [slice(0, 12)])
+    for got, expected in zip(model.get_weights(), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)

@@ -74,6 +74,17 @@ def apply_if(condition, update, variables):
     assign(variables, jax.lax.cond(condition, updated, lambda values: values, values))
 
 
+def eagerly(function):
+    """Calls a function that creates variables, outside of the graph that TensorFlow may trace."""
+    if keras.backend.backend() != "tensorflow":
+        return function()
+
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return function()
+
+
 def assign(variables, values):
     """One value to each variable."""
     for variable, value in zip(variables, values, strict=True):

@@ -9,6 +9,7 @@ from keras import ops
 from keras_llm.training.ops.gradients import (
     apply_if,
     assign,
+    eagerly,
     for_each_piece,
     value_and_gradients,
 )
@@ -104,7 +105,13 @@ class CompiledStep(Step):
         positions = self.note_shape(y)
         # One unit for all batches: a window may have batches of several shapes.
         self.unit = self.unit or unit_of(positions)
+        if not self.model.built:
+            # TensorFlow traces the first step of a model before anything has built it.
+            self.model(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
         variables = self.model.trainable_variables
+        if not self.optimizer.built:
+            eagerly(lambda: self.optimizer.build(variables))
+        eagerly(self.build)
         passes = []
         for_each_piece(self.piece, data, lambda rows: passes.append(self.gradient(rows, variables)))
         if self.adds_gradients:

@@ -27,6 +27,9 @@ class StepFunction:
     def __call__(self, *state_and_iterator):
         """Keras's arguments and results: on JAX the state and an iterator, else the iterator."""
         *state, iterator = state_and_iterator
+        if not self.variables:
+            # TensorFlow builds a model in its first step.
+            self.variables = self.step.model.variables
         marks = self.marks()
         if marks not in self.functions:
             self.functions[marks] = self.make()
