@@ -1,0 +1,186 @@
+"""A `keras.Model` that hands Keras's hooks to its `Step`."""
+
+import functools
+from typing import ClassVar
+
+import keras
+from keras import ops
+
+from keras_llm.backend.keras_private import jax_state
+
+BACKEND = keras.backend.backend()
+if BACKEND != "torch":
+    from keras_llm.training.ops.step_function import StepFunction
+
+
+class StepModel(keras.Model):
+    """A `keras.Model` whose `step`, if it is not None, does the work of Keras's trainer."""
+
+    # The `Step` that compile made; None with a loss that is not one of tokens.
+    step = None
+    # The `FirstBatch` that waits for the first step of a `fit`, and the one that sees it run.
+    _waiting = _watching = None
+    # On JAX and TensorFlow, by kind.
+    _step_functions: ClassVar[dict] = {}
+
+    # Keras's hooks: one batch
+
+    def train_step(self, *state_and_data):
+        """One batch and its update."""
+        if self.step is None:
+            return super().train_step(*state_and_data)
+        return self.step.train_batch(*state_and_data)
+
+    def test_step(self, *state_and_data):
+        """One batch of evaluation."""
+        if self.step is None:
+            return super().test_step(*state_and_data)
+        return self.step.test_batch(*state_and_data)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of a batch; the logged loss and the metrics are updated on the way."""
+        if self._watching is not None:
+            self._watching.look_at_predictions(y_pred)
+        if self.step is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        return self.step.loss_of_logits(y, y_pred, sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the metrics that `compute_loss` did not, and returns all results."""
+        labels = y if self.step is None else self.step.loss.labels(y)
+        return super().compute_metrics(x, labels, y_pred, sample_weight)
+
+    # Keras's hooks: metrics
+
+    @property
+    def metrics(self):
+        """The logged loss first, then the metrics."""
+        if self.step is None:
+            return super().metrics
+        return self.step.sums.metrics + [m for m in super().metrics if m.name != "loss"]
+
+    @property
+    def metrics_variables(self):
+        """All that changes with a batch, apart from the model's and the optimizer's variables."""
+        variables = super().metrics_variables
+        return variables if self.step is None else [*variables, *self.step.variables]
+
+    def get_metrics_result(self):
+        """All results by name, the logged loss first."""
+        if self.step is None:
+            return super().get_metrics_result()
+        others = {}
+        for metric in self.metrics[len(self.step.sums.metrics) :]:
+            if not getattr(metric, "built", True):
+                continue  # Keras's container of metrics, empty
+            result = metric.result()
+            others |= result if isinstance(result, dict) else {metric.name: result}
+        return self.step.sums.results(others)
+
+    def _flatten_metrics_in_order(self, logs):
+        # Keras would look the results up by the metrics' names, of which two may be one. Where it
+        # stops calling this, train_on_batch returns one of the two twice.
+        if self.step is None:
+            return super()._flatten_metrics_in_order(logs)
+        results = list(logs.values())
+        return results[0] if len(results) == 1 else results
+
+    # Keras's hooks: functions of many batches
+
+    def make_train_function(self, force=False):
+        """Keras's, for the step; what waits for the first batch sees it."""
+        if self.train_function is None or force:
+            function = self._make("train", super().make_train_function)
+
+            def one_step(*state_and_data):
+                if self._waiting is None:
+                    return function(*state_and_data)
+                first_batch, self._waiting = self._waiting, None
+                # In a compiled function predictions have no values.
+                is_seen = self.run_eagerly or BACKEND == "torch"
+                self._watching = first_batch if is_seen else None
+                try:
+                    return first_batch.run(function, *state_and_data)
+                finally:
+                    self._watching = None
+
+            self.train_function = one_step
+        return self.train_function
+
+    def make_test_function(self, force=False):
+        """Keras's, for the step."""
+        if self.test_function is None or force:
+            self.test_function = self._make("test", super().make_test_function)
+        return self.test_function
+
+    def make_predict_function(self, force=False):
+        """Keras's."""
+        if self.predict_function is None or force:
+            self.predict_function = self._make("predict", super().make_predict_function)
+        return self.predict_function
+
+    def jax_state_sync(self):
+        """Keras's, on JAX: gives the variables their values, also those frozen since the step."""
+        state = jax_state(self)
+        parts = ("trainable_variables", "non_trainable_variables")
+        if state:
+            for function in self._step_functions.values():
+                values = function.sorted([state[part] for part in parts])
+                for part, value in zip(parts, values, strict=True):
+                    state[part] = value
+        super().jax_state_sync()
+
+    def _make(self, kind: str, make):
+        """Keras's function of a kind, which is not left on the model."""
+        name, step = f"{kind}_function", f"{kind}_step"
+
+        def made():
+            own, before, jit_compile = vars(self), getattr(self, name), self.jit_compile
+            given = own.get(step)
+            if BACKEND == "torch":
+                # For the graphs of the step: all of it, with the backward pass, the optimizer and
+                # Keras's own bookkeeping, would be compiled in pieces.
+                self.jit_compile = jit_compile and self.step is None
+            else:
+                # jax.jit caches by the function, and for other variables it must be another one.
+                own[step] = functools.partial(getattr(self, step))
+            try:
+                make(force=True)
+                return getattr(self, name)
+            finally:
+                self.jit_compile = jit_compile
+                setattr(self, name, before)
+                if BACKEND != "torch":
+                    own.pop(step)
+                    own |= {} if given is None else {step: given}
+
+        if BACKEND == "torch" or self.step is None:
+            return made()
+        if kind == "train" and self.built and not self.optimizer.built:
+            # For what is trainable now: a callback may freeze a layer before the first batch.
+            self.optimizer.build(self.trainable_variables)
+        self.step.build()
+        self._step_functions[kind] = StepFunction(self.step, made)
+        return self._step_functions[kind]
+
+    # What a step asks of a model
+
+    def penalty(self):
+        """What the layers add to the loss of every token: regularisation and `add_loss`."""
+        return sum((ops.sum(loss) for loss in self.losses), 0.0)
+
+    def why_logits(self) -> str:
+        """Why the logits cannot be computed from `head_matrix`; empty where they can."""
+        return "the model has no head of its own"
+
+    def head_matrix(self):
+        """The kernel `[d_model, vocab]` and the bias (or None) that make the logits."""
+        raise NotImplementedError
+
+    def call_ends_with_head(self) -> bool:
+        """Whether the predictions are `head(backbone(inputs))`."""
+        return False
+
+    def flops_per_token(self, length: int) -> float | None:
+        """Operations that training spends on a token, in a sequence of `length`, if known."""
+        return None
