@@ -116,15 +116,16 @@ def test_frozen_variables_have_no_state_and_stay(cls):
     ids=["AdamW", "Adafactor", "accumulation and EMA"],
 )
 def test_a_saved_model_goes_on_as_if_it_had_not_stopped(make, tmp_path):
+    # Not compiled: with the suite's XLA flags two compilations of a step may differ in a last bit.
     net = model()
     weights = net.get_weights()
     # Three batches an epoch, so that with accumulation it stops within a window.
-    fit(net, make(), batch_size=3, epochs=4)
+    fit(net, make(), jit_compile=False, batch_size=3, epochs=4)
     whole = net.get_weights()
 
     net = model()
     net.set_weights(weights)
-    fit(net, make(), batch_size=3, epochs=2)
+    fit(net, make(), jit_compile=False, batch_size=3, epochs=2)
     net.save(tmp_path / "model.keras")
     net = keras.models.load_model(tmp_path / "model.keras")
     net.fit(IDS, TARGETS, batch_size=3, epochs=2, shuffle=False, verbose=0)
