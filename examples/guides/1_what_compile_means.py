@@ -116,19 +116,19 @@ model.explain()
 # ->
 # -> Loss  MaskedSparseCategoricalCrossentropy
 # ->   each token            -log p(label), p = softmax of the logits
-# ->                         how surprised the model is by the right token
-# ->   left out              labels of 0, sample_weight 0, what a Keras mask hides
+# ->                         how surprised the model is by the label
+# ->   left out              labels of 0, sample_weight 0, masked positions
 # ->   divided by            the tokens that count, in a batch and over the epoch
 # ->   first loss            2.1972  ln 9: all tokens are equally likely
-# ->   first perplexity      9  a choice between so many tokens
+# ->   first perplexity      9  as many tokens to choose from
 # ->   label_smoothing       0        [0 – 0.1]ᵃ         share spread over all tokens
 # ->   z_loss                0        [0 – 1e-4]ᵇ        keeps logits from drifting
 # ->
 # -> Optimizer  AdamW
-# ->   weight_decay          0.01     [0.01 – 0.1]ᶜᵈ     pull of the weights to 0
+# ->   weight_decay          0.01     [0.01 – 0.1]ᶜᵈ     pulls the weights towards 0
 # ->   beta_1                0.9      [0.8 – 0.9]ᵉᶠ      mean of ~10 gradients
-# ->   beta_2                0.999    [0.95 – 0.999]ᵈᶠ   size of ~1,000 gradients
-# ->   epsilon               1e-8     [1e-10 – 1e-5]ᵉᵍ   added to that size
+# ->   beta_2                0.999    [0.95 – 0.999]ᵈᶠ   mean of ~1,000 squared ones
+# ->   epsilon               1e-8     [1e-10 – 1e-5]ᵉᵍ   added to the denominator
 # ->   off                   use_ema, loss_scale_factor, decay_vectors,
 # ->                         exclude_from_weight_decay
 # ->   decayed               288 numbers: embeddings, kernel
@@ -137,8 +137,8 @@ model.explain()
 # ->
 # -> Learning rate  no schedule
 # ->   today                 0.03     [1e-5 – 4e-3]ʰⁱᵉ   after 0 updates
-# ->                         ▲ above what published runs of this size use: the loss
-# ->                         may jump or turn NaN
+# ->                         ▲ larger than in published runs of this size: the loss
+# ->                         may jump or become NaN
 # ->   warm-up               none  the first updates are as large as all others
 # ->
 # -> One update
@@ -150,20 +150,21 @@ model.explain()
 # -> Metrics
 # ->   loss                  sum of the losses / tokens that count, over the epoch
 # ->   perplexity            exp(sum of -log p(label) / tokens that count)
-# ->   accuracy              share of the tokens whose label is guessed best
+# ->   accuracy              share of the tokens whose label has the largest logit
 # ->
 # -> How it runs
 # ->   software              ...
 # ->   device                ...
 # ->   precision             float32
 # ->   layers                as one graph, made at the second batch of a shape
-# ->                         compiled by torch.compile where that is faster
-# ->   logits                never held: one pass over the vocabulary does it all
+# ->                         not compiled so far: torch.compile would take longer
+# ->                         than it could save
+# ->   logits                never held: one pass gives loss, metrics, gradients
 # ->                         with sample_weight only if metrics are weighted_metrics
 # ->
-# -> [ ] is where a setting usually lies: ᵃ Transformer 2017; ᵇ PaLM 2022; ᶜ BERT
-# -> 2019; ᵈ GPT-3 2020; ᵉ nanochat 2025; ᶠ Adam 2015; ᵍ Llama 2 2023; ʰ RoBERTa
-# -> 2019; ⁱ char-rnn 2015
+# -> [ ] has the usual values: ᵃ Transformer 2017; ᵇ PaLM 2022; ᶜ BERT 2019; ᵈ GPT-3
+# -> 2020; ᵉ nanochat 2025; ᶠ Adam 2015; ᵍ Llama 2 2023; ʰ RoBERTa 2019; ⁱ char-rnn
+# -> 2015
 
 # %% [markdown]
 # ## Fit

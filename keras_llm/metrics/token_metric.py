@@ -33,10 +33,12 @@ class TokenMetric(NamesElsewhere, keras.metrics.Metric):
     Raises:
         TypeError: a subclass writes neither method.
 
-    Example: the share of the tokens that the model gave a probability of less than 1 %.
+    Example:
     >>> import keras, keras_llm, numpy as np
     >>> @keras.saving.register_keras_serializable(package="my")
     ... class Surprises(keras_llm.metrics.TokenMetric):
+    ...     """The share of the tokens to which the model gave a probability below 1 %."""
+    ...
     ...     def per_token(self, labels, nll, vocab_size):
     ...         return keras.ops.cast(nll > np.log(100), nll.dtype), keras.ops.ones_like(nll)
     >>> metric = Surprises(ignore_index=0, name="surprises")
