@@ -37,8 +37,7 @@ class TokenMetric(NamesElsewhere, keras.metrics.Metric):
     >>> import keras, keras_llm, numpy as np
     >>> @keras.saving.register_keras_serializable(package="my")
     ... class Surprises(keras_llm.metrics.TokenMetric):
-    ...     """The share of the tokens to which the model gave a probability below 1 %."""
-    ...
+    ...     # The share of the tokens to which the model gave a probability below 1 %.
     ...     def per_token(self, labels, nll, vocab_size):
     ...         return keras.ops.cast(nll > np.log(100), nll.dtype), keras.ops.ones_like(nll)
     >>> metric = Surprises(ignore_index=0, name="surprises")
