@@ -5,6 +5,7 @@ import math
 
 import keras
 
+from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import (
     inner_optimizer,
     learning_rate_schedule,
@@ -58,7 +59,7 @@ def peak_learning_rate(optimizer) -> float | None:
     """The highest learning rate that an optimizer will have; None where that is not known."""
     schedule = learning_rate_schedule(optimizer)
     if schedule is None:
-        return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        return to_float(optimizer.learning_rate)
     try:
         config = schedule.get_config()
     except NotImplementedError:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.host import to_numpy
 from keras_llm.backend.keras_private import all_layers
 from keras_llm.checks.batch_checks import (
     Batch,
@@ -117,7 +118,7 @@ class FirstBatch(keras.callbacks.Callback):
         """Keeps a few of the predictions of the first forward pass."""
         if self.predictions is None and len(getattr(y_pred, "shape", ())) == 3:
             few = ops.cast(ops.stop_gradient(y_pred[LOOKED_AT]), "float32")
-            self.predictions = ops.convert_to_numpy(few)
+            self.predictions = to_numpy(few)
 
     def messages(self, batch, logs):
         """The mistakes in a batch and in what the model made of it; some are None."""
@@ -135,7 +136,7 @@ class FirstBatch(keras.callbacks.Callback):
         # Logits that are taken for probabilities have a large loss too: one mistake, one message.
         is_new = self.is_first_update and not unfitting
         if is_new and vocab_size and has_known_start(model, loss):
-            first = float(ops.convert_to_numpy(logs["loss"]))
+            first = float(to_numpy(logs["loss"]))
             found.append(large_first_loss(first, uniform_loss(loss, vocab_size), vocab_size))
         return found
 
@@ -167,7 +168,7 @@ def read(model, batch) -> Batch | None:
     ignored = ignored_label(loss)
     counts = np.ones(labels.shape, bool) if ignored is None else is_counted(labels, ignored)
     weights, _ = token_weights(counts, sample_weight, None, "float32", signed=True)
-    counts = ops.convert_to_numpy(weights) != 0
+    counts = to_numpy(weights) != 0
     return Batch(next_token_inputs(model, x, labels.shape), labels, counts, ignored)
 
 
@@ -189,4 +190,4 @@ def integers(tensor):
         tensor = tensor[..., 0]
     if len(tensor.shape) != 2 or "int" not in keras.backend.standardize_dtype(tensor.dtype):
         return None
-    return ops.convert_to_numpy(tensor)
+    return to_numpy(tensor)

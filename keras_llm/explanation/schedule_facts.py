@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import learning_rate_schedule
 from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.facts import Curve, Fact, Section, setting
@@ -21,7 +22,7 @@ def schedule_section(compiled: CompiledModel) -> Section | None:
     """The learning rate; None where there is no optimizer, or each part has its own."""
     optimizer = compiled.optimizer
     try:
-        now = float(ops.convert_to_numpy(optimizer.learning_rate))
+        now = to_float(optimizer.learning_rate)
     except (AttributeError, ValueError, NotImplementedError):
         return None
     step = int(optimizer.iterations)
@@ -55,7 +56,7 @@ def curve_of(schedule, phases: Phases, step: int, now: float) -> Curve:
 def values_of(schedule, steps: list[int]) -> list[float]:
     """The learning rates of some updates."""
     if keras.backend.backend() != "jax":
-        return [float(ops.convert_to_numpy(schedule(n))) for n in steps]
+        return [to_float(schedule(n)) for n in steps]
     # One by one, JAX would compile each branch of a schedule anew for each of them.
     steps = ops.convert_to_tensor(steps, "int32")
     values = ops.vectorized_map(lambda n: ops.convert_to_tensor(schedule(n), "float32"), steps)

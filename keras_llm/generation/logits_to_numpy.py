@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.host import to_numpy
+
 
 def logits_to_numpy(
     logits: Any, pad_id: int | None = None, end_id: int | None = None
@@ -16,7 +18,7 @@ def logits_to_numpy(
     Raises:
         ValueError: the logits are NaN.
     """
-    logits = ops.convert_to_numpy(ops.cast(logits, "float32")).copy()
+    logits = to_numpy(ops.cast(logits, "float32"))
     if np.isnan(logits).any():
         raise ValueError(
             "The model's logits are NaN, so no token can be chosen. Are its weights finite?"

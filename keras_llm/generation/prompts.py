@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from keras_llm.backend.host import to_numpy
 from keras_llm.backend.ids import check_ids, check_integers
 from keras_llm.tensor import Tensor
 
@@ -35,9 +35,9 @@ def to_rows(
             f"{what} must be integers: tokenizer.encode(text) makes them. Received: {ids!r}"
         )
     if _is_list_of_rows(ids):
-        rows = [np.asarray(ops.convert_to_numpy(row)) for row in ids]
+        rows = [np.asarray(to_numpy(row)) for row in ids]
     else:
-        array = np.asarray(ops.convert_to_numpy(ids))
+        array = np.asarray(to_numpy(ids))
         rows = list(array) if array.ndim == 2 else [array]
     if any(row.ndim != 1 for row in rows):
         raise ValueError(

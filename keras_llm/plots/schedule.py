@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import learning_rate_schedule
 from keras_llm.explanation.schedule_phases import phases_of
 from keras_llm.plots.drawing import add_legend, line_style, new_axes
@@ -74,7 +75,7 @@ def schedule(schedule, steps: int | None = None, ax=None):
 
 def rate(schedule, update) -> float:
     """The learning rate of an update."""
-    return float(ops.convert_to_numpy(schedule(ops.cast(update, "float32"))))
+    return to_float(schedule(ops.cast(update, "float32")))
 
 
 def by_name(schedules) -> dict:

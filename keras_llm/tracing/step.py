@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import global_seeds_kept, optimizer_twin
 from keras_llm.explanation.execution_facts import device_of
 from keras_llm.explanation.optimizer_facts import nbytes
@@ -121,7 +122,7 @@ def take(model, batch, read) -> TracedStep:
     optimizer = optimizer_twin(model.optimizer)
     if not optimizer.built:
         optimizer.build(variables)
-    rate = float(ops.convert_to_numpy(optimizer.learning_rate))
+    rate = to_float(optimizer.learning_rate)
     update = int(optimizer.iterations) + 1
     clock = make_clock()
 
@@ -214,7 +215,7 @@ def symbolic(leaf):
 def gradient_norms(gradients, optimizer) -> tuple[list[float | None], list[float | None]]:
     """The norms of the gradients, and what the optimizer's clipping makes of them."""
     scale = getattr(optimizer, "dynamic_scale", optimizer.loss_scale_factor)
-    scale = 1.0 if scale is None else float(ops.convert_to_numpy(scale))
+    scale = 1.0 if scale is None else to_float(scale)
     clipping = getattr(optimizer, "inner_optimizer", optimizer)
     norms, cut = [], []
     for gradient in gradients:

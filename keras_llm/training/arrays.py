@@ -1,9 +1,9 @@
 """What people hand to `fit` in place of arrays, and class weights, as arrays."""
 
-import keras
 import numpy as np
 
 from keras_llm.backend import LARGE_ID_DTYPE, host_values
+from keras_llm.backend.host import to_numpy
 from keras_llm.token_statistics import NEGATIVE_WEIGHT
 
 
@@ -69,7 +69,7 @@ def class_weights(labels, class_weight: dict) -> np.ndarray:
     >>> class_weights(np.array([[1, 2, 0]]), {2: 0.5}).tolist()
     [[1.0, 0.5, 1.0]]
     """
-    labels = keras.ops.convert_to_numpy(labels)
+    labels = to_numpy(labels)
     weights = np.ones(labels.shape, "float32")
     for label, weight in class_weight.items():
         weights[labels == label] = weight

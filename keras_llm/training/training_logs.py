@@ -5,6 +5,7 @@ import time
 import keras
 
 from keras_llm import backend
+from keras_llm.backend.host import to_float
 
 
 class TrainingLogs(keras.callbacks.Callback):
@@ -60,7 +61,7 @@ class TrainingLogs(keras.callbacks.Callback):
         seconds = (self.ended or time.perf_counter()) - self.began
         tokens = self.tokens if self.ended is not None else float(step.sums.mean.tokens())
         numbers = {
-            "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
+            "learning_rate": to_float(model.optimizer.learning_rate),
             "gradient_norm": step.gradient_norm(),
             "tokens_per_second": tokens / seconds,
             "peak_memory_gb": backend.peak_memory_gb(),

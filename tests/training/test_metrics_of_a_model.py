@@ -1,5 +1,7 @@
 """Metrics and logs of a `LanguageModel`: their names, their tokens, who reads them and when."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -266,3 +268,17 @@ def test_no_update_of_float16_is_lost_to_sums(how):
     for narrow, wide in zip(weights[1], weights[0], strict=True):
         np.testing.assert_allclose(narrow, wide, rtol=0.1, atol=2e-3)
     assert max(np.abs(w).max() for w in weights[1]) > 1e-3
+
+
+def test_nothing_that_a_model_does_warns_of_deprecation():
+    model = build(metrics=[metrics.Perplexity()])
+    causal = models.CausalTransformer(VOCAB, 8, 1, 2, max_length=8)
+    with warnings.catch_warnings():
+        # The suite ignores one of them, which Keras raises in its own predict.
+        warnings.simplefilter("error", DeprecationWarning)
+        model.fit(X, Y, verbose=0, validation_data=(X, Y))
+        model.fit(X.tolist(), Y.tolist(), class_weight={1: 2.0}, verbose=0)
+        model.evaluate(X, Y, verbose=0)
+        model.train_on_batch(X, Y)
+        model.test_on_batch(X, Y)
+        causal.generate([[1, 2], [3, 4]], max_new_tokens=2)
