@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_llm.backend.keras_private import compile_arguments
+from keras_llm.backend.keras_private import compile_arguments, inner_optimizer
 from keras_llm.training import Step, StepDescription
 
 ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -82,7 +82,7 @@ def compiled_model(model, asker: str = "explain") -> CompiledModel:
     optimizer = model.optimizer
     return CompiledModel(
         model=model,
-        optimizer=getattr(optimizer, "inner_optimizer", optimizer),
+        optimizer=inner_optimizer(optimizer),
         step=step.describe() if isinstance(step, Step) else None,
         output_shape=output_shape(model),
         **{name: arguments.get(name) for name in ARGUMENTS},

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.host import to_float
-from keras_llm.backend.keras_private import learning_rate_schedule
+from keras_llm.backend.keras_private import inner_optimizer, learning_rate_schedule
 from keras_llm.explanation.schedule_phases import phases_of
 from keras_llm.plots.drawing import add_legend, line_style, new_axes
 from keras_llm.schedules import WarmupConstant
@@ -95,7 +95,7 @@ def as_schedule(thing):
     """The schedule of an optimizer; of a fixed learning rate, the one that never changes."""
     schedule = thing
     if isinstance(thing, keras.optimizers.Optimizer):
-        optimizer = getattr(thing, "inner_optimizer", thing)
+        optimizer = inner_optimizer(thing)
         schedule = learning_rate_schedule(optimizer)
         if schedule is None:
             return WarmupConstant(float(optimizer.learning_rate), warmup_steps=0)

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.host import to_float
-from keras_llm.backend.keras_private import global_seeds_kept, optimizer_twin
+from keras_llm.backend.keras_private import global_seeds_kept, inner_optimizer, optimizer_twin
 from keras_llm.explanation.execution_facts import device_of
 from keras_llm.explanation.optimizer_facts import nbytes
 from keras_llm.tracing.batch import first_batch
@@ -216,7 +216,7 @@ def gradient_norms(gradients, optimizer) -> tuple[list[float | None], list[float
     """The norms of the gradients, and what the optimizer's clipping makes of them."""
     scale = getattr(optimizer, "dynamic_scale", optimizer.loss_scale_factor)
     scale = 1.0 if scale is None else to_float(scale)
-    clipping = getattr(optimizer, "inner_optimizer", optimizer)
+    clipping = inner_optimizer(optimizer)
     norms, cut = [], []
     for gradient in gradients:
         if gradient is None:

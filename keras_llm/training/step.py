@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_llm.backend import vocabulary_pass
-from keras_llm.backend.keras_private import keras_mask
+from keras_llm.backend.keras_private import inner_optimizer, keras_mask
 from keras_llm.backend.ops.logits_pass import upcast_dtype
 from keras_llm.token_statistics import TokenStatistics, countable, divide, nan_where
 from keras_llm.training.shared_sums import SharedSums
@@ -97,7 +97,7 @@ class Step(ABC):
         self.length = None
         self._counted_tokens = None
         # The step accumulates per token; the optimizer would average the batches' means.
-        self._inner = getattr(optimizer, "inner_optimizer", optimizer)
+        self._inner = inner_optimizer(optimizer)
         self.accumulation = self._inner.gradient_accumulation_steps or 1
         self.take_over_accumulation()
 
