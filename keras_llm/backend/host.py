@@ -1,7 +1,7 @@
 """Values of the backend on the host.
 
-Keras makes an array of a PyTorch tensor in a way that numpy 2 deprecates, with a warning in every
-`fit`; these do not.
+Keras makes an array of a PyTorch or TensorFlow tensor in a way that numpy 2 deprecates, with a
+warning in every `fit`; these do not.
 """
 
 import keras
@@ -16,8 +16,10 @@ def to_float(scalar) -> float:
 
 def to_numpy(tensor) -> np.ndarray:
     """The values of a tensor, a variable or an array, in a copy."""
-    if keras.backend.backend() != "torch" or isinstance(tensor, np.ndarray | list | tuple):
+    if keras.backend.backend() == "jax" or isinstance(tensor, np.ndarray | list | tuple):
         return ops.convert_to_numpy(tensor)
+    if keras.backend.backend() == "tensorflow":
+        return ops.convert_to_tensor(tensor).numpy().copy()
     tensor = ops.convert_to_tensor(tensor).detach().cpu()
     # numpy has no bfloat16.
     is_narrow = keras.backend.standardize_dtype(tensor.dtype) == "bfloat16"

@@ -270,7 +270,6 @@ def test_no_update_of_float16_is_lost_to_sums(how):
     assert max(np.abs(w).max() for w in weights[1]) > 1e-3
 
 
-@pytest.mark.torch_only
 def test_nothing_that_a_model_does_warns_of_deprecation():
     model = build(metrics=[metrics.Perplexity()])
     causal = models.CausalTransformer(VOCAB, 8, 1, 2, max_length=8)

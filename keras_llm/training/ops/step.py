@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.backend.host import to_numpy
 from keras_llm.training.ops.gradients import (
     apply_if,
     assign,
@@ -209,7 +210,7 @@ class CompiledStep(Step):
 
     def batches_in_window(self) -> int:
         """How many batches wait for an update."""
-        return int(ops.convert_to_numpy(self.window.value)[0])
+        return int(to_numpy(self.window)[0])
 
     # Epochs
 
@@ -248,7 +249,7 @@ class CompiledStep(Step):
 
     def gradient_norm(self) -> float | None:
         """The mean global norm of this epoch's gradients before clipping; None before any."""
-        total, count = ops.convert_to_numpy(self.norms.value)
+        total, count = to_numpy(self.norms)
         return float(total / count) if count else None
 
     def describe(self) -> StepDescription:
