@@ -16,8 +16,10 @@ def to_float(scalar) -> float:
 
 def to_numpy(tensor) -> np.ndarray:
     """The values of a tensor, a variable or an array, in a copy."""
-    if keras.backend.backend() == "jax" or isinstance(tensor, np.ndarray | list | tuple):
+    if isinstance(tensor, np.ndarray | list | tuple):
         return ops.convert_to_numpy(tensor)
+    if keras.backend.backend() == "jax":
+        return np.array(ops.convert_to_tensor(tensor))
     if keras.backend.backend() == "tensorflow":
         return ops.convert_to_tensor(tensor).numpy().copy()
     tensor = ops.convert_to_tensor(tensor).detach().cpu()
