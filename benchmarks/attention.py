@@ -1,24 +1,30 @@
 """Padding and packed documents in a causal model, beside masks of all pairs.
 
     OMP_NUM_THREADS=1 python benchmarks/attention.py
+    python benchmarks/gpu.py --parts packed         # on a GPU, at length 8192
 
 Forward and backward of a `CausalBackbone` of one block with next to no feed-forward part: batch 8,
 8 heads of 64. For the first three sides each row has up to half of its length in padding before the
 tokens; `causal` knows of no padding: what its numbers would cost if they were right. For the last
 two, documents of 1 to 400 tokens follow one another. Time is the processor's, to be read on a busy
-machine too.
+machine too. On a GPU there are also PyTorch's kernels for sequences of many lengths, called
+directly and told the lengths beforehand: `varlen`, `varlen of documents`.
 """
 
 import argparse
-import itertools
+import contextlib
+import inspect
 import json
 import os
 import time
+from unittest import mock
 
 import harness
 
 SIDES = ["mask", "moved", "causal", "mask of documents", "documents"]
+GPU_SIDES = [*SIDES[:3], "varlen", *SIDES[3:], "varlen of documents"]
 LENGTHS = {512: 5, 2048: 2}  # steps a round
+GPU_STEPS = 12
 BATCH, HEADS, HEAD_DIM = 8, 8, 64
 PAD, END = 0, 1
 
@@ -49,7 +55,7 @@ def main():
             )
 
 
-def run(side, length):
+def run(side, length, device="cpu"):
     """Seconds of each step, and the peak memory above the model's own."""
     import torch
 
@@ -65,7 +71,8 @@ def run(side, length):
         pad_id=PAD if side == "moved" else None,
         document_end_id=END if side == "documents" else None,
     )
-    backbone = CausalBackbone(config)
+    on_gpu = device == "cuda"
+    backbone = CausalBackbone(config, dtype="mixed_bfloat16" if on_gpu else None)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(2, 256, (BATCH, length), generator=generator)
     if "documents" in side:
@@ -74,17 +81,60 @@ def run(side, length):
         ids.view(-1)[ends[ends < ids.numel()]] = END
     else:
         ids[torch.arange(length) < torch.linspace(0, length // 2, BATCH)[:, None]] = PAD
+    ids = ids.to(device)
     forward = masked if "mask" in side else type(backbone).__call__
+    attend = varlen_attend(ids) if "varlen" in side else None
 
-    start = harness.resident_bytes()
-    harness.forget_peak()
-    times = [time.process_time()]
-    for _ in range(1 + LENGTHS[length]):
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+    else:
+        start = harness.resident_bytes()
+        harness.forget_peak()
+    clock = harness.Clock(device, time.process_time)
+    clock.tick()
+    for _ in range(1 + (GPU_STEPS if on_gpu else LENGTHS.get(length, 1))):
         backbone.zero_grad()
-        forward(backbone, ids)[ids != PAD].square().sum().backward()
-        times.append(time.process_time())
-    seconds = [b - a for a, b in itertools.pairwise(times)]
-    return {"seconds": seconds[1:], "bytes": harness.resident_bytes("VmHWM") - start}
+        with (
+            mock.patch("keras_llm.layers.attention.attend", attend)
+            if attend
+            else contextlib.nullcontext()
+        ):
+            hidden = forward(backbone, ids)
+        hidden[ids != PAD].square().sum().backward()
+        clock.tick()
+    seconds = clock.seconds()[1:]
+    peak = torch.cuda.max_memory_allocated() if on_gpu else harness.resident_bytes("VmHWM")
+    return {"seconds": seconds, "bytes": peak - start}
+
+
+def varlen_attend(ids):
+    """`attend` by `varlen_attn`; what says where sequences begin is made once."""
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
+
+    kept = (ids != PAD).flatten().nonzero().squeeze(1)
+    begins = torch.zeros_like(ids, dtype=torch.bool)
+    begins[:, 0] = True
+    begins[:, 1:] |= (ids[:, :-1] == END) | (ids[:, :-1] == PAD) & (ids[:, 1:] != PAD)
+    starts = begins.flatten()[kept].nonzero().squeeze(1)
+    bounds = torch.cat([starts, starts.new_tensor([len(kept)])]).int()
+    longest = int(bounds.diff().max())
+    causal = {"window_size": (-1, 0)}
+    if "is_causal" in inspect.signature(varlen_attn).parameters:
+        causal = {"is_causal": True}
+
+    def attend(query, key, value, *_, **__):
+        flat = [x.flatten(0, 1) for x in (query, key, value)]
+        if len(kept) < len(flat[0]):
+            flat = [x.index_select(0, kept) for x in flat]
+        output = varlen_attn(*flat, bounds, bounds, longest, longest, **causal)
+        if len(kept) < ids.numel():
+            zeros = output.new_zeros(ids.numel(), *output.shape[1:])
+            output = zeros.index_copy(0, kept, output)
+        return output.view(query.shape)
+
+    return attend
 
 
 def masked(backbone, ids):

@@ -2,16 +2,17 @@
 
     python benchmarks/train_step.py            # every shape, every side
     python benchmarks/train_step.py L --sides plain ours+metrics
+    python benchmarks/train_step.py GPT2 --device cuda --sides expert ours+metrics+jit
 
-AdamW, gradients clipped to norm 1, a tenth of the labels ignored, float32. `plain` is the loop that
-people write, `expert` has the fused optimizer and `torch.compile`, `jit` is `jit_compile=True`.
-Compilers run in steps that are not counted.
+AdamW, gradients clipped to norm 1, a tenth of the labels ignored; float32, on a GPU bfloat16 with
+float32 weights. `plain` is the loop that people write, `expert` has the fused optimizer and
+`torch.compile`, `jit` is `jit_compile=True`, `auto` the default. Compilers run
+in steps that are not counted.
 """
 
 import argparse
-import itertools
+import dataclasses
 import json
-import time
 
 import harness
 
@@ -21,8 +22,11 @@ SHAPES = {
     "M": (8192, 128, 4, 4, 8, 128),
     "L": (50257, 256, 2, 4, 8, 256),
     "XL": (128256, 512, 2, 8, 8, 512),
+    "GPT2": (50304, 768, 12, 12, 16, 1024),
+    "tiny": (64, 16, 1, 2, 2, 8),
 }
-STEPS = {"S": 60, "M": 20, "L": 6, "XL": 3}
+STEPS = {"S": 60, "M": 20, "L": 6, "XL": 3, "GPT2": 30, "tiny": 3}
+CPU_SHAPES = ["S", "M", "L", "XL"]
 SIDES = [
     "plain",
     "expert",
@@ -41,14 +45,16 @@ def main():
     parser.add_argument("shapes", nargs="*", choices=[[], *SHAPES])
     parser.add_argument("--sides", nargs="+", default=SIDES)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--side")
     args = parser.parse_args()
     if args.side:
-        print(json.dumps(run(args.side, args.shapes[0])))
+        print(json.dumps(run(args.side, args.shapes[0], args.device)))
         return
     print(harness.machine())
-    for shape in args.shapes or SHAPES:
-        results = harness.measure(__file__, args.sides, args.rounds, shape)
+    for shape in args.shapes or CPU_SHAPES:
+        options = (shape, "--device", args.device)
+        results = harness.measure(__file__, args.sides, args.rounds, *options)
         print(f"\n{shape}: vocab, d_model, layers, heads, batch, length = {SHAPES[shape]}")
         print("| side | ms a step | / plain | / expert | memory MB | / plain |")
         print("| --- | --- | --- | --- | --- | --- |")
@@ -63,8 +69,46 @@ def main():
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def run(side, shape):
-    """Seconds of each step, and the peak memory above weights and optimizer state."""
+@dataclasses.dataclass
+class Job:
+    """What a side does: the model's sizes, one batch in the host's memory, so many steps."""
+
+    sizes: tuple
+    ids: object
+    labels: object
+    steps: int
+    device: str
+    options: list
+
+    def __post_init__(self):
+        self.on_gpu = self.device == "cuda"
+        self.clock = harness.Clock(self.device)
+
+    def count_memory(self, parameters):
+        """Begins to look for the peak; on a CPU, above the weights and two moments of each."""
+        if not self.on_gpu:
+            self.start = harness.resident_bytes() + 8 * parameters
+            harness.forget_peak()
+
+    def result(self):
+        """Seconds of each step but the first, and the peak: on a GPU, of all that it holds."""
+        self.clock.tick()
+        if self.on_gpu:
+            import torch
+
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = harness.resident_bytes("VmHWM") - self.start
+        return {"seconds": self.clock.seconds()[WARM_UP:], "bytes": peak}
+
+
+def run(side, shape, device="cpu"):
+    """Seconds of each step, and the peak memory."""
+    kind, *options = side.split("+")
+    return RUNS[kind](make_job(shape, device, options))
+
+
+def make_job(shape, device, options=(), steps=None):
     import torch
 
     vocab, d_model, layers, heads, batch, length = SHAPES[shape]
@@ -72,113 +116,118 @@ def run(side, shape):
     ids = torch.randint(1, vocab, (batch, length + 1), generator=generator)
     labels = ids[:, 1:].clone()
     labels[torch.rand(labels.shape, generator=generator) < 0.1] = -100
-    steps = WARM_UP + STEPS[shape]
+    batch = [ids[:, :-1].contiguous(), labels]
+    if device == "cuda":
+        batch = [x.pin_memory() for x in batch]
     sizes = (vocab, d_model, layers, heads, length)
-    kind, *options = side.split("+")
-    times, above = RUNS[kind](sizes, ids[:, :-1].contiguous(), labels, steps, options)
-    seconds = [b - a for a, b in itertools.pairwise(times)]
-    return {"seconds": seconds[WARM_UP:], "bytes": above}
+    return Job(sizes, *batch, WARM_UP + (steps or STEPS[shape]), device, options)
 
 
-class Memory:
-    """The peak above what the weights and two moments a weight need."""
-
-    def __init__(self, parameters):
-        self.start = harness.resident_bytes() + 8 * parameters
-        harness.forget_peak()
-
-    def above(self):
-        return harness.resident_bytes("VmHWM") - self.start
-
-
-def by_hand(sizes, ids, labels, steps, _, expert=False):
+def by_hand(job, expert=False):
     import torch
     from torch_model import Transformer
 
-    model = Transformer(*sizes)
-    memory = Memory(sum(p.numel() for p in model.parameters()))
+    if expert:
+        torch.set_float32_matmul_precision("high")
+    model = Transformer(*job.sizes).to(job.device)
+    job.count_memory(sum(p.numel() for p in model.parameters()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=expert or None)
     criterion = torch.nn.CrossEntropyLoss(ignore_index=-100)
-    forward = torch.compile(model) if expert else model
-    times = []
-    for _ in range(steps):
-        times.append(time.perf_counter())
+
+    def loss_of(ids, labels):
+        with torch.autocast(job.device, torch.bfloat16, enabled=job.on_gpu):
+            logits = model(ids)
+            return criterion(logits.view(-1, logits.size(-1)), labels.view(-1))
+
+    forward = torch.compile(loss_of) if expert else loss_of
+    for _ in range(job.steps):
+        job.clock.tick()
+        ids, labels = (x.to(job.device, non_blocking=True) for x in (job.ids, job.labels))
         optimizer.zero_grad()
-        logits = forward(ids)
-        loss = criterion(logits.view(-1, logits.size(-1)), labels.view(-1))
+        loss = forward(ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        loss.item()
-    return [*times, time.perf_counter()], memory.above()
+        if not expert:
+            loss.item()
+    return job.result()
 
 
-def expert(*arguments):
-    return by_hand(*arguments, expert=True)
+def expert(job):
+    return by_hand(job, expert=True)
 
 
-def fit(model, ids, labels, steps):
-    """Times at which the steps of one `fit` begin."""
+def batches(job, at_step=lambda step: None):
+    """The job's steps as `fit` reads them; ticks at each, and calls `at_step`."""
     import torch
-
-    times = []
 
     class Again(torch.utils.data.IterableDataset):
         def __iter__(self):
-            for _ in range(steps):
+            for step in range(job.steps):
                 # Not in a callback: one that acts between batches has the layers looked at.
-                times.append(time.perf_counter())
-                yield ids, labels
+                at_step(step)
+                job.clock.tick()
+                yield job.ids, job.labels
 
         def __len__(self):
-            return steps
+            return job.steps
 
-    batches = torch.utils.data.DataLoader(Again(), batch_size=None)
-    memory = Memory(model.count_params())
-    model.fit(batches, verbose=0, shuffle=False)
-    return [*times, time.perf_counter()], memory.above()
+    return torch.utils.data.DataLoader(Again(), batch_size=None)
 
 
-def ours(sizes, ids, labels, steps, options):
+def fit(model, job):
+    job.count_memory(model.count_params())
+    model.fit(batches(job), verbose=0, shuffle=False)
+    return job.result()
+
+
+def ours(job):
+    return fit(our_model(job), job)
+
+
+def our_model(job):
     from keras_llm import losses, models, optimizers
     from keras_llm import metrics as all_metrics
 
-    vocab, d_model, layers, heads, length = sizes
-    model = models.CausalTransformer(vocab, d_model, layers, heads, length)
+    vocab, d_model, layers, heads, length = job.sizes
+    dtype = "mixed_bfloat16" if job.on_gpu else None
+    model = models.CausalTransformer(vocab, d_model, layers, heads, length, dtype=dtype)
     model.compile(
         optimizer=optimizers.AdamW(1e-4, global_clipnorm=1.0),
         loss=losses.MaskedSparseCategoricalCrossentropy(ignore_index=-100),
         metrics=[all_metrics.Perplexity(), all_metrics.MaskedTokenAccuracy()]
-        if "metrics" in options
+        if "metrics" in job.options
         else None,
-        jit_compile="jit" in options,
+        jit_compile="auto" if "auto" in job.options else "jit" in job.options,
     )
-    return fit(model, ids, labels, steps)
+    return model
 
 
-def stock_keras(sizes, ids, labels, steps, options):
+def stock_keras(job):
     import keras
 
     from keras_llm import models  # the same layers, in a plain keras.Model
 
-    vocab, d_model, layers, heads, length = sizes
+    vocab, d_model, layers, heads, length = job.sizes
     whole = models.CausalTransformer(vocab, d_model, layers, heads, length)
     inputs = keras.Input((None,), dtype="int32")
     model = keras.Model(inputs, whole.head(whole.backbone(inputs)))
     model.compile(
         optimizer=keras.optimizers.AdamW(1e-4, global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100),
-        metrics=["sparse_categorical_crossentropy", "accuracy"] if "metrics" in options else None,
+        metrics=["sparse_categorical_crossentropy", "accuracy"]
+        if "metrics" in job.options
+        else None,
     )
-    return fit(model, ids, labels, steps)
+    return fit(model, job)
 
 
-def trainer(sizes, ids, labels, steps, _):
+def trainer(job):
     import tempfile
 
     import transformers
 
-    vocab, d_model, layers, heads, length = sizes
+    vocab, d_model, layers, heads, length = job.sizes
     config = transformers.LlamaConfig(
         vocab_size=vocab,
         hidden_size=d_model,
@@ -189,35 +238,37 @@ def trainer(sizes, ids, labels, steps, _):
         tie_word_embeddings=True,
     )
     model = transformers.LlamaForCausalLM(config)
-    times = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
-            times.append(time.perf_counter())
+            job.clock.tick()
 
     # The Trainer shifts labels itself: its rows carry the id after the last one too.
     rows = [
         {"input_ids": row, "labels": row.clone().masked_fill(label == -100, -100)}
-        for row, label in zip(ids, labels, strict=True)
+        for row, label in zip(job.ids, job.labels, strict=True)
     ]
-    memory = Memory(sum(p.numel() for p in model.parameters()))
+    job.count_memory(sum(p.numel() for p in model.parameters()))
     with tempfile.TemporaryDirectory() as folder:
         args = transformers.TrainingArguments(
             folder,
-            max_steps=steps,
+            max_steps=job.steps,
             per_device_train_batch_size=len(rows),
             learning_rate=1e-4,
             max_grad_norm=1.0,
             logging_steps=10**6,
             save_strategy="no",
             report_to=[],
-            use_cpu=True,
+            optim="adamw_torch_fused" if job.on_gpu else "adamw_torch",
+            use_cpu=not job.on_gpu,
+            bf16=job.on_gpu,
+            torch_compile=job.on_gpu,
             disable_tqdm=True,
         )
         transformers.Trainer(
-            model=model, args=args, train_dataset=rows, callbacks=[Clock()]
+            model=model, args=args, train_dataset=rows * job.steps, callbacks=[Clock()]
         ).train()
-    return [*times, time.perf_counter()], memory.above()
+    return job.result()
 
 
 RUNS = {
