@@ -26,6 +26,7 @@ DIR gets `gpu.txt` (what is printed), `gpu.jsonl` (one row a line) and `profile.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -37,15 +38,15 @@ import time
 
 # The parts in order of importance, and the most seconds that each may take.
 LIMITS = {
-    "machine": 40,
-    "correctness": 90,
-    "step": 200,
-    "head": 60,
-    "packed": 30,
-    "decoding": 70,
-    "profile": 40,
+    "machine": 60,
+    "correctness": 110,
+    "step": 170,
+    "head": 70,
+    "packed": 40,
+    "decoding": 90,
+    "profile": 60,
 }
-WHOLE = 355
+WARM_LIMIT = 120
 HERE = pathlib.Path(__file__).parent
 
 
@@ -58,7 +59,10 @@ def main():
     parser.add_argument("--step-only", action="store_true", help="the same as --parts step")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the command")
+    parser.add_argument("--minutes", type=float, default=6.0, help="the most that all may take")
     parser.add_argument("--part", choices=list(LIMITS), help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=600.0, help=argparse.SUPPRESS)
+    parser.add_argument("--warm", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out = args.out or pathlib.Path(tempfile.mkdtemp(prefix="gpu-"))
     if args.part:
@@ -68,10 +72,17 @@ def main():
     for name in ("gpu.txt", "gpu.jsonl"):
         (args.out / name).write_text("")
     parts = ["step"] if args.step_only else args.parts
-    deadline = time.monotonic() + WHOLE
+    deadline = time.monotonic() + 60 * args.minutes - 5
     with tempfile.TemporaryDirectory() as caches:
-        for part in dict.fromkeys(["machine", *parts]):
-            tell(args.out, of_part(part, args, caches, deadline))
+        tell(args.out, of_part("machine", args, caches, deadline))
+        with warm_step(args, parts, caches) as wait:
+            for part in parts:
+                if part == "machine":
+                    continue
+                if part != "correctness":
+                    # From here on, times are taken.
+                    wait()
+                tell(args.out, of_part(part, args, caches, deadline))
 
 
 def tell(out, text):
@@ -85,26 +96,17 @@ def of_part(part, args, caches, deadline):
     """Runs a part in a process of its own, and returns its rows as text."""
     seen = len(read_rows(args.out))
     limit = min(LIMITS[part], deadline - time.monotonic())
-    if limit < 5:
-        return f"\n## {part}: left out, the time was up"
-    command = [sys.executable, __file__, "--part", part, "--out", str(args.out)]
-    command += ["--device", args.device, *(["--small"] if args.small else [])]
+    if limit < 10:
+        return f"\n## {part}: left out, the time is up"
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment(args, caches),
-            process_group=0,
-        )
+        process = start(part, args, caches, log, "--seconds", str(limit))
         try:
             ended = f"{process.wait(limit):d}"
         except subprocess.TimeoutExpired:
             ended = "killed at its limit"
         finally:
-            # What the part has started too.
-            stop_group(process)
+            stop(process)
         log.seek(0)
         last = log.read()[-2500:]
     lines = [f"\n## {part}: {time.monotonic() - begin:.0f} s"]
@@ -114,12 +116,41 @@ def of_part(part, args, caches, deadline):
     return "\n".join(lines)
 
 
-def stop_group(process):
-    try:
+def start(part, args, caches, log, *options):
+    """The part's process, which leads a group of all that it starts itself."""
+    command = [sys.executable, __file__, "--part", part, "--out", str(args.out), *options]
+    command += ["--device", args.device, *(["--small"] if args.small else [])]
+    environ = environment(args, caches)
+    output = {"stdout": log, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **output, env=environ, process_group=0)
+
+
+def stop(process):
+    """Ends a part, and what it has started."""
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
+
+
+@contextlib.contextmanager
+def warm_step(args, parts, caches):
+    """Has the step's sides compile while the numbers are checked; yields what waits for that."""
+    if args.small or "step" not in parts:
+        yield lambda: None
+        return
+    process = start("step", args, caches, subprocess.DEVNULL, "--warm")
+    end = time.monotonic() + WARM_LIMIT
+
+    def wait():
+        try:
+            process.wait(max(0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            stop(process)
+
+    try:
+        yield wait
+    finally:
+        stop(process)
 
 
 def environment(args, caches):
@@ -148,8 +179,8 @@ def run_part(args):
     from gpu_parts.rows import Rows
 
     module = importlib.import_module(f"gpu_parts.{args.part}")
-    with Rows(args.part, args.out, args.device, args.small) as rows:
-        module.run(rows)
+    rows = Rows(args.part, args.out, args.device, args.small, args.seconds)
+    (module.warm if args.warm else module.run)(rows)
 
 
 def read_rows(out):

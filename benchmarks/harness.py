@@ -29,10 +29,10 @@ def measure(script, sides, rounds, *arguments):
     return {side: medians(runs) for side, runs in results.items()}
 
 
-def one_run(script, side, *arguments):
+def one_run(script, side, *arguments, timeout=None):
     """What one side prints, from a fresh process."""
     command = [sys.executable, script, "--side", side, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

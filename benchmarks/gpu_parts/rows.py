@@ -4,27 +4,26 @@ import contextlib
 import json
 import pathlib
 import statistics
+import time
 import traceback
 
 
 class Rows:
     """Adds rows to `gpu.jsonl`; a side that fails is a row too, and does not stop the others."""
 
-    def __init__(self, part, out, device, small):
+    def __init__(self, part, out, device, small, seconds):
         self.part, self.out = part, pathlib.Path(out)
         self.device, self.small = device, small
+        self.end = time.monotonic() + seconds
 
-    def __enter__(self):
-        self.file = open(self.out / "gpu.jsonl", "a")  # noqa: SIM115
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
+    def seconds_left(self):
+        """Until the part is killed."""
+        return self.end - time.monotonic()
 
     def add(self, name, **values):
         row = {"part": self.part, "row": name, **{k: rounded(v) for k, v in values.items()}}
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        with open(self.out / "gpu.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
 
     @contextlib.contextmanager
     def side(self, name):

@@ -1,6 +1,7 @@
 """What makes the host wait for the GPU inside an epoch of `fit`, and where."""
 
 import collections
+import os
 import traceback
 import warnings
 
@@ -47,7 +48,11 @@ def waits(kind, jit, device):
         try:
             if kind == "arrays":
                 model.fit(
-                    x.numpy(), y.numpy(), batch_size=BATCH, verbose=0, callbacks=[Steps(at_step)]
+                    x.numpy(),
+                    y.numpy(),
+                    batch_size=BATCH,
+                    verbose=0,
+                    callbacks=[steps_callback(at_step)],
                 )
             else:
                 model.fit(loader(x, y, at_step), verbose=0, shuffle=False)
@@ -59,10 +64,13 @@ def waits(kind, jit, device):
 
 
 def place():
-    """The innermost line of keras_llm, and of anything else below it."""
-    frames = [f for f in traceback.extract_stack() if "gpu_parts" not in f.filename]
+    """The innermost line, and the innermost of keras_llm."""
+    import keras_llm
+
+    folder = os.path.dirname(keras_llm.__file__) + os.sep
+    frames = [f for f in traceback.extract_stack() if f.filename != __file__]
     frames = [f for f in frames if not f.filename.endswith("warnings.py")]
-    ours = [f for f in frames if "keras_llm/" in f.filename]
+    ours = [f for f in frames if f.filename.startswith(folder)]
 
     def text(frame):
         return f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno}"
@@ -87,7 +95,7 @@ def loader(x, y, at_step):
     return torch.utils.data.DataLoader(Batches(), batch_size=None)
 
 
-def Steps(at_step):  # noqa: N802
+def steps_callback(at_step):
     import keras
 
     class Steps(keras.callbacks.Callback):
