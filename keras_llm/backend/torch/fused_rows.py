@@ -37,57 +37,64 @@ class FusedRows:
     def reduce(self, formula, top_k, needs_gradients):
         """The sums `(loss, nll, correct, tokens)`, and the gradients of hidden, kernel and bias.
 
-        The gradients are those of the sum of the losses, which nothing has scaled.
+        The gradients are those of the weighted sum of the losses.
         """
         count, vocab_size = len(self.hidden), self.kernel.shape[1]
         self.out = new_numbers(count, self.hidden, self.dtype)
-        self.numbers, self.top_k = RowNumbers(*self.out.unbind()), top_k
+        numbers, self.top_k = RowNumbers(*self.out.unbind()), top_k
+        self.nll, losses = numbers.nll, torch.empty_like(numbers.nll)
         self.allocate(needs_gradients)
-        losses = torch.empty_like(self.nll)
         for chunk in slices(0, count, self.rows):
             self.reduce_logits(chunk)
-            tokens = *(x[chunk] for x in self.numbers[:3]), self.labels[chunk], vocab_size
+            tokens = *(x[chunk] for x in numbers[:3]), self.labels[chunk], vocab_size
             if needs_gradients:
                 losses[chunk], partials = differentiate(formula, *tokens)
                 self.accumulate(chunk, *partials)
             else:
                 losses[chunk] = formula(*tokens)
-        # The formula has a value for rows of weight 0 too, which may be NaN.
+        # Rows of weight 0 have a loss too, which may be NaN.
         losses.masked_fill_(self.skipped, 0.0)
-        sums = (torch.stack([losses, self.nll, self.numbers.hit]) * self.weights).sum(1)
-        gradients = self.d_hidden, self.d_kernel, self.d_bias
-        return (*sums.unbind(), self.weights.abs().sum()), gradients
-
-    @property
-    def nll(self):
-        """Of each row."""
-        return self.numbers.nll
+        sums = (torch.stack([losses, self.nll, numbers.hit]) * self.weights).sum(1)
+        return (*sums.unbind(), self.weights.abs().sum()), self.gradients()
 
     def allocate(self, needs_gradients):
         """Makes the accumulators and the room for a chunk."""
-        hidden, (count, vocab_size) = self.hidden, (len(self.hidden), self.kernel.shape[1])
-        self.d_hidden = self.d_kernel = self.d_bias = self.softmax = None
+        hidden, count = self.hidden, len(self.hidden)
+        self.d_hidden = self.d_kernel = self.d_bias = self.d_mean = None
+        self.logits = self.softmax = self.kernel_mean = None
+        self.rows = max(count, 1)
         if needs_gradients:
             self.d_hidden = torch.empty_like(hidden, dtype=self.dtype)
             self.d_kernel = torch.zeros_like(self.kernel, dtype=self.dtype)
             self.d_bias = None if self.bias is None else torch.zeros_like(self.bias)
-            self.kernel_mean = None
-        wanted = chunk_rows(vocab_size, hidden.device.type, hidden.dtype.itemsize)
-        if min(wanted, count) * vocab_size * hidden.dtype.itemsize > SMALL_BYTES:
-            free = free_bytes(hidden.device)
-            wanted = chunk_rows(vocab_size, hidden.device.type, hidden.dtype.itemsize, free)
-        self.rows = max(min(wanted, count), 1)
-        self.logits = None
-        if needs_gradients:
-            self.softmax = hidden.new_empty(self.rows, vocab_size)
-        if not needs_gradients or self.logits_dtype() != hidden.dtype:
-            rows = min(LOGITS_ROWS, self.rows)
-            self.logits = hidden.new_empty(rows, vocab_size, dtype=self.logits_dtype())
+            self.rows = self.chunk_rows()
+            self.softmax = self.new_rows(self.rows, hidden.dtype)
+        # Of one dtype, logits and softmax have the same place.
+        if not needs_gradients or self.logits_dtype != hidden.dtype:
+            self.logits = self.new_rows(min(LOGITS_ROWS, self.rows), self.logits_dtype)
 
+    def chunk_rows(self):
+        """How many rows of the softmax are held at once."""
+        device, count = self.hidden.device, max(len(self.hidden), 1)
+        size = self.kernel.shape[1], device.type, self.hidden.dtype.itemsize
+        rows = min(chunk_rows(*size), count)
+        if rows * size[0] * size[2] > SMALL_BYTES and device.type == "cuda":
+            rows = min(chunk_rows(*size, free_bytes(device)), count)
+        return rows
+
+    @property
     def logits_dtype(self):
         """Never narrower than the hidden vectors."""
-        wide = LOGITS_DTYPE is not None and LOGITS_DTYPE.itemsize > self.hidden.dtype.itemsize
-        return LOGITS_DTYPE if wide else self.hidden.dtype
+        dtypes = (LOGITS_DTYPE, self.hidden.dtype)
+        return max((d for d in dtypes if d is not None), key=lambda dtype: dtype.itemsize)
+
+    def new_rows(self, rows, dtype):
+        """Room for rows over the vocabulary, each of which starts at a multiple of 128 bytes.
+
+        Products and kernels read a row that starts anywhere at a fraction of the speed.
+        """
+        vocab_size = self.kernel.shape[1]
+        return self.hidden.new_empty(rows, -(-vocab_size // 64) * 64, dtype=dtype)[:, :vocab_size]
 
     def reduce_logits(self, chunk):
         """The numbers of a chunk and, where gradients are made, its `softmax - onehot`."""
@@ -95,27 +102,24 @@ class FusedRows:
             softmax = self.softmax
             if softmax is not None:
                 softmax = softmax[part.start - chunk.start : part.stop - chunk.start]
-            # Of one dtype, both have room in the same place.
             logits = softmax if self.logits is None else self.logits[: part.stop - part.start]
             product(self.hidden[part], self.kernel, out=logits)
-            labels, weights = self.labels[part], self.weights[part]
-            out = self.out[:, part]
+            labels, weights, out = self.labels[part], self.weights[part], self.out[:, part]
             reduce_rows(logits, self.bias, labels, weights, self.top_k, out, softmax)
 
     def accumulate(self, chunk, f_nll, f_lse, f_mean):
         """Adds a chunk to the gradients."""
-        labels, skipped = self.labels[chunk], self.skipped[chunk]
-        softmax = self.softmax[: len(labels)]
-        factors = [None if f is None else self.weighted(f, chunk) for f in (f_nll, f_lse, f_mean)]
-        f_nll, f_lse, f_mean = factors
+        labels, softmax = self.labels[chunk], self.softmax[: chunk.stop - chunk.start]
+        f_nll, f_lse, f_mean = (self.weighted(f, chunk) for f in (f_nll, f_lse, f_mean))
         given = [f for f in (f_nll, f_lse) if f is not None]
         factor = sum(given[1:], *given[:1]) if given else torch.zeros_like(self.nll[chunk])
         # What rows of weight 0 hold may be NaN, which no factor makes 0.
-        hidden = self.hidden[chunk].masked_fill(skipped[:, None], 0.0)
+        hidden = self.hidden[chunk].masked_fill(self.skipped[chunk, None], 0.0)
 
         d_hidden = product(softmax, self.kernel.T, out=self.d_hidden[chunk])
         d_hidden *= factor[:, None]
-        add_product(self.d_kernel, scaled(hidden, factor).T, softmax)
+        scaled = torch.mul(hidden, factor[:, None], out=torch.empty_like(hidden))
+        add_product(self.d_kernel, scaled.T, softmax)
         if self.d_bias is not None:
             add_product(self.d_bias[None], factor[None].to(softmax.dtype), softmax)
         if f_lse is not None:
@@ -124,22 +128,29 @@ class FusedRows:
             if self.d_bias is not None:
                 self.d_bias.index_add_(0, labels, f_lse)
         if f_mean is not None:
-            if self.kernel_mean is None:
-                self.kernel_mean = self.kernel.mean(1, dtype=self.dtype)
-            share = f_mean / self.kernel.shape[1]
-            d_hidden += f_mean[:, None] * self.kernel_mean
-            self.d_kernel += (hidden * share[:, None]).sum(0)[:, None]
-            if self.d_bias is not None:
-                self.d_bias += share.sum()
+            self.accumulate_mean(d_hidden, hidden, f_mean)
+
+    def accumulate_mean(self, d_hidden, hidden, f_mean):
+        """Adds what comes by the mean of the logits; to the kernel's gradient, at the end."""
+        if self.d_mean is None:
+            self.kernel_mean, self.d_mean = self.kernel.mean(1, dtype=self.dtype), 0.0
+        d_hidden += f_mean[:, None] * self.kernel_mean
+        share = f_mean / self.kernel.shape[1]
+        self.d_mean = self.d_mean + (hidden * share[:, None]).sum(0)
+        if self.d_bias is not None:
+            self.d_bias += share.sum()
+
+    def gradients(self):
+        """Of hidden, kernel and bias."""
+        if self.d_mean is not None:
+            self.d_kernel += self.d_mean[:, None]
+        return self.d_hidden, self.d_kernel, self.d_bias
 
     def weighted(self, partial, chunk):
         """A partial derivative times the weights, also where it is NaN for a row of weight 0."""
+        if partial is None:
+            return None
         return (partial * self.weights[chunk]).masked_fill_(self.skipped[chunk], 0.0)
-
-
-def scaled(rows, factor):
-    """Each row times its factor, rounded once."""
-    return torch.mul(rows, factor[:, None], out=torch.empty_like(rows))
 
 
 def slices(start, stop, size):
@@ -148,8 +159,6 @@ def slices(start, stop, size):
 
 
 def free_bytes(device):
-    """What the device has left and what the allocator holds of it unused."""
-    if device.type != "cuda":
-        return None
+    """What the GPU has left, and what the allocator holds of it and has not given away."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
