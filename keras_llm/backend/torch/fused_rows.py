@@ -93,23 +93,25 @@ class FusedRows:
 
         Products and kernels read a row that starts anywhere at a fraction of the speed.
         """
-        vocab_size = self.kernel.shape[1]
-        return self.hidden.new_empty(rows, -(-vocab_size // 64) * 64, dtype=dtype)[:, :vocab_size]
+        width = -(-self.kernel.shape[1] // 64) * 64
+        return self.hidden.new_empty(rows, width, dtype=dtype)
 
     def reduce_logits(self, chunk):
         """The numbers of a chunk and, where gradients are made, its `softmax - onehot`."""
+        vocab_size = self.kernel.shape[1]
         for part in slices(chunk.start, chunk.stop, LOGITS_ROWS):
             softmax = self.softmax
             if softmax is not None:
                 softmax = softmax[part.start - chunk.start : part.stop - chunk.start]
             logits = softmax if self.logits is None else self.logits[: part.stop - part.start]
-            product(self.hidden[part], self.kernel, out=logits)
-            labels, weights, out = self.labels[part], self.weights[part], self.out[:, part]
-            reduce_rows(logits, self.bias, labels, weights, self.top_k, out, softmax)
+            product(self.hidden[part], self.kernel, out=logits[:, :vocab_size])
+            token = self.bias, self.labels[part], self.weights[part], self.top_k
+            reduce_rows(logits, vocab_size, *token, self.out[:, part], softmax)
 
     def accumulate(self, chunk, f_nll, f_lse, f_mean):
         """Adds a chunk to the gradients."""
-        labels, softmax = self.labels[chunk], self.softmax[: chunk.stop - chunk.start]
+        labels, count = self.labels[chunk], chunk.stop - chunk.start
+        softmax = self.softmax[:count, : self.kernel.shape[1]]
         f_nll, f_lse, f_mean = (self.weighted(f, chunk) for f in (f_nll, f_lse, f_mean))
         given = [f for f in (f_nll, f_lse) if f is not None]
         factor = sum(given[1:], *given[:1]) if given else torch.zeros_like(self.nll[chunk])

@@ -127,7 +127,7 @@ class LogitsPass(torch.autograd.Function):
 def reduce_rows(logits, labels, counts, top_k=0):
     """The numbers of each row, on a GPU."""
     out = row_kernels.new_numbers(len(logits), logits, upcast_dtype(logits))
-    return row_kernels.reduce_rows(logits, None, labels, counts, top_k, out)
+    return row_kernels.reduce_rows(logits, logits.shape[1], None, labels, counts, top_k, out)
 
 
 def reduce_chunks(logits, labels, counts, with_mean):

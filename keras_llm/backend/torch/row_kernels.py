@@ -49,23 +49,25 @@ def new_numbers(rows: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tens
     return like.new_empty(len(RowNumbers._fields), rows, dtype=dtype)
 
 
-def reduce_rows(logits, bias, labels, weights, top_k, out, softmax=None) -> RowNumbers:
+def reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax=None) -> RowNumbers:
     """Reduces rows of logits over the vocabulary.
 
     Args:
-        logits: `[rows, vocab]`, of any layout.
+        logits: `[rows, width]`, of any layout.
+        vocab_size: How many columns count. There may be more, so that each row starts at an
+            address that is read fast.
         bias: `[vocab]`, added to the logits on the way, or None.
         labels: `[rows]`, int64, inside the vocabulary.
         weights: `[rows]`, numbers or booleans. A row of weight 0 is not read.
         top_k: Of `RowNumbers.hit`; of equal logits the first wins. 0 counts nothing.
         out: `[6, rows]`, from `new_numbers`.
-        softmax: None, or `[rows, vocab]`, of which rows are contiguous: gets
-            `softmax(logits) - onehot(label)`, and zeros for rows of weight 0. It may be `logits`.
+        softmax: None, or `[rows, width]`, of which rows are contiguous: gets
+            `softmax(logits) - onehot(label)`, and zeros where weights and columns do not count. It
+            may be `logits`.
 
     Returns:
         `out`, by name.
     """
-    vocab_size = logits.shape[1]
     target = logits if softmax is None else softmax
     launch(
         _reduce_rows,
@@ -73,7 +75,7 @@ def reduce_rows(logits, bias, labels, weights, top_k, out, softmax=None) -> RowN
         *(logits, logits.stride(0), logits.stride(1)),
         *(x.contiguous() for x in (labels if bias is None else bias, labels, weights)),
         *(out, out.stride(0), target, target.stride(0)),
-        *(vocab_size, top_k),
+        *(vocab_size, logits.shape[1], top_k),
         HAS_BIAS=bias is not None,
         COUNTS_HITS=top_k > 0,
         WRITES_SOFTMAX=softmax is not None,
@@ -102,8 +104,8 @@ def write_gradient(logits, labels, counts, max_logit, factor, shift, at_label, o
 
 def launch(kernel, logits, *arguments, **constants):
     """Runs a kernel with one program for each row of the logits."""
-    rows, vocab_size = logits.shape
-    block = min(BLOCK_COLUMNS, max(triton.next_power_of_2(vocab_size), 128))
+    rows, width = logits.shape
+    block = min(BLOCK_COLUMNS, max(triton.next_power_of_2(width), 128))
     warps = max(WARPS * block // BLOCK_COLUMNS, 1)
     if rows:
         # Triton launches on the current device, which need not be the tensors'.
@@ -126,6 +128,7 @@ if triton is not None:
         softmax,
         softmax_row,
         vocab_size,
+        width,
         top_k,
         HAS_BIAS: tl.constexpr,
         COUNTS_HITS: tl.constexpr,
@@ -139,7 +142,7 @@ if triton is not None:
         logits += row * logits_row
         softmax += row * softmax_row
         columns = tl.arange(0, BLOCK)
-        blocks = tl.cdiv(vocab_size, BLOCK)
+        blocks = tl.cdiv(width, BLOCK)
         if tl.load(weights + row) == 0:
             for number in tl.static_range(6):
                 tl.store(out + number * out_row, 1.0 if number == 4 else 0.0)
@@ -147,7 +150,7 @@ if triton is not None:
                 zeros = tl.zeros((BLOCK,), softmax.dtype.element_ty)
                 for block in range(blocks):
                     at = block * BLOCK + columns
-                    tl.store(softmax + at, zeros, mask=at < vocab_size)
+                    tl.store(softmax + at, zeros, mask=at < width)
             return
 
         label = tl.load(labels + row)
@@ -164,10 +167,10 @@ if triton is not None:
             inside = at < vocab_size
             z = tl.load(
                 logits + at.to(tl.int64) * logits_column,
-                mask=inside,
-                other=float("-inf"),
+                mask=at < width,
                 eviction_policy="evict_last",
             ).to(accumulated)
+            z = tl.where(inside, z, float("-inf"))
             if HAS_BIAS:
                 z += tl.load(bias + at, mask=inside, other=0.0).to(accumulated)
             if COUNTS_HITS:
@@ -201,14 +204,14 @@ if triton is not None:
                 inside = at < vocab_size
                 z = tl.load(
                     logits + at.to(tl.int64) * logits_column,
-                    mask=inside,
-                    other=float("-inf"),
+                    mask=at < width,
                     eviction_policy="evict_first",
                 ).to(accumulated)
                 if HAS_BIAS:
                     z += tl.load(bias + at, mask=inside, other=0.0).to(accumulated)
                 share = tl.where(at == label, at_label, tl.exp(z - base) * scale)
-                tl.store(softmax + at, share.to(softmax.dtype.element_ty), mask=inside)
+                share = tl.where(inside, share, 0.0).to(softmax.dtype.element_ty)
+                tl.store(softmax + at, share, mask=at < width)
 
     @triton.jit
     def _write_gradient(
