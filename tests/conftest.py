@@ -9,14 +9,18 @@ if os.environ.get("KERAS_BACKEND") in ("jax", "tensorflow"):
     XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
-# A CUDA build of PyTorch brings triton, which crashes if TensorFlow is loaded before it.
+import torch
+
+# Triton's kernels run on a CPU too, step by step in Python; it decides that as it is loaded.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+# It crashes if TensorFlow is loaded before it.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
 import keras_llm  # noqa: F401  isort: skip  (chooses the backend before Keras loads)
 import keras
 import pytest
-import torch
 from hypothesis import settings
 
 # How long a test takes says nothing on a busy machine.

@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from keras_llm.backend.ops import logits_pass as generic
 from keras_llm.backend.ops.logits_pass import TokenNumbers
+from keras_llm.backend.torch import row_kernels
 from keras_llm.backend.torch import tensors as facts
 from keras_llm.backend.torch.lse_cache import recall, remember
 from keras_llm.backend.torch.tensors import exp_in_place, is_plain
@@ -46,6 +47,9 @@ def in_top_k(logits, labels, counts, max_logit, top_k):
         return generic.in_top_k(logits, labels, counts, max_logit, top_k)
     shape, logits = labels.shape, logits.detach().reshape(-1, logits.shape[-1])
     labels = labels.reshape(-1).long()
+    if row_kernels.can_launch(logits):
+        numbers = reduce_rows(logits, labels, counts.reshape(-1), top_k)
+        return (numbers.hit != 0).reshape(shape)
     if top_k > 1:
         chunks = zip(*(x.split(chunk_rows(logits)) for x in (logits, labels)), strict=True)
         correct = torch.cat([generic.in_top_k(z, t, None, None, top_k) for z, t in chunks])
@@ -67,19 +71,14 @@ class LogitsPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, labels, counts, with_mean):
         """`nll`, `lse - max_logit`, `max_logit` and, if asked for, the mean logit."""
-        numbers = {"size": (len(labels),), "dtype": upcast_dtype(logits)}
-        max_logit, total = logits.new_zeros(**numbers), logits.new_ones(**numbers)
-        mean_logit = logits.new_zeros(**numbers) if with_mean else None
-        scratch = new_scratch(logits)
-        for chunk in chunks_that_count(logits, counts):
-            z = logits[chunk]
-            max_logit[chunk] = z.amax(1)
-            below = torch.sub(z, max_logit[chunk, None], out=scratch[: len(z)])
-            if with_mean:
-                mean_logit[chunk] = max_logit[chunk] + below.mean(1)
-            torch.sum(exp_in_place(below), 1, out=total[chunk])
-        log_total = total.log()
-        nll = negative_log_likelihood(logits, labels, log_total, max_logit)
+        if row_kernels.can_launch(logits):
+            numbers = reduce_rows(logits, labels, counts)
+            nll, max_logit, total = numbers.nll, numbers.max_logit, numbers.total
+            log_total, mean_logit = total.log(), numbers.mean_logit if with_mean else None
+        else:
+            nll, log_total, max_logit, total, mean_logit = reduce_chunks(
+                logits, labels, counts, with_mean
+            )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, labels, counts, nll, max_logit, total)
         ctx.mark_non_differentiable(max_logit)
@@ -102,6 +101,11 @@ class LogitsPass(torch.autograd.Function):
             at_label += shift
 
         gradient = torch.empty_like(logits)
+        if row_kernels.can_launch(logits):
+            shift = zeros if shift is None else shift
+            rows = labels, counts, max_logit, factor, shift, at_label
+            row_kernels.write_gradient(logits, *rows, out=gradient)
+            return gradient, None, None, None
         scratch = None if logits.dtype == nll.dtype else new_scratch(logits)
         for chunk in chunks_that_count(logits, counts):
             z = logits[chunk]
@@ -118,6 +122,30 @@ class LogitsPass(torch.autograd.Function):
             # Left out above; and what does not count may be NaN, which no factor makes 0.
             gradient.index_fill_(0, (~counts).nonzero().squeeze(1), 0.0)
         return gradient, None, None, None
+
+
+def reduce_rows(logits, labels, counts, top_k=0):
+    """The numbers of each row, on a GPU."""
+    out = row_kernels.new_numbers(len(logits), logits, upcast_dtype(logits))
+    return row_kernels.reduce_rows(logits, logits.shape[1], None, labels, counts, top_k, out)
+
+
+def reduce_chunks(logits, labels, counts, with_mean):
+    """The numbers of each row, a few rows at a time."""
+    numbers = {"size": (len(labels),), "dtype": upcast_dtype(logits)}
+    max_logit, total = logits.new_zeros(**numbers), logits.new_ones(**numbers)
+    mean_logit = logits.new_zeros(**numbers) if with_mean else None
+    scratch = new_scratch(logits)
+    for chunk in chunks_that_count(logits, counts):
+        z = logits[chunk]
+        max_logit[chunk] = z.amax(1)
+        below = torch.sub(z, max_logit[chunk, None], out=scratch[: len(z)])
+        if with_mean:
+            mean_logit[chunk] = max_logit[chunk] + below.mean(1)
+        torch.sum(exp_in_place(below), 1, out=total[chunk])
+    log_total = total.log()
+    nll = negative_log_likelihood(logits, labels, log_total, max_logit)
+    return nll, log_total, max_logit, total, mean_logit
 
 
 def recorded_gradient(logits, labels, upstream):

@@ -14,8 +14,12 @@ and likewise for K and b: one buffer of a few hundred rows holds z, then E, and 
 import torch
 
 from keras_llm.backend.chunks import chunk_rows, tiles
+from keras_llm.backend.torch import row_kernels
 from keras_llm.backend.torch import tensors as facts
+from keras_llm.backend.torch.derivatives import differentiate
+from keras_llm.backend.torch.fused_rows import FusedRows
 from keras_llm.backend.torch.logits_pass import in_top_k
+from keras_llm.backend.torch.products import add_product, product
 
 
 def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k, training):
@@ -50,10 +54,15 @@ class VocabularyPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, kernel, bias, labels, weights, formula, scale, top_k, needs_gradients):
         """The objective, each token's nll and the four sums; see `vocabulary_pass`."""
-        kept = None
-        if facts.is_on_host(hidden) and not bool((weights != 0).all()):
-            kept = weights.nonzero().squeeze(1)
-        rows = Rows(hidden, kernel, bias, labels, weights, kept, scale)
+        if row_kernels.can_launch(hidden):
+            rows = FusedRows(hidden, kernel, bias, labels, weights)
+            # float16 would round gradients of a mean to 0 in the middle of the pass.
+            ctx.scale = scale
+        else:
+            kept = None
+            if facts.is_on_host(hidden) and not bool((weights != 0).all()):
+                kept = weights.nonzero().squeeze(1)
+            rows, ctx.scale = Rows(hidden, kernel, bias, labels, weights, kept, scale), None
         sums, gradients = rows.reduce(formula, top_k, needs_gradients)
         ctx.gradients = gradients
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, kernel, bias)]
@@ -75,12 +84,23 @@ class VocabularyPass(torch.autograd.Function):
             )
         gradients, ctx.gradients = ctx.gradients, None
         # Reading the number would make a GPU wait; there the product costs next to nothing.
-        is_one = facts.is_on_host(upstream) and upstream.item() == 1.0
-        gradients = [
-            None if g is None else (g if is_one else g.mul_(upstream)).to(dtype)
-            for g, dtype in zip(gradients, ctx.dtypes, strict=True)
-        ]
-        return (*gradients, *[None] * 6)
+        if ctx.scale is not None:
+            upstream = upstream * ctx.scale
+        elif facts.is_on_host(upstream) and upstream.item() == 1.0:
+            upstream = None
+        pairs = zip(gradients, ctx.dtypes, strict=True)
+        return (
+            *(None if g is None else scaled(g, upstream, dtype) for g, dtype in pairs),
+            *[None] * 6,
+        )
+
+
+def scaled(gradient, factor, dtype):
+    """The gradient times the factor, if there is one, in the dtype: in one pass over it."""
+    if factor is None:
+        return gradient.to(dtype)
+    out = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
+    return torch.mul(gradient, factor, out=out)
 
 
 class Rows:
@@ -129,11 +149,13 @@ class Rows:
         nll = lse - label_logit
         self.kept_nll[chunk] = nll
 
-        losses, (f_nll, f_lse, f_mean) = self.differentiate(formula, nll, lse, chunk)
+        losses, partials = self.differentiate(formula, nll, lse, chunk)
         weighted_losses = (losses * weights).sum()
         sums = torch.stack([weighted_losses, (nll * weights).sum(), correct, weights.abs().sum()])
         if needs_gradients:
-            factor = weights * self.scale
+            factor, zero = weights * self.scale, torch.zeros_like(nll)
+            f_nll, f_lse = (zero if p is None else p for p in partials[:2])
+            f_mean = partials[2]
             softmax_factor = (f_nll + f_lse) * factor / total
             label_factor = f_nll * factor
             mean_factor = None if f_mean is None else f_mean * factor
@@ -144,7 +166,7 @@ class Rows:
         """The logits of a chunk, and the largest logit of each row."""
         hidden, max_logit = self.hidden[chunk], []
         for columns in self.tiles:
-            tile = multiply(hidden, self.kernel[:, columns], out=out[:, columns])
+            tile = product(hidden, self.kernel[:, columns], out=out[:, columns])
             if self.bias is not None:
                 tile += self.bias[columns]
             max_logit.append(tile.amax(dim=1))
@@ -190,12 +212,13 @@ class Rows:
         """Adds a chunk to the gradients; the exponentials are not needed afterwards."""
         hidden, labels = self.hidden[chunk], self.labels[chunk]
         d_hidden = self.d_hidden[chunk]
-        multiply(exponentials.to(self.product_dtype), self.kernel.T, out=d_hidden)
+        exponentials = exponentials.to(self.product_dtype)
+        product(exponentials, self.kernel.T, out=d_hidden)
         d_hidden *= softmax_factor[:, None]
         d_hidden -= label_factor[:, None] * self.kernel.T.index_select(0, labels)
 
         scaled = hidden * softmax_factor[:, None].to(hidden.dtype)
-        self.d_kernel.addmm_(scaled.T.to(self.dtype), exponentials.to(self.dtype))
+        add_product(self.d_kernel, scaled.T, exponentials)
         self.d_kernel.T.index_add_(0, labels, -(hidden * label_factor[:, None]).to(self.dtype))
         if self.d_bias is not None:
             self.d_bias.addmv_(exponentials.T.to(self.dtype), softmax_factor)
@@ -223,21 +246,3 @@ class Rows:
             return values
         whole = values.new_zeros(self.all_rows, *values.shape[1:])
         return whole.index_copy_(0, self.kept, values)
-
-
-def multiply(left, right, out):
-    """The product of two matrices, also into wider numbers than theirs."""
-    if out.dtype == left.dtype:
-        return torch.mm(left, right, out=out)
-    return out.copy_(torch.mm(left, right))
-
-
-def differentiate(formula, nll, lse, mean_logit, labels, vocab_size):
-    """`token_loss` of vectors, and its three partial derivatives; None for a number not used."""
-    with torch.enable_grad():
-        numbers = [x.detach().requires_grad_() for x in (nll, lse, mean_logit)]
-        losses = formula(*numbers, labels, vocab_size)
-        partials = torch.autograd.grad(losses.sum(), numbers, allow_unused=True)
-    zero = torch.zeros_like(nll)
-    f_nll, f_lse = (zero if p is None else p for p in partials[:2])
-    return losses.detach(), (f_nll, f_lse, partials[2])
