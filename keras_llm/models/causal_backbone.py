@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_llm.backend.attention import segments
 from keras_llm.layers.attention import causal_mask
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
@@ -103,7 +104,8 @@ class CausalBackbone(Backbone):
             is_token = (ids != config.pad_id)[:, None, :, None]
         if config.document_end_id is not None:
             ends = ops.cast(ids == config.document_end_id, "int32")
-            segment_ids = ops.cumsum(ends, axis=1) - ends
+            head_dim = self.blocks[0].self_attention.head_dim
+            segment_ids = segments(ops.cumsum(ends, axis=1) - ends, self.compute_dtype, head_dim)
 
         cos_sin = self.rotary(positions)
         for block in self.blocks:
