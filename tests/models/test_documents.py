@@ -202,3 +202,32 @@ def test_pytorch_still_has_the_kernels_by_the_names_that_we_know():
 def test_an_end_that_is_padding():
     with pytest.raises(ValueError, match=r"must not be pad_id.*document_end_id=2, pad_id=2"):
         build(pad_id=END)
+
+
+@pytest.mark.cuda_only
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("pad_id", [None, 0])
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_on_a_gpu_half_precision_gives_what_a_mask_gives(jit_compile, heads, pad_id):
+    """In bfloat16 by the kernel for sequences of different lengths, in float32 by a mask."""
+    options = {"num_key_value_heads": heads, "pad_id": pad_id}
+    sizes = {**SIZES, "d_model": 32}
+    exact, half = (
+        randomize(models.CausalTransformer(**sizes, document_end_id=END, dtype=dtype, **options))
+        for dtype in ("float32", "mixed_bfloat16")
+    )
+    half.set_weights(exact.get_weights())
+    ids = torch.tensor(np.random.default_rng(0).integers(0, 23, (4, 64)), device="cuda")
+    captured = CapturedLayer(half.backbone, CompilePolicy(jit_compile))
+    # The first call runs layer by layer, the second is traced; the third has other documents.
+    for batch in (ids, ids, ids.flip(1)):
+        want, got = exact.backbone(batch, training=True), captured(batch, training=True)
+        torch.testing.assert_close(got.float(), want, rtol=5e-2, atol=5e-2)
+    assert captured.replayed
+    factors = torch.randn_like(want)
+    for hidden in (want, got):
+        (hidden.float() * factors).sum().backward()
+    for mine, hers in zip(half.backbone.weights, exact.backbone.weights, strict=True):
+        difference = (mine.value.grad - hers.value.grad).norm()
+        assert difference < 3e-2 * hers.value.grad.norm()

@@ -8,7 +8,6 @@ import torch
 from keras_llm.backend.keras_private import all_layers
 from keras_llm.backend.torch.gradient_clipping import global_norm
 from keras_llm.training.arrays import as_arrays
-from keras_llm.training.torch.host_batches import copied, on_host
 from keras_llm.training.step import Step, StepDescription, unit_of
 from keras_llm.training.torch.captured_layer import CapturedLayer
 from keras_llm.training.torch.compile_policy import CompilePolicy
@@ -18,6 +17,7 @@ from keras_llm.training.torch.gradient_accumulator import (
     add_gradients,
     loss_scale,
 )
+from keras_llm.training.torch.host_batches import copied, on_host
 from keras_llm.training.torch.layer_settings import LayerSettings
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
