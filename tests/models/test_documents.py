@@ -209,25 +209,26 @@ def test_an_end_that_is_padding():
 @pytest.mark.parametrize("pad_id", [None, 0])
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_on_a_gpu_half_precision_gives_what_a_mask_gives(jit_compile, heads, pad_id):
+def test_half_precision_on_a_gpu_is_as_near_as_with_a_mask(jit_compile, heads, pad_id, monkeypatch):
     """In bfloat16 by the kernel for sequences of different lengths, in float32 by a mask."""
-    options = {"num_key_value_heads": heads, "pad_id": pad_id}
-    sizes = {**SIZES, "d_model": 32}
-    exact, half = (
-        randomize(models.CausalTransformer(**sizes, document_end_id=END, dtype=dtype, **options))
-        for dtype in ("float32", "mixed_bfloat16")
-    )
-    half.set_weights(exact.get_weights())
     ids = torch.tensor(np.random.default_rng(0).integers(0, 23, (4, 64)), device="cuda")
-    captured = CapturedLayer(half.backbone, CompilePolicy(jit_compile))
-    # The first call runs layer by layer, the second is traced; the third has other documents.
-    for batch in (ids, ids, ids.flip(1)):
-        want, got = exact.backbone(batch, training=True), captured(batch, training=True)
-        torch.testing.assert_close(got.float(), want, rtol=5e-2, atol=5e-2)
-    assert captured.replayed
-    factors = torch.randn_like(want)
-    for hidden in (want, got):
+    factors = torch.randn(4, 64, 32, device="cuda")
+    options = {**SIZES, "d_model": 32, "num_key_value_heads": heads, "pad_id": pad_id}
+
+    def run(dtype):
+        model = randomize(
+            models.CausalTransformer(**options, document_end_id=END, dtype=dtype), scale=0.2
+        )
+        captured = CapturedLayer(model.backbone, CompilePolicy(jit_compile))
+        # The first call runs layer by layer, the second is traced; the third has other documents.
+        for batch in (ids, ids, ids.flip(1)):
+            hidden = captured(batch, training=True)
+        assert captured.replayed
         (hidden.float() * factors).sum().backward()
-    for mine, hers in zip(half.backbone.weights, exact.backbone.weights, strict=True):
-        difference = (mine.value.grad - hers.value.grad).norm()
-        assert difference < 3e-2 * hers.value.grad.norm()
+        return [hidden.float(), *(weight.value.grad for weight in model.backbone.weights)]
+
+    exact, packed = run("float32"), run("mixed_bfloat16")
+    monkeypatch.setattr(attention, "has_flash_attention", lambda *kind: False)
+    masked = run("mixed_bfloat16")
+    for x, mine, other in zip(exact, packed, masked, strict=True):
+        assert 0 < (mine - x).norm() < 1.5 * (other - x).norm()
