@@ -3,8 +3,8 @@
 import keras
 
 if keras.backend.backend() == "torch":
-    from keras_llm.backend.torch.attention import attend
+    from keras_llm.backend.torch.attention import attend, segments
 else:
-    from keras_llm.backend.ops.attention import attend
+    from keras_llm.backend.ops.attention import attend, segments
 
-__all__ = ["attend"]
+__all__ = ["attend", "segments"]

@@ -146,7 +146,7 @@ class Attention(keras.layers.Layer):
             # Masked scores are a large negative number, not -inf: the softmax of a row with only
             # masked scores would be the mean of values that must not be seen.
             sees_any = ops.any(attention_mask, axis=-1, keepdims=True)
-            output = ops.where(ops.swapaxes(sees_any, 1, 2), output, 0.0)
+            output = ops.where(ops.swapaxes(sees_any, 1, 2), output, ops.zeros_like(output))
         return self.output_projection(ops.reshape(output, ops.shape(x)))
 
     def _split_heads(self, x, num_heads):

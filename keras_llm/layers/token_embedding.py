@@ -60,8 +60,10 @@ class TokenEmbedding(keras.layers.Layer):
         if checked:
             return self._look_up(ids)
         inside = (ids >= 0) & (ids < self.vocab_size)
-        vectors = self._look_up(ops.where(inside, ids, 0))
-        return ops.where(inside[..., None], vectors, float("nan"))
+        # Not the constants 0 and NaN: PyTorch would copy them to a GPU in every step, and wait.
+        vectors = self._look_up(ops.where(inside, ids, ops.zeros_like(ids)))
+        nan = ops.sqrt(-ops.ones_like(ids, dtype=vectors.dtype))
+        return ops.where(inside[..., None], vectors, nan[..., None])
 
     def _look_up(self, ids: Tensor) -> Tensor:
         return ops.cast(ops.take(self.embeddings, ids, axis=0), self.compute_dtype)

@@ -131,7 +131,8 @@ class MaskedKLDivergence(MaskedLoss):
         else:
             probability, log_teacher = teacher, log_probabilities(teacher)
         # A class that the teacher rules out adds nothing, though its log is infinite.
-        terms = ops.where(probability > 0, probability * (log_teacher - log_student), 0.0)
+        terms = probability * (log_teacher - log_student)
+        terms = ops.where(probability > 0, terms, ops.zeros_like(terms))
         losses = self.temperature**2 * ops.sum(terms, axis=-1)
 
         if labels is None:

@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
+from keras_llm.backend import SUM_DTYPE
 from keras_llm.losses.masked_sparse_categorical_crossentropy import (
     MaskedSparseCategoricalCrossentropy,
 )
@@ -86,7 +87,8 @@ class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentro
         self.gamma = float(gamma)
         self.alpha = alpha if alpha is None else np.asarray(alpha, float).tolist()
         if np.ndim(alpha):
-            self.class_weights = self.alpha
+            # On the device from the start: a copy in every step is a host-device synchronisation.
+            self.class_weights = ops.convert_to_tensor(self.alpha, SUM_DTYPE)
 
     def equation(self):
         """The equation with its settings, and what it means."""

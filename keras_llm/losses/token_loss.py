@@ -38,7 +38,8 @@ class TokenLoss(MaskedLoss):
         name: The loss's name.
     """
 
-    # One number for each class, handed to `token_loss` as the label's `class_weight`.
+    # One number for each class, handed to `token_loss` as the label's `class_weight`. A list is
+    # copied to the device in every step; a tensor is there already.
     class_weights = None
 
     @abstractmethod

@@ -22,6 +22,6 @@ def uniform_loss(loss, vocab_size: int) -> float:
     lse, mean_logit = (log_size, 0.0) if loss.from_logits else (0.0, -log_size)
     numbers = [ops.convert_to_tensor([x], "float32") for x in (log_size, lse, mean_logit)]
     if loss.class_weights is not None:
-        weight = sum(loss.class_weights) / len(loss.class_weights)
-        numbers.append(ops.convert_to_tensor([weight], "float32"))
+        weights = ops.convert_to_tensor(loss.class_weights, "float32")
+        numbers.append(ops.reshape(ops.mean(weights), (1,)))
     return float(loss.token_loss(*numbers)[0])

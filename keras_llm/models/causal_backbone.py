@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_llm.backend.attention import segments
 from keras_llm.layers.attention import causal_mask
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
@@ -97,13 +98,16 @@ class CausalBackbone(Backbone):
             # Padding is moved behind the tokens of its row, where the causal rule hides it from
             # them without a mask of all pairs.
             padding = ids == config.pad_id
-            positions = ops.argsort(ops.where(padding, config.max_length, 0) + positions, axis=1)
+            positions = ops.argsort(
+                ops.cast(padding, "int32") * config.max_length + positions, axis=1
+            )
             x = reordered(x, positions)
             ids = ops.take_along_axis(ids, positions, axis=1)
             is_token = (ids != config.pad_id)[:, None, :, None]
         if config.document_end_id is not None:
             ends = ops.cast(ids == config.document_end_id, "int32")
-            segment_ids = ops.cumsum(ends, axis=1) - ends
+            head_dim = self.blocks[0].self_attention.head_dim
+            segment_ids = segments(ops.cumsum(ends, axis=1) - ends, self.compute_dtype, head_dim)
 
         cos_sin = self.rotary(positions)
         for block in self.blocks:

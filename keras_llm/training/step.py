@@ -103,6 +103,18 @@ class Step(ABC):
 
     # Batches
 
+    def batches(self, data, batch_size, steps, shuffle):
+        """What Keras is to take its batches from, in place of the data of `fit` or `evaluate`.
+
+        Args:
+            data: `(x, y, sample_weight)`; the last ones may be left out.
+            batch_size, steps, shuffle: As of `fit`.
+
+        Returns:
+            Such a tuple, and whether Keras is to shuffle it.
+        """
+        return data, shuffle
+
     @abstractmethod
     def train_batch(self, *state_and_data):
         """One batch, and an update if enough batches are there.

@@ -146,6 +146,14 @@ class TokenModel(StepModel):
             # Nobody knows what another one does with labels.
             ours.append(FirstBatch((x, y, sample_weight), self._warned))
             self._waiting = ours[-1]
+        if self.step is not None and not validation_split:
+            steps = kwargs.get("steps_per_epoch")
+            data = (x, y, sample_weight), batch_size, steps, shuffle
+            (x, y, sample_weight), shuffle = self.step.batches(*data)
+        if self.step is not None and isinstance(validation_data, tuple):
+            rows = kwargs.get("validation_batch_size") or batch_size
+            data = validation_data, rows, kwargs.get("validation_steps"), False
+            validation_data, _ = self.step.batches(*data)
         kwargs |= {
             "validation_split": validation_split,
             "validation_data": validation_data,
@@ -176,6 +184,9 @@ class TokenModel(StepModel):
     ):
         """Keras's `evaluate`. Called by a callback of `fit`, it leaves that epoch's logs alone."""
         x, y, sample_weight = self._prepared(x, y, sample_weight)
+        if self.step is not None:
+            data = (x, y, sample_weight), batch_size, steps, False
+            (x, y, sample_weight), _ = self.step.batches(*data)
         call = functools.partial(
             super().evaluate,
             *(x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict),

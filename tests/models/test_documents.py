@@ -202,3 +202,33 @@ def test_pytorch_still_has_the_kernels_by_the_names_that_we_know():
 def test_an_end_that_is_padding():
     with pytest.raises(ValueError, match=r"must not be pad_id.*document_end_id=2, pad_id=2"):
         build(pad_id=END)
+
+
+@pytest.mark.cuda_only
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("pad_id", [None, 0])
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_half_precision_on_a_gpu_is_as_near_as_with_a_mask(jit_compile, heads, pad_id, monkeypatch):
+    """In bfloat16 by the kernel for sequences of different lengths, in float32 by a mask."""
+    ids = torch.tensor(np.random.default_rng(0).integers(0, 23, (4, 64)), device="cuda")
+    factors = torch.randn(4, 64, 32, device="cuda")
+    options = {**SIZES, "d_model": 32, "num_key_value_heads": heads, "pad_id": pad_id}
+
+    def run(dtype):
+        model = randomize(
+            models.CausalTransformer(**options, document_end_id=END, dtype=dtype), scale=0.2
+        )
+        captured = CapturedLayer(model.backbone, CompilePolicy(jit_compile))
+        # The first call runs layer by layer, the second is traced; the third has other documents.
+        for batch in (ids, ids, ids.flip(1)):
+            hidden = captured(batch, training=True)
+        assert captured.replayed
+        (hidden.float() * factors).sum().backward()
+        return [hidden.float(), *(weight.value.grad for weight in model.backbone.weights)]
+
+    exact, packed = run("float32"), run("mixed_bfloat16")
+    monkeypatch.setattr(attention, "has_flash_attention", lambda *kind: False)
+    masked = run("mixed_bfloat16")
+    for x, mine, other in zip(exact, packed, masked, strict=True):
+        assert 0 < (mine - x).norm() < 1.5 * (other - x).norm()

@@ -12,26 +12,32 @@ import torch
 
 from keras_llm import losses, metrics, models, optimizers, schedules
 from keras_llm.backend.torch import tensors
+from keras_llm.training.torch import log_throttle
+from keras_llm.training.torch.captured_layer import Graph
 from tests.optimizers.test_host_waits_for_nothing import CountWaits
 
 pytestmark = pytest.mark.torch_only
 
 VOCAB, STEPS = 31, 12
+MODEL_ARGUMENTS = ("pad_id", "document_end_id", "num_key_value_heads")
 RNG = np.random.default_rng(0)
 X = RNG.integers(1, VOCAB, (8 * STEPS, 7))
 Y = np.where(RNG.random(X.shape) < 0.3, 0, RNG.integers(1, VOCAB, X.shape))
 
 
-def build(**arguments):
+def build(policy="float32", loss=None, **arguments):
     steps = arguments.pop("gradient_accumulation_steps", None)
-    model = models.CausalTransformer(VOCAB, 16, 2, 2, max_length=8, dropout=0.1)
+    sizes = {name: arguments.pop(name) for name in MODEL_ARGUMENTS if name in arguments}
+    model = models.CausalTransformer(
+        VOCAB, 16, 2, 2, max_length=8, dropout=0.1, dtype=policy, **sizes
+    )
     model.compile(
         optimizer=optimizers.AdamW(
             schedules.WarmupCosineDecay(1e-3, warmup_steps=2, total_steps=50),
             global_clipnorm=1.0,
             gradient_accumulation_steps=steps,
         ),
-        loss=losses.MaskedSparseCategoricalFocalCrossentropy(2.0, 0.25, 0, 0.1),
+        loss=loss or losses.MaskedSparseCategoricalFocalCrossentropy(2.0, 0.25, 0, 0.1),
         metrics=[
             metrics.Perplexity(0),
             metrics.MaskedTokenAccuracy(1, 0),
@@ -60,7 +66,15 @@ class CountStepWaits(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"micro_batch_size": 3}, {"micro_batch_size": "auto"}, {"gradient_accumulation_steps": 2}],
+    [
+        {},
+        {"micro_batch_size": 3},
+        {"micro_batch_size": "auto"},
+        {"gradient_accumulation_steps": 2},
+        {"policy": "mixed_bfloat16", "pad_id": 0, "num_key_value_heads": 1},
+        {"document_end_id": 3, "run_eagerly": True},
+        {"loss": losses.MaskedSparseCategoricalFocalCrossentropy(2.0, [0.5] * VOCAB, 0)},
+    ],
     ids=str,
 )
 def test_a_step_between_log_points_waits_for_nothing(arguments, monkeypatch):
@@ -81,21 +95,84 @@ def test_a_step_between_log_points_waits_for_nothing(arguments, monkeypatch):
     assert counts.waits[2:] == [0] * (STEPS - 2)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{}, {"pad_id": 0}, {"document_end_id": 3}, {"encoder": True}], ids=str
+)
+def test_graphs_have_no_constants(arguments, monkeypatch):
+    """A constant would be copied to the device each time that the graph is called."""
+    monkeypatch.setattr(tensors, "is_on_host", lambda tensor: False)
+    if arguments.get("encoder"):
+        model = models.Seq2SeqTransformer(VOCAB, 16, 2, 2, max_length=8)
+        inputs = dict.fromkeys(("encoder_ids", "decoder_ids"), torch.tensor(X[:2]))
+    else:
+        model = build(**arguments)
+        inputs = torch.tensor(X[:2])
+    graph = Graph(model.backbone, inputs, training=True)
+    nodes = graph.in_use.module.graph.nodes
+    assert not [node for node in nodes if node.op == "get_attr" or "lift" in str(node.target)]
+
+
+class Strict(keras.callbacks.Callback):
+    """From the third step on, until the last one begins, waiting for the GPU is an error."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch in (2, STEPS - 1):
+            torch.cuda.set_sync_debug_mode("error" if batch == 2 else "default")
+
+
+@pytest.fixture
+def no_log_points(monkeypatch):
+    """No logs but those of the first step; and afterwards waiting is allowed again."""
+    monkeypatch.setattr(log_throttle, "INTERVAL", 1e9)
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def as_loader():
+    batches = [tuple(torch.tensor(a[i : i + 8]) for a in (X, Y)) for i in range(0, len(X), 8)]
+    return torch.utils.data.DataLoader(batches, batch_size=None)
+
+
+def as_generator():
+    return ((X[i : i + 8], Y[i : i + 8]) for i in range(0, len(X), 8))
+
+
 @pytest.mark.cuda_only
-def test_cuda_waits_for_nothing():
+@pytest.mark.usefixtures("no_log_points")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"policy": "mixed_bfloat16"},
+        {"policy": "mixed_bfloat16", "jit_compile": False},
+        {"policy": "mixed_bfloat16", "run_eagerly": True},
+        {"policy": "mixed_bfloat16", "pad_id": 0, "num_key_value_heads": 1},
+        {"micro_batch_size": 3},
+        {"micro_batch_size": "auto"},
+        {"gradient_accumulation_steps": 2},
+        {"loss": losses.MaskedSparseCategoricalFocalCrossentropy(2.0, [0.5] * VOCAB, 0)},
+    ],
+    ids=lambda arguments: ", ".join(f"{k}={v}" for k, v in arguments.items() if k != "loss"),
+)
+def test_cuda_waits_for_nothing(arguments):
+    build(**arguments).fit(X, Y, batch_size=8, verbose=0, callbacks=[Strict()])
+
+
+@pytest.mark.cuda_only
+@pytest.mark.usefixtures("no_log_points")
+@pytest.mark.parametrize("make", [as_loader, as_generator])
+def test_cuda_waits_for_no_kind_of_data(make):
+    build().fit(make(), verbose=0, callbacks=[Strict()])
+
+
+@pytest.mark.cuda_only
+@pytest.mark.usefixtures("no_log_points")
+@pytest.mark.parametrize(
+    "optimizer",
+    [optimizers.Adafactor(), optimizers.AdamW(1e-3, use_ema=True)],
+    ids=["Adafactor", "EMA"],
+)
+def test_cuda_waits_for_no_optimizer(optimizer):
     model = build()
-    batches = [
-        tuple(torch.tensor(a[start : start + 8]).pin_memory() for a in (X, Y))
-        for start in range(0, len(X), 8)
-    ]
-
-    class Strict(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if batch == 2:
-                torch.cuda.set_sync_debug_mode("error")
-
-        def on_epoch_end(self, epoch, logs=None):
-            torch.cuda.set_sync_debug_mode("default")
-
-    loader = torch.utils.data.DataLoader(batches, batch_size=None)
-    model.fit(loader, verbose=0, callbacks=[Strict()])
+    model.compile(optimizer=optimizer, loss=model.loss)
+    model.fit(X, Y, batch_size=8, verbose=0, callbacks=[Strict()])

@@ -3,6 +3,17 @@
 from keras import ops
 
 
+def segments(segment_ids, dtype, head_dim):
+    """What `attend` takes as `segment_ids`: here the ids; elsewhere what all layers can share.
+
+    Args:
+        segment_ids: Integers `[batch, length]` that do not decrease along a row.
+        dtype: The dtype of the queries to come, by name.
+        head_dim: Their last dimension.
+    """
+    return segment_ids
+
+
 def attend(query, key, value, mask=None, causal=False, segment_ids=None):
     """softmax(Q K^T / sqrt(head_dim)) V, `[batch, length, heads, head_dim]` like the queries.
 
@@ -14,8 +25,9 @@ def attend(query, key, value, mask=None, causal=False, segment_ids=None):
             may attend to a key; None masks nothing. The output is undefined where a query may
             attend to no key.
         causal: Whether query t attends only to keys 0..t. Not combined with `mask`.
-        segment_ids: Integers `[batch, length]` that do not decrease along a row, or None. With
-            `causal`, a query attends only to keys with its own segment id.
+        segment_ids: Integers `[batch, length]` that do not decrease along a row, what `segments`
+            makes of them, or None. With `causal`, a query attends only to keys with its own
+            segment id.
     """
     heads, shared = query.shape[2], key.shape[2]
     if shared == 1 < heads:

@@ -31,6 +31,16 @@ def peak_of(device_name: str) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
 
 
+def has_flash_attention(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether PyTorch's flash attention runs on tensors of this kind: half precision, on a GPU."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or head_dim > 256:
+        return False
+    if not torch.backends.cuda.is_flash_attention_available():
+        return False
+    # Tensors of a GPU that is not there are a tracer's: they stand for those of a new one.
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def peak_memory_gb() -> float | None:
     """The most that tensors have taken on the GPU so far, in 10^9 bytes."""
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None

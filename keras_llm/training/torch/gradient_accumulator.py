@@ -88,7 +88,7 @@ class GradientNorms:
         counts = 1
         if scale is not None:
             counts = norm.isfinite()
-            norm = torch.where(counts, norm / scale, 0.0)
+            norm = (norm / scale).masked_fill(~counts, 0.0)
         self.total = self.total + norm.double()
         self.count = self.count + counts
 

@@ -17,6 +17,7 @@ from keras_llm.training.torch.gradient_accumulator import (
     add_gradients,
     loss_scale,
 )
+from keras_llm.training.torch.host_batches import copied, on_host
 from keras_llm.training.torch.layer_settings import LayerSettings
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
@@ -39,6 +40,11 @@ class TorchStep(Step):
         self._throttles = []
 
     # Batches
+
+    def batches(self, data, batch_size, steps, shuffle):
+        """On a GPU, batches that Keras does not copy there itself: it would wait for the copy."""
+        taken = on_host(data, batch_size, steps, shuffle)
+        return (data, shuffle) if taken is None else ((taken, None, None), False)
 
     def train_batch(self, data):
         """One batch, and an update if enough batches are there; returns the logs."""
@@ -257,20 +263,12 @@ class TrainedVariables:
 
 
 def on_device(data):
-    """The batch as tensors where the model is; from pinned memory, while the CPU goes on."""
-
-    def moved(leaf):
-        if leaf is None:
-            return None
-        if torch.cuda.is_available() and isinstance(leaf, torch.Tensor) and leaf.is_pinned():
-            leaf = leaf.to("cuda", non_blocking=True)
-        return keras.ops.convert_to_tensor(leaf)
-
+    """The batch as tensors where the model is."""
     parts = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
     return tuple(
-        keras.tree.map_structure(moved, part)
+        keras.tree.map_structure(copied, part)
         if isinstance(part, dict | list | tuple)
-        else moved(part)
+        else copied(part)
         for part in parts
     )
 
