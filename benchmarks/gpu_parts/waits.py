@@ -140,8 +140,9 @@ def evaluated(model, x, y):
     """What `evaluate` says, beside float64 numbers of the model's logits."""
     found = model.evaluate(x.numpy(), y.numpy(), batch_size=BATCH, verbose=0, return_dict=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    logits = torch.as_tensor(model.predict(x.numpy(), batch_size=BATCH, verbose=0))
-    logits, labels = logits.double().flatten(0, 1).to(device), y.flatten().to(device)
+    logits = model.predict(x.numpy(), batch_size=BATCH, verbose=0).astype("float64")
+    logits = torch.as_tensor(logits, device=device).flatten(0, 1)
+    labels = y.flatten().to(device)
     counts = labels != 0
     nll = float(torch.nn.functional.cross_entropy(logits[counts], labels[counts]))
     hits = float((logits.argmax(1) == labels)[counts].double().mean())
