@@ -38,7 +38,9 @@ def assert_rounded_once(got, want):
     limits = torch.finfo(got.dtype)
     # The interpreter cuts the digits that bfloat16 has not, where a GPU rounds to the nearest.
     cuts = got.dtype == torch.bfloat16 and DEVICE == "cpu"
-    bound = (1.0 if cuts else 0.5) * limits.eps * want.abs() + 0.5 * limits.smallest_normal * limits.eps
+    bound = (
+        1.0 if cuts else 0.5
+    ) * limits.eps * want.abs() + 0.5 * limits.smallest_normal * limits.eps
     float32 = 1e-5 if got.dtype != torch.float64 else 1e-12
     assert ((got.double() - want).abs() <= 1.01 * bound + float32 * want.abs() + 1e-12).all()
 
