@@ -22,7 +22,8 @@ tokenizers: add the wheels of those that `python -m pip show` does not know ther
 cut-cross-entropy are only compared with, transformers and accelerate too (parts step and decoding);
 the marked tests need pytest and hypothesis. tensorflow-datasets is not needed.
 
-DIR gets `gpu.txt` (what is printed), `gpu.jsonl` (one row a line) and `profile.txt`.
+DIR gets `gpu.txt` (what is printed), `gpu.jsonl` (one row a line), `marked_tests.txt` and
+`profile.txt`.
 """
 
 import argparse
