@@ -5,13 +5,14 @@ What the device would multiply, read and write is counted on tensors without val
 
 import collections
 
+import keras
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from keras_llm import losses
+from keras_llm import losses, models
 from keras_llm.backend import chunks
 from keras_llm.backend.torch import fused_rows, row_kernels
 from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
@@ -324,3 +325,16 @@ def test_a_small_batch_takes_few_operations(count):
     with count:
         vocabulary_pass(*leaves, None, labels, weights, PLAIN.formula, 1.0, 1, True)[0].backward()
     assert count.launches <= 35
+
+
+def test_a_model_under_mixed_bfloat16_multiplies_no_float32(count):
+    model = models.CausalTransformer(300, 32, num_layers=1, num_heads=2, dtype="mixed_bfloat16")
+    model.compile(optimizer="sgd", loss=PLAIN)
+    model.build((2, 16))
+    ids = torch.zeros(2, 16, dtype=torch.long, device="meta")
+    values = [(v, torch.empty_like(v.value, device="meta")) for v in model.variables]
+    with keras.device("meta"), keras.StatelessScope(state_mapping=values), count:
+        model.step.one_pass(ids, ids, None, training=True, unit=1.0)
+    assert set(count.products) == {torch.bfloat16}
+    # The head's three are among them.
+    assert count.products[torch.bfloat16] > 3 * 2 * 32 * 32 * 300

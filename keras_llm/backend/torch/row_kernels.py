@@ -5,9 +5,13 @@ kernel reads a row once for everything that losses and metrics ask for, and on w
 the cache, to write the softmax; operations of PyTorch read it about ten times.
 """
 
+import functools
+import warnings
 from typing import NamedTuple
 
 import torch
+
+from keras_llm.backend.torch.tensors import is_plain
 
 try:
     import triton
@@ -41,7 +45,24 @@ class RowNumbers(NamedTuple):
 
 def can_launch(tensor: torch.Tensor) -> bool:
     """Whether the kernels run where the tensor lies."""
-    return triton is not None and tensor.device.type == "cuda"
+    on_gpu = triton is not None and tensor.device.type == "cuda" and is_plain(tensor)
+    return on_gpu and compiles(tensor.device)
+
+
+@functools.cache
+def compiles(device: torch.device) -> bool:
+    """Whether Triton makes kernels for the device, for which it needs a C compiler too."""
+    number, index = torch.ones(1, device=device), torch.zeros(1, device=device, dtype=torch.int64)
+    try:
+        write_gradient(number[None], index, *[number] * 5, out=number[None].clone())
+    except Exception as error:
+        warnings.warn(
+            "Triton cannot compile here, so losses take PyTorch's operations, which are several "
+            f"times slower. It says: {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def new_numbers(rows: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
