@@ -49,14 +49,14 @@ class TorchStep(Step):
     def train_batch(self, data):
         """One batch, and an update if enough batches are there; returns the logs."""
         check_one_process()
-        data = on_device(data)
+        data = self.on_device(data)
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         self.look_at_layers(x)
         positions = self.note_shape(y)
         trained = self.trained()
         if not trained.variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-            return self.test_batch(data, training=True)
+            return self.forward_only(data, training=True)
         if self.accumulator.batches == 0:
             self.accumulator.start(trained.every_tensor, unit_of(positions))
         undo = None
@@ -68,6 +68,11 @@ class TorchStep(Step):
         if self.accumulator.is_full_with_this_batch():
             self.apply_update()
         return logs
+
+    def on_device(self, data):
+        """The batch `(x, y, sample_weight)` where the model is."""
+        x, *others = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
+        return self.model.with_host_facts(moved(x), x), *map(moved, others)
 
     def backward_pass(self, data, trained, undo):
         """Forward and backward of one micro-batch: its gradient goes into `.grad`."""
@@ -84,9 +89,12 @@ class TorchStep(Step):
         self.accumulator.add(passed.tokens)
         return self.logs_after(passed, y, sample_weight)
 
-    def test_batch(self, data, training=False):
+    def test_batch(self, data):
         """One batch of evaluation; returns the logs."""
-        data = on_device(data)
+        return self.forward_only(self.on_device(data), training=False)
+
+    def forward_only(self, data, training):
+        """A batch on the device, for the logs alone."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.look_at_layers(x)
         with torch.no_grad():
@@ -262,15 +270,10 @@ class TrainedVariables:
         return self.marks_now() == self.marks
 
 
-def on_device(data):
-    """The batch as tensors where the model is."""
-    parts = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
-    return tuple(
-        keras.tree.map_structure(copied, part)
-        if isinstance(part, dict | list | tuple)
-        else copied(part)
-        for part in parts
-    )
+def moved(part):
+    """A part of a batch as tensors where the model is."""
+    is_nested = isinstance(part, dict | list | tuple)
+    return keras.tree.map_structure(copied, part) if is_nested else copied(part)
 
 
 def check_one_process():
