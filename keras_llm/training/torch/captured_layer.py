@@ -10,8 +10,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from keras_llm.backend.ids import check_ids, deferred_checks
 from keras_llm.backend.keras_private import all_layers, keras_mask
 from keras_llm.backend.torch import tensors as facts
+from keras_llm.backend.torch.views import merge_views
 from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse, reason_of
-from keras_llm.training.torch.views import merge_views
 
 # The second call with a shape is traced, for at most so many shapes.
 MAX_GRAPHS = 32
