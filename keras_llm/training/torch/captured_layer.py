@@ -8,10 +8,11 @@ import keras
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from keras_llm.backend.ids import check_ids, deferred_checks
-from keras_llm.backend.keras_private import all_layers, keras_mask
+from keras_llm.backend.keras_private import keras_mask
+from keras_llm.backend.layer_settings import unknown_layers
 from keras_llm.backend.torch import tensors as facts
+from keras_llm.backend.torch.views import merge_views
 from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse, reason_of
-from keras_llm.training.torch.views import merge_views
 
 # The second call with a shape is traced, for at most so many shapes.
 MAX_GRAPHS = 32
@@ -139,15 +140,3 @@ class Graph:
             if new is not old:
                 variable.assign(new)
         return outputs
-
-
-def unknown_layers(layer) -> str:
-    """A reason not to trust a graph of `layer`; empty where there is none.
-
-    A graph keeps the Python numbers that it was made with. Keras's layers and ours do not change
-    theirs while training; anybody else's may.
-    """
-    for part in all_layers(layer):
-        if type(part).__module__.split(".")[0] not in ("keras", "keras_llm"):
-            return f"{type(part).__name__} is not a layer of keras or keras_llm"
-    return ""

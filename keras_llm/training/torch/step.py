@@ -6,6 +6,7 @@ import keras
 import torch
 
 from keras_llm.backend.keras_private import all_layers
+from keras_llm.backend.layer_settings import LayerSettings
 from keras_llm.backend.torch.gradient_clipping import global_norm
 from keras_llm.training.arrays import as_arrays
 from keras_llm.training.step import Step, StepDescription, unit_of
@@ -18,7 +19,6 @@ from keras_llm.training.torch.gradient_accumulator import (
     loss_scale,
 )
 from keras_llm.training.torch.host_batches import copied, on_host
-from keras_llm.training.torch.layer_settings import LayerSettings
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
 

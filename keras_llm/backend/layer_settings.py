@@ -1,4 +1,4 @@
-"""Whether the layers of a model are still those that a graph was made from."""
+"""Whether the layers of a model are, and still are, those that a graph can be made from."""
 
 import operator
 
@@ -54,3 +54,15 @@ class Attributes:
 def copied(value):
     """The value, safe from changes in place."""
     return value.copy() if isinstance(value, dict | list | set) else value
+
+
+def unknown_layers(layer) -> str:
+    """A reason not to trust a graph of `layer`; empty where there is none.
+
+    A graph keeps the Python numbers that it was made with. Keras's layers and ours do not change
+    theirs while training; anybody else's may.
+    """
+    for part in all_layers(layer):
+        if type(part).__module__.split(".")[0] not in ("keras", "keras_llm"):
+            return f"{type(part).__name__} is not a layer of keras or keras_llm"
+    return ""

@@ -4,9 +4,9 @@ import keras
 import pytest
 import torch
 
+from keras_llm.backend.torch.views import VIEWS, merge_views
 from keras_llm.training.torch import captured_layer
 from keras_llm.training.torch.compile_policy import CompilePolicy
-from keras_llm.training.torch.views import VIEWS, merge_views
 from tests.training.backbones import BACKBONES, run
 
 pytestmark = pytest.mark.torch_only
