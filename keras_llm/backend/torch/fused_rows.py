@@ -18,8 +18,9 @@ from keras_llm.backend.torch.row_kernels import RowNumbers, new_numbers, reduce_
 # Of the logits, which a few rows have at once. None is the dtype of the hidden vectors: half of
 # the traffic, and logits that are rounded as a layer's output is.
 LOGITS_DTYPE = torch.float32
-# How many rows have logits at once: enough for a product to run at full speed.
-LOGITS_ROWS = 512
+# How many rows have logits at once: to launch products and kernels takes the host as long as the
+# device a product of 512 rows.
+LOGITS_ROWS = 2048
 # The share of a GPU's memory below which nobody asks how much is free: the answer takes longer than
 # a small pass.
 SMALL_SHARE = 1 / 32

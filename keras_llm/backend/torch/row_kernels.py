@@ -20,7 +20,7 @@ except ImportError:  # as on Apple's GPUs
     triton = None
 
 # Columns that one program works on at once, and the warps that share them.
-BLOCK_COLUMNS, WARPS = 4096, 8
+BLOCK_COLUMNS, WARPS = 4096, 16
 # Neighbouring columns that a thread reads at once.
 LANE = 8
 

@@ -11,6 +11,7 @@ from keras_llm.backend.ids import check_ids, deferred_checks
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.layer_settings import unknown_layers
 from keras_llm.backend.torch import tensors as facts
+from keras_llm.backend.torch.constants import fold_constants
 from keras_llm.backend.torch.views import merge_views
 from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse, reason_of
 
@@ -115,6 +116,7 @@ class Graph:
             *self.values(), *tensors
         )
         merge_views(module)
+        fold_constants(module)
         self.in_use = GraphInUse(module, bool(training))
 
     def accept(self, tensors, ids, vocab_size, what) -> bool:
