@@ -244,7 +244,7 @@ class Step(ABC):
         self.length = shape[1] if len(shape) == 2 else None
         return math.prod(size or 1 for size in shape)
 
-    def forward(self, x, y, sample_weight, training, unit=1.0) -> Pass:
+    def forward(self, x, y, sample_weight, training, unit=1.0, counts=None) -> Pass:
         """Forward pass and loss of one micro-batch; its sums go to the logs and metrics.
 
         Args:
@@ -252,9 +252,10 @@ class Step(ABC):
             training: Whether layers run in training mode and gradients are wanted.
             unit: A number that sums are divided by, so that they stay as small as means. Dividing
                 the update by its tokens, in the same unit, cancels it.
+            counts: On the host, how many labels of each row may count; None where not known.
         """
         if not self.why_logits(sample_weight):
-            return self.one_pass(x, y, sample_weight, training, unit)
+            return self.one_pass(x, y, sample_weight, training, unit, counts)
         y_pred = self.predict(x, training)
         self._counted_tokens = None
         objective = self.model.compute_loss(
@@ -273,7 +274,7 @@ class Step(ABC):
         self._counted_tokens = ops.stop_gradient(tokens)
         return (total if self.loss.reduction == "sum" else divide(total, tokens)) + penalty
 
-    def one_pass(self, x, y, sample_weight, training, unit) -> Pass:
+    def one_pass(self, x, y, sample_weight, training, unit, counts) -> Pass:
         """A forward pass without logits: straight from the hidden vectors."""
         loss = self.loss
         hidden, penalty = self.hidden_vectors(x, training)
@@ -304,6 +305,7 @@ class Step(ABC):
             scale,
             self.sums.top_k,
             training,
+            None if counts is None else int(counts.sum()),
         )
         statistics = TokenStatistics(*sums)
         if invalid is not None:

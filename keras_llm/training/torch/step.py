@@ -18,7 +18,7 @@ from keras_llm.training.torch.gradient_accumulator import (
     add_gradients,
     loss_scale,
 )
-from keras_llm.training.torch.host_batches import copied, on_host
+from keras_llm.training.torch.host_batches import copied, label_counts, on_host, uses_gpu
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
 
@@ -49,8 +49,7 @@ class TorchStep(Step):
     def train_batch(self, data):
         """One batch, and an update if enough batches are there; returns the logs."""
         check_one_process()
-        data = self.on_device(data)
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        data = x, y, *_ = self.on_device(data)
         self.look_at_layers(x)
         positions = self.note_shape(y)
         trained = self.trained()
@@ -70,14 +69,17 @@ class TorchStep(Step):
         return logs
 
     def on_device(self, data):
-        """The batch `(x, y, sample_weight)` where the model is."""
-        x, *others = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
-        return self.model.with_host_facts(moved(x), x), *map(moved, others)
+        """The batch `(x, y, sample_weight)` where the model is, and `label_counts`."""
+        x, y, sample_weight = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
+        counts = label_counts(self.loss.labels(y), self.loss.ignore_index) if uses_gpu() else None
+        x = self.model.with_host_facts(moved(x), x)
+        return x, moved(y), moved(sample_weight), counts
 
     def backward_pass(self, data, trained, undo):
         """Forward and backward of one micro-batch: its gradient goes into `.grad`."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        passed = self.forward(x, y, sample_weight, training=True, unit=self.accumulator.unit)
+        x, y, sample_weight, counts = data
+        unit = self.accumulator.unit
+        passed = self.forward(x, y, sample_weight, training=True, unit=unit, counts=counts)
         objective = self.optimizer.scale_loss(passed.objective)
         if undo is None:
             objective.backward()
@@ -95,10 +97,10 @@ class TorchStep(Step):
 
     def forward_only(self, data, training):
         """A batch on the device, for the logs alone."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight, counts = data
         self.look_at_layers(x)
         with torch.no_grad():
-            passed = self.forward(x, y, sample_weight, training)
+            passed = self.forward(x, y, sample_weight, training, counts=counts)
             return self.logs_after(passed, y, sample_weight)
 
     def logs_after(self, passed, y, sample_weight):
