@@ -19,8 +19,8 @@ from keras_llm.backend.torch import vocabulary_pass as vocabulary_pass_module
 from keras_llm.backend.torch.fused_rows import FusedRows
 from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 from tests import reference
+from tests.backend.cases import cases
 from tests.backend.row_kernels_on import DEVICE, kernels  # noqa: F401
-from tests.backend.test_vocabulary_pass import cases
 
 pytestmark = [
     pytest.mark.torch_only,

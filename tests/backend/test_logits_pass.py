@@ -14,7 +14,7 @@ from keras_llm import losses, metrics
 from keras_llm.backend.torch import logits_pass, lse_cache, row_kernels, tensors
 from keras_llm.token_statistics import reduce_batch, token_statistics
 from tests import reference
-from tests.backend.test_vocabulary_pass import cases
+from tests.backend.cases import cases
 
 pytestmark = pytest.mark.torch_only
 

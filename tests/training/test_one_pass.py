@@ -10,7 +10,7 @@ from keras_llm import losses, metrics, models, optimizers
 from keras_llm.backend import chunks
 from keras_llm.backend.torch import vocabulary_pass
 from keras_llm.training import Step
-from tests.losses.test_crossentropy import SquaredTemperature
+from tests.losses.token_losses import SquaredTemperature
 
 pytestmark = pytest.mark.torch_only
 
