@@ -1,6 +1,7 @@
 """One suite for three backends: `KERAS_BACKEND` says which; a few tests are about one of them."""
 
 import contextlib
+import gc
 import os
 
 # What XLA makes here runs once or twice: it would be optimised longer than it runs. What users run
@@ -62,6 +63,13 @@ def pytest_collection_modifyitems(config, items):
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
     items[:] = [item for item in items if belongs(item)]
+
+
+def pytest_collection_finish():
+    """Has garbage collections walk what tests make, seldom, and never what was imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)
