@@ -72,6 +72,11 @@ def pytest_collection_finish():
     gc.set_threshold(20_000)
 
 
+def pytest_unconfigure():
+    """Lets the interpreter end as it does elsewhere."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Every test starts from the same random state."""

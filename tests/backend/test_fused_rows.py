@@ -132,8 +132,8 @@ def test_shapes_and_formulas(tokens, width, vocab_size, case, dtype, top_k, tied
     assert not leaves[0].grad[weights == 0].any()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.9, 1.0])
-@pytest.mark.parametrize("more", [0, 1, 70, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+@pytest.mark.parametrize("more", [0, 70, 1000])
 def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     # As on a GPU, where nobody can ask how many rows have a weight.
     monkeypatch.setattr(vocabulary_pass_module.facts, "is_on_host", lambda tensor: False)
@@ -143,9 +143,9 @@ def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
         "FusedRows",
         lambda hidden, *others: multiplied.append(len(hidden)) or FusedRows(hidden, *others),
     )
-    leaves, labels, weights = make_inputs(400, 5, 30, torch.float64)
-    weights = weights * (torch.arange(400, device=weights.device) % 10 < 10 * share)
-    known = min(int((weights != 0).sum()) + more, 400)
+    leaves, labels, weights = make_inputs(140, 5, 30, torch.float64)
+    weights = weights * (torch.arange(140, device=weights.device) % 10 < 10 * share)
+    known = min(int((weights != 0).sum()) + more, 140)
     arguments = labels, weights, PLAIN.formula, SCALE, 1, True
     objective, sums, nll = vocabulary_pass(*leaves, *arguments, at_most=known)
     objective.backward()
@@ -157,7 +157,7 @@ def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     for mine, theirs in zip(leaves, exact, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad.nan_to_num(), rtol=1e-9, atol=1e-11)
     rounded = 64 * -(-known // 64)
-    assert multiplied == [rounded if rounded < 0.95 * 400 else 400]
+    assert multiplied == [rounded if rounded < 0.95 * 140 else 140]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].name)
