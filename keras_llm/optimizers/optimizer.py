@@ -205,13 +205,13 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     def prepared(self, update: Callable, variables: Sequence[keras.Variable]) -> Any:
         """The `BatchedUpdate` of these variables and this optimizer's state, made once.
 
-        It is made again if a tensor is another than last time: if a variable has no gradient this
-        time, or in a stateless scope, which has other tensors for variables and iterations.
+        It is made again if there are other variables than last time, because one has no gradient,
+        and in a stateless scope, which has other tensors for variables and iterations.
         """
-        tensors = [variable.value for variable in (self.variables[0], *variables)]
-        if self._prepared is None or not self._prepared.is_for(tensors):
+        ends = [v.value for v in (self.variables[0], variables[0], variables[-1])]
+        if self._prepared is None or not self._prepared.is_for([*variables, *ends]):
             slots = [self.slot(position, variable) for position, variable in enumerate(variables)]
-            self._prepared = update(slots, tensors)
+            self._prepared = update(slots, [*variables, *ends])
         return self._prepared
 
     def get_config(self) -> dict[str, Any]:
