@@ -8,6 +8,8 @@ from keras_llm.backend.keras_private import loss_setting
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.token_statistics import countable
 
+WANTED = "batch must be what fit gets at once, (x, y) or (x, y, sample_weight)"
+
 
 def token_counts(compiled, batch) -> tuple[int, int, int]:
     """Rows, positions, and tokens that count, of a batch `(x, y)` or `(x, y, sample_weight)`.
@@ -17,14 +19,17 @@ def token_counts(compiled, batch) -> tuple[int, int, int]:
     Raises:
         ValueError: it is not such a batch, or a label that counts is outside the vocabulary.
     """
-    if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 3:
-        raise ValueError(
-            "batch must be what fit gets at once, (x, y) or (x, y, sample_weight). "
-            f"Received: {type(batch).__name__}"
-        )
-    _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(batch))
+    _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(checked_batch(batch))
     weights = token_weights(compiled.loss, y, sample_weight, compiled.vocab_size)
     return len(weights), weights.size, int((weights != 0).sum())
+
+
+def checked_batch(batch) -> tuple:
+    """`batch` as a tuple; raises `ValueError` unless it is one of two or three."""
+    if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 3:
+        what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        raise ValueError(f"{WANTED}. Received: {what}")
+    return tuple(batch)
 
 
 def token_weights(loss, y, sample_weight, vocab_size: int | None) -> np.ndarray:

@@ -3,13 +3,14 @@
 XLA compiles forward, loss and backward to one program, so their times are not known one by one.
 """
 
-import contextlib
-
 import jax
 import keras
 
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.tracing.stages import Clock, Differentiated
+
+# What it times waits for its own results.
+make_clock = Clock
 
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
@@ -45,13 +46,3 @@ def apply(optimizer, gradients, variables, clock) -> list:
 def precompiled(function, *arguments):
     """The function, compiled before anything is timed."""
     return jax.jit(function).lower(*arguments).compile()
-
-
-def make_clock() -> Clock:
-    """A clock; what it times waits for its own results."""
-    return Clock(lambda: None, lambda: None)
-
-
-def other_state_kept(model):
-    """Keras's variables are all the state there is."""
-    return contextlib.nullcontext()

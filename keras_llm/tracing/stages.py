@@ -33,7 +33,11 @@ class Clock:
         gpu_bytes: What tensors hold on the GPU; None where there is none, or it does not tell.
     """
 
-    def __init__(self, synchronize: Callable[[], None], gpu_bytes: Callable[[], int | None]):
+    def __init__(
+        self,
+        synchronize: Callable[[], None] = lambda: None,
+        gpu_bytes: Callable[[], int | None] = lambda: None,
+    ):
         self.synchronize, self.read_gpu_bytes = synchronize, gpu_bytes
         self.seconds, self.gpu_bytes = {}, {}
 

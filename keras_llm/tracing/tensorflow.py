@@ -1,11 +1,13 @@
 """The stages of a step on TensorFlow."""
 
-import contextlib
+import functools
 
 import tensorflow as tf
 
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.tracing.stages import Clock, Differentiated
+
+make_clock = functools.partial(Clock, tf.test.experimental.sync_devices)
 
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
@@ -29,13 +31,3 @@ def apply(optimizer, gradients, variables, clock) -> list:
     with clock("optimizer"):
         optimizer.apply(gradients, variables)
     return [variable.value for variable in variables]
-
-
-def make_clock() -> Clock:
-    """A clock that waits for the GPU, where there is one."""
-    return Clock(tf.test.experimental.sync_devices, lambda: None)
-
-
-def other_state_kept(model):
-    """Keras's variables are all the state there is."""
-    return contextlib.nullcontext()
