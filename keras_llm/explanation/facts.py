@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from keras_llm.usual_range import UsualRange
 from keras_llm.value_text import value_text
 
@@ -67,10 +65,6 @@ class Curve:
     def to_dict(self) -> dict:
         """The curve as JSON has it."""
         return vars(self) | {"steps": list(self.steps), "values": list(self.values)}
-
-    def at(self, steps) -> np.ndarray:
-        """The learning rates of any updates, interpolated."""
-        return np.interp(steps, self.steps, self.values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,15 +12,13 @@ def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
     x, y, sample_weight = batch
     tensors = [variable.value for variable in variables]
-    # What is kept for backward stays in memory, so that an address stands for one piece.
-    seen = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    kept = []
+    weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    # What is kept stays in memory, so that an address stands for one piece.
+    kept = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            kept.append(storage.nbytes())
+        kept.setdefault(storage.data_ptr(), storage)
         # A reference to its graph would keep both alive for ever.
         return tensor.detach()
 
@@ -34,8 +32,9 @@ def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
             scaled = optimizer.scale_loss(loss)
     with clock("backward"):
         gradients = torch.autograd.grad(scaled, tensors, allow_unused=True)
+    kept_bytes = sum(storage.nbytes() for at, storage in kept.items() if at not in weights)
     loss = float(loss.detach())
-    return Differentiated(logits, keras_mask(logits), loss, list(gradients), sum(kept))
+    return Differentiated(logits, keras_mask(logits), loss, list(gradients), kept_bytes)
 
 
 @torch.no_grad()
