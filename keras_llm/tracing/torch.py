@@ -30,9 +30,10 @@ def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
                 x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
             )
             scaled = optimizer.scale_loss(loss)
+    kept_bytes = sum(storage.nbytes() for at, storage in kept.items() if at not in weights)
+    kept.clear()
     with clock("backward"):
         gradients = torch.autograd.grad(scaled, tensors, allow_unused=True)
-    kept_bytes = sum(storage.nbytes() for at, storage in kept.items() if at not in weights)
     loss = float(loss.detach())
     return Differentiated(logits, keras_mask(logits), loss, list(gradients), kept_bytes)
 
