@@ -32,9 +32,10 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     - State, accumulated gradients and norms are float32 where variables are bfloat16 or float16.
     - On PyTorch all variables are updated at once; elsewhere one by one, by `update_step`.
 
-    Subclasses define `update_step`; for PyTorch's kernels for many tensors also `update_together`,
-    and `slot`, the tensors of one variable that those kernels take. For `explain` they may also
-    define `notes`, `usual_ranges` and `usual_learning_rate`: see `keras_llm.usual_range`.
+    Subclasses define `update_step` and `settings`; for PyTorch's kernels for many tensors also
+    `batched_update`, and `slot`, the tensors of one variable that those kernels take. For `explain`
+    they may also define `notes`, `usual_ranges` and `usual_learning_rate`: see
+    `keras_llm.usual_range`.
 
     Args:
         learning_rate: A float, a schedule, or a callable without arguments.
@@ -45,8 +46,15 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         exclude_from_weight_decay: Regular expressions. Variables whose path contains a match have
             no weight decay.
         **kwargs: Keras's own arguments.
+
+    Attributes:
+        settings: Names of a subclass's own arguments that its update is computed with. They are
+            saved, and handed to `batched_update`.
+        batched_update: The class of a `BatchedUpdate` by these settings; None where there is none.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ()
+    batched_update: Any = None
     notes: ClassVar[dict[str, str]] = {
         "weight_decay": "pulls the weights towards 0",
         "decay_vectors": "biases and norm scales decay too",
@@ -199,20 +207,23 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         variables: Sequence[keras.Variable],
         learning_rate: Tensor,
     ) -> bool:
-        """Updates all variables at once; returns whether it did. Subclasses may define it."""
-        return False
-
-    def prepared(self, update: Callable, variables: Sequence[keras.Variable]) -> Any:
-        """The `BatchedUpdate` of these variables and this optimizer's state, made once.
-
-        It is made again if a tensor is another than last time: if a variable has no gradient this
-        time, or in a stateless scope, which has other tensors for variables and iterations.
-        """
+        """Updates all variables at once; returns False where there is no `batched_update`."""
+        if self.batched_update is None:
+            return False
         tensors = [variable.value for variable in (self.variables[0], *variables)]
+        # A tensor is another than last time if a variable has no gradient this time, and in a
+        # stateless scope, which has other tensors for variables and iterations.
         if self._prepared is None or not self._prepared.is_for(tensors):
             slots = [self.slot(position, variable) for position, variable in enumerate(variables)]
-            self._prepared = update(slots, tensors)
-        return self._prepared
+            self._prepared = self.batched_update(slots, tensors)
+        self._prepared(
+            gradients,
+            step=ops.cast(self.iterations, "float32") + 1,
+            learning_rate=ops.convert_to_tensor(learning_rate),
+            weight_decay=self.weight_decay or 0.0,
+            **{name: getattr(self, name) for name in self.settings},
+        )
+        return True
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -220,6 +231,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             **super().get_config(),
             "decay_vectors": self.decay_vectors,
             "exclude_from_weight_decay": list(self.decay_exclusions),
+            **{name: getattr(self, name) for name in self.settings},
         }
 
     # Overrides of Keras's private methods; there are no others. If Keras stops calling one, Keras's

@@ -1,5 +1,6 @@
 """What every schedule of this library shares: the warm-up."""
 
+import inspect
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -96,8 +97,9 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
         return self.total_steps or 4 * (self.warmup_steps or 10_000)
 
     def get_config(self):
-        """The constructor's arguments."""
-        return {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
+        """The constructor's arguments, as far as the schedule keeps them by their names."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
 def total_after_warmup(total_steps, warmup_steps: int) -> int:

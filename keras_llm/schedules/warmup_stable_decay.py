@@ -105,13 +105,3 @@ class WarmupStableDecay(WarmupSchedule):
     def above_min_ratio(self, fraction):
         """Maps [0, 1] to [min_ratio, 1]."""
         return self.min_ratio + (1 - self.min_ratio) * fraction
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "stable_steps": self.stable_steps,
-            "decay_steps": self.decay_steps,
-            "decay_type": self.decay_type,
-            "min_ratio": self.min_ratio,
-        }
