@@ -10,7 +10,7 @@ from keras_llm.backend.keras_private import keras_decays, optimizer_settings
 from keras_llm.explanation import stock_keras
 from keras_llm.explanation.compiled_model import CompiledModel, size
 from keras_llm.explanation.facts import Fact, Section, setting
-from keras_llm.optimizers.optimizer import is_low_precision
+from keras_llm.optimizers.gradients import is_low_precision
 from keras_llm.value_text import value_text
 
 # Told by another section, or of no interest.

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
+from keras_llm.optimizers.relative_step import RelativeStep
 from keras_llm.optimizers.usual_learning_rate import ADAFACTOR, OF_ADAFACTOR, of_adam
 from keras_llm.tensor import Tensor
 from keras_llm.usual_range import LATE, NOISY_SIZE, PALM, UsualRange
@@ -22,26 +23,7 @@ else:
 # The smallest normal number in float32.
 TINY = 2.0**-126
 COSTLY = "little memory, for the price of a full copy of the parameters"
-
-
-class RelativeStep(LearningRateSchedule):
-    """Adafactor's own learning rate.
-
-    rho(t) = min(1e-2, 1 / sqrt(t))          min(1e-6 * t, 1 / sqrt(t)) with `warmup_init`
-    """
-
-    def __init__(self, warmup_init: bool) -> None:
-        self.warmup_init = warmup_init
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"warmup_init": self.warmup_init}
-
-    def __call__(self, step: Tensor) -> Tensor:
-        """rho for update `step + 1`."""
-        t = ops.cast(step, "float32") + 1
-        ceiling = 1e-6 * t if self.warmup_init else 1e-2 * ops.ones_like(t)
-        return ops.minimum(ceiling, ops.rsqrt(t))
+published = functools.partial(UsualRange, sources=(ADAFACTOR,))
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -127,29 +109,23 @@ class Adafactor(Optimizer):
     }
     usual_ranges: ClassVar[dict[str, UsualRange]] = {
         "beta_1": UsualRange(0.9, 0.9, (PALM,), below=COSTLY, above=LATE),
-        "beta_2_decay": UsualRange(
+        "beta_2_decay": published(
             -1.0,
             -0.5,
-            (ADAFACTOR,),
             below="the size of early gradients is hardly ever forgotten",
             above=NOISY_SIZE,
         ),
-        "epsilon_1": UsualRange(
-            1e-30, 1e-30, (ADAFACTOR,), above="it hides the small gradients that it is added to"
+        "epsilon_1": published(
+            1e-30, 1e-30, above="it hides the small gradients that it is added to"
         ),
-        "epsilon_2": UsualRange(
+        "epsilon_2": published(
             1e-3,
             1e-3,
-            (ADAFACTOR,),
             below="parameters that start at 0 hardly leave it",
             above="small parameters get large updates",
         ),
-        "clip_threshold": UsualRange(
-            1.0,
-            1.0,
-            (ADAFACTOR,),
-            below="most updates are shortened",
-            above="early updates may be too large",
+        "clip_threshold": published(
+            1.0, 1.0, below="most updates are shortened", above="early updates may be too large"
         ),
     }
     write_instead: ClassVar[dict[str, str]] = {

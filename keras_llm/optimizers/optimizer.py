@@ -12,6 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_llm.arguments import check_number
 from keras_llm.names_elsewhere import NamesElsewhere
+from keras_llm.optimizers.gradients import dense, in_float32, is_low_precision
 from keras_llm.tensor import Tensor
 from keras_llm.usual_range import UsualRange
 
@@ -94,9 +95,8 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             count_in_place(self.variables[0])
 
     # PyTorch only. With `global_clipnorm`, each update sets it to the global norm of its gradients
-    # before clipping, a scalar tensor on their device: clipping computes the norm anyway, and the
-    # training step reads it for the logs. None before the first update, and without
-    # `global_clipnorm`.
+    # before clipping, a scalar tensor on their device, which the training step reads for the logs.
+    # None before the first update, and without `global_clipnorm`.
     gradient_norm: Any = None
 
     @property
@@ -129,10 +129,9 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         """`decays`, as if there were a weight decay."""
         if self.built:
             return self._decaying.get(self._var_key(variable), False)
-        if any(re.search(pattern, variable.path) for pattern in self.decay_exclusions):
-            return False
+        excluded = any(re.search(pattern, variable.path) for pattern in self.decay_exclusions)
         is_matrix = len(variable.shape) > 1 and not variable.name.endswith("bias")
-        return self.decay_vectors or is_matrix
+        return not excluded and (self.decay_vectors or is_matrix)
 
     def exclude_from_weight_decay(
         self,
@@ -154,7 +153,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
                 "before the first fit. Received: a call of a built optimizer"
             )
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
-        self.decay_exclusions = (*self.decay_exclusions, *paths, *patterns(var_names or ()))
+        self.decay_exclusions += (*paths, *patterns(var_names or ()))
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the state of `variables`."""
@@ -276,7 +275,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
 
 def checked_learning_rate(learning_rate: Any) -> float | LearningRateSchedule | Callable:
     """`learning_rate` in a form that Keras takes, or an error that says what to write."""
-    if isinstance(learning_rate, LearningRateSchedule) or callable(learning_rate):
+    if callable(learning_rate):
         return learning_rate
     if isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, numbers.Integral):
         return check_number(learning_rate, "learning_rate", "[0, inf)")
@@ -298,27 +297,3 @@ def patterns(exclude_from_weight_decay: str | Sequence[str]) -> tuple[str, ...]:
                 f"Received: {pattern!r}"
             )
     return tuple(exclude_from_weight_decay)
-
-
-def is_low_precision(dtype: Any) -> bool:
-    """Whether `dtype` (None: Keras's default float dtype) has less precision than float32."""
-    return keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """The gradient as one tensor.
-
-    TensorFlow's gradient of an embedding is a list of rows, with two rows for a token that occurs
-    twice. Their sum must be squared for the norm and for Adam's v, not each of them.
-    """
-    if not hasattr(gradient, "dense_shape"):
-        return gradient
-    shape = ops.cast(gradient.dense_shape, gradient.indices.dtype)
-    return ops.scatter(gradient.indices[:, None], gradient.values, shape)
-
-
-def in_float32(gradient: Tensor) -> Tensor:
-    """The gradient, in float32 if it has less precision; None stays None."""
-    if gradient is None or not is_low_precision(gradient.dtype):
-        return gradient
-    return ops.cast(gradient, "float32")
