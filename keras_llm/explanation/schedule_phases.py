@@ -37,26 +37,23 @@ def phases_of(schedule) -> Phases:
         arguments = schedule.get_config()
     except NotImplementedError:
         arguments = {}
-    if hasattr(schedule, "phases"):
-        return Phases(
-            [end for _, end in schedule.phases() if end is not None],
-            schedule.total_steps,
-            schedule.shown_steps(),
-            arguments,
-            schedule.notes,
-            schedule.usual_ranges,
-        )
     warmup, decay = (arguments.get(name) or 0 for name in ("warmup_steps", "decay_steps"))
-    total = warmup + decay if decay else None
+    total = getattr(schedule, "total_steps", warmup + decay if decay else None)
     boundaries = list(arguments.get("boundaries", ()))
+    corners = [warmup, *boundaries, *([total] if total else [])]
+    if hasattr(schedule, "phases"):
+        corners = [end for _, end in schedule.phases() if end is not None]
     shown = total or (5 * max(boundaries) // 4 if boundaries else None)
     shown = shown or 4 * (arguments.get("first_decay_steps") or warmup or 10_000)
-    has_warmup = total and "warmup_steps" in arguments
+    if hasattr(schedule, "shown_steps"):
+        shown = schedule.shown_steps()
+    notes = {"warmup_steps": "updates until the peak", "decay_steps": "updates of the decay"}
+    ranges = {"warmup_steps": usual_warmup(total)} if total and "warmup_steps" in arguments else {}
     return Phases(
-        [warmup, *boundaries, *([total] if total else [])],
+        corners,
         total,
         shown,
         arguments,
-        {"warmup_steps": "updates until the peak", "decay_steps": "updates of the decay"},
-        {"warmup_steps": usual_warmup(total)} if has_warmup else {},
+        getattr(schedule, "notes", notes),
+        getattr(schedule, "usual_ranges", ranges),
     )

@@ -271,12 +271,10 @@ class Adafactor(Optimizer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = super().get_config()
-        return {
-            **config,
-            "learning_rate": None if self.relative_step else config["learning_rate"],
-            "relative_step": self.relative_step,
-            "warmup_init": self.warmup_init,
-        }
+        settings = {name: config.pop(name) for name in self.settings}
+        own = {name: getattr(self, name) for name in ("relative_step", "warmup_init")}
+        learning_rate = None if self.relative_step else config["learning_rate"]
+        return {**config, "learning_rate": learning_rate, **own, **settings}
 
 
 def root_mean_square(x: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ class RelativeStep(LearningRateSchedule):
     def __init__(self, warmup_init: bool) -> None:
         self.warmup_init = warmup_init
 
+    def phases(self) -> list[tuple[str, int | None]]:
+        """Its phases: 1 / sqrt(t) is smaller than 1e-2 from update 10,000 on."""
+        return [("constant", 9_999), ("inverse square root decay", None)]
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"warmup_init": self.warmup_init}
