@@ -93,10 +93,6 @@ def iterate_rows(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
             f"{name} must be a split, or an iterable of strings or of tuples of strings. "
             f"Received: {name}={str(texts)[:80]!r} (of type {type(texts).__name__})"
         )
-    return _as_tuples(texts, name)
-
-
-def _as_tuples(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
     for position, row in enumerate(texts):
         fields = (row,) if isinstance(row, str) else row
         if not isinstance(fields, tuple | list) or not all(isinstance(f, str) for f in fields):

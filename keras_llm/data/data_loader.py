@@ -49,6 +49,9 @@ class DataLoader(torch.utils.data.DataLoader):
 
     def __init__(self, dataset, order, num_workers: int = 0):
         num_workers = check_non_negative_int(num_workers, "num_workers")
+        # Not fork: once array_record has read, its threads make a forked process crash.
+        methods = multiprocessing.get_all_start_methods()
+        method = "forkserver" if "forkserver" in methods else "spawn"
         self._remaining = _RemainingBatches(order)
         self._step = 0
         super().__init__(
@@ -56,8 +59,7 @@ class DataLoader(torch.utils.data.DataLoader):
             batch_sampler=self._remaining,
             collate_fn=_as_tensors,
             num_workers=num_workers,
-            # Not fork: once array_record has read, its threads make a forked process crash.
-            multiprocessing_context=_start_method() if num_workers else None,
+            multiprocessing_context=method if num_workers else None,
             persistent_workers=num_workers > 0,
         )
 
@@ -137,8 +139,3 @@ class _AnyLength(torch.Tensor):
 
 def _as_tensors(batch):
     return keras.tree.map_structure(torch.from_numpy, batch)
-
-
-def _start_method() -> str:
-    methods = multiprocessing.get_all_start_methods()
-    return "forkserver" if "forkserver" in methods else "spawn"

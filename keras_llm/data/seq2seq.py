@@ -1,7 +1,6 @@
 """Batches for an encoder-decoder model: read a source, write its target."""
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -168,40 +167,34 @@ class Pairs:
         # shorter than the target by one.
         lengths = np.stack([sources.lengths, targets.lengths - 1], axis=1)[self.rows]
         self.lengths = lengths if max_length is None else np.minimum(lengths, max_length)
-        self.padded: Callable[[np.ndarray], np.ndarray]
+        self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
+        self.shapes, self.min_rows = None, 1
         if pad_to_multiple_of is None:
-            shapes = choose_shapes(self.lengths, batch_size)
-            self.padded = functools.partial(smallest_cover, shapes=shapes)
+            self.shapes = choose_shapes(self.lengths, batch_size)
             self.min_rows = min(batch_size, len(self.rows))
-        else:
-            self.padded = functools.partial(
-                round_up, multiple=pad_to_multiple_of, max_length=max_length
-            )
-            self.min_rows = 1
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def padded(self, lengths: np.ndarray) -> np.ndarray:
+        """The lengths `[..., 2]` to which rows, or a batch, of these lengths are padded."""
+        if self.shapes is not None:
+            return smallest_cover(lengths, self.shapes)
+        return round_up(lengths, self.pad_to_multiple_of, self.max_length)
 
     def __getitems__(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         num_rows = len(rows)
         # Copies of a row rather than rows of padding: an encoder cannot attend to padding only.
         rows = np.pad(rows, (0, max(0, self.min_rows - num_rows)), mode="edge")
-        source_length, target_length = self.padded(self.lengths[rows].max(axis=0))
-        source_counts, target_counts = self.lengths[rows].T
-        source_padding, target_padding = self.paddings
-        source_starts = self.sources.offsets[self.rows[rows]]
-        target_starts = self.targets.offsets[self.rows[rows]]
-        sources, targets = self.sources.ids, self.targets.ids
-        encoder_ids = padded_rows(
-            sources, source_starts, source_counts, source_length, source_padding.id
-        )
-        decoder_ids = padded_rows(
-            targets, target_starts, target_counts, target_length, target_padding.id
-        )
-        labels = padded_rows(
-            targets, target_starts + 1, target_counts, target_length, target_padding.label
-        )
-        labels[num_rows:] = target_padding.label
+        lengths = self.padded(self.lengths[rows].max(axis=0))
+        counts = self.lengths[rows].T
+        sources, targets = self.paddings
+        starts = self.sources.offsets[self.rows[rows]]
+        encoder_ids = padded_rows(self.sources.ids, starts, counts[0], lengths[0], sources.id)
+        starts = self.targets.offsets[self.rows[rows]]
+        decoder_ids = padded_rows(self.targets.ids, starts, counts[1], lengths[1], targets.id)
+        labels = padded_rows(self.targets.ids, starts + 1, counts[1], lengths[1], targets.label)
+        labels[num_rows:] = targets.label
         return {"encoder_ids": encoder_ids, "decoder_ids": decoder_ids}, labels
 
     def sort_keys(self) -> np.ndarray:
