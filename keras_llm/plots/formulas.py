@@ -94,16 +94,10 @@ def smoothing(
         p, loss = line.get_data()
         best = loss.argmin()
         if p[best] < p[-1]:
-            ax.plot(p[best], loss[best], "o", color=line.get_color())
-            ax.annotate(
-                f"least at {p[best]:.3g}",
-                (p[best], loss[best]),
-                (0, -14),
-                textcoords="offset points",
-                ha="center",
-                size="small",
-                color=line.get_color(),
-            )
+            dot, look = (p[best], loss[best]), {"color": line.get_color()}
+            ax.plot(*dot, "o", **look)
+            look |= {"textcoords": "offset points", "ha": "center", "size": "small"}
+            ax.annotate(f"least at {p[best]:.3g}", dot, (0, -14), **look)
     add_legend(ax)
     return ax
 
@@ -184,11 +178,8 @@ def loss_memory(
     for index, (name, columns) in enumerate(held.items()):
         look = {"marker": "o", "clip_on": False, **line_style(index)}
         ax.plot(sizes, FLOAT32 * sizes * columns, label=name, **look)
-    ax.set(
-        xlabel="size of the vocabulary",
-        ylabel="memory",
-        title=f"{tokens:,} tokens, d_model {d_model:,}: computed, not measured",
-    )
+    title = f"{tokens:,} tokens, d_model {d_model:,}: computed, not measured"
+    ax.set(xlabel="size of the vocabulary", ylabel="memory", title=title)
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     ax.yaxis.set_major_formatter(ticker.EngFormatter("B"))
