@@ -34,20 +34,11 @@ class EpochRow:
 
 
 class ReportPage:
-    """What the page shows, and where it is written.
-
-    Args:
-        path: The file.
-        title: The heading.
-        prompts: What the samples of each row continue.
-    """
+    """What the page shows, and where it is written; `prompts` are what its samples continue."""
 
     def __init__(self, path: str | os.PathLike, title: str, prompts: tuple[str, ...]):
-        self.path = Path(path)
-        self.title = title
-        self.prompts = prompts
-        self.rows = []
-        self.explained = ""
+        self.path, self.title, self.prompts = Path(path), title, prompts
+        self.rows, self.explained = [], ""
 
     def write(self, status: str):
         """Writes the page. A reader finds the old file or the new one, never half of one."""

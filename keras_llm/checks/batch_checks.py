@@ -40,10 +40,7 @@ class Batch(NamedTuple):
 def batch_messages(batch: Batch, vocab_size: int | None, masked: bool) -> list[str]:
     """The mistakes in a batch, one message each.
 
-    Args:
-        batch: The batch.
-        vocab_size: The number of logits; None where it is not known.
-        masked: Whether the model's own masks leave out more labels than `counts` shows.
+    The model's own masks may leave out more labels than `batch.counts` shows: `masked`.
     """
     if not batch.counts.any():
         return [nothing_counts(batch)]
@@ -158,11 +155,8 @@ def is_padding_of_one_length(batch: Batch, run) -> bool:
     """Whether runs of one label are padding that is as long in each row.
 
     They are where they are long, the other labels are text, and the next ids are the same label. A
-    task may have blanks as labels, such as the copying task, but has other ids there.
-
-    Args:
-        batch: The batch.
-        run: Booleans of the labels' shape: true for the label that fills up the row.
+    task may have blanks as labels, such as the copying task, but has other ids there. `run` has the
+    labels' shape, and is true for the label that fills up the row.
     """
     lengths = run.sum(axis=1)
     if batch.ids is None or lengths.min() != lengths.max() or lengths[0] < ENOUGH_PADDING:

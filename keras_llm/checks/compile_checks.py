@@ -18,12 +18,9 @@ PEAKS = ("learning_rate", "warmup_target", "initial_learning_rate")
 
 
 def compile_messages(model, optimizer, loss, metrics) -> list[str]:
-    """The mistakes in the arguments of `compile`, one message each.
+    """The mistakes in the arguments of `compile`, as it resolved them, one message each.
 
-    Args:
-        model: The model, with what it was compiled with before.
-        optimizer, loss: As `compile` resolved them.
-        metrics: All metrics, in one list.
+    The model still has what it was compiled with before.
     """
     found = [
         unusual_learning_rate(optimizer, model),

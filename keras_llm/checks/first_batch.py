@@ -81,15 +81,7 @@ class FirstBatch(keras.callbacks.Callback):
                 warn(message)
 
     def run(self, step, *state_and_data):
-        """Runs the first step, and looks at it.
-
-        Args:
-            step: Keras's train function.
-            *state_and_data: Its arguments.
-
-        Returns:
-            What the train function returns.
-        """
+        """Runs the first step, a call of Keras's train function, and looks at it."""
         *state, data = state_and_data
         batch, data = self.peek(data)
         results = step(*state, data)

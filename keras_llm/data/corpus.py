@@ -76,12 +76,7 @@ class Split(Sequence):
 def iterate_rows(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
     """Every row of a split, or of any iterable of strings or of tuples of strings, as a tuple.
 
-    Args:
-        texts: The rows.
-        name: The name of the caller's argument, for error messages.
-
-    Raises:
-        TypeError: `texts` is a single string or a whole corpus, or a row is not text.
+    Errors call it by the `name` that it has as the caller's argument.
     """
     if isinstance(texts, Mapping):
         raise TypeError(

@@ -56,16 +56,7 @@ class CompiledModel:
 
 
 def compiled_model(model, asker: str = "explain") -> CompiledModel:
-    """What there is to explain about `model`.
-
-    Args:
-        model: Anything.
-        asker: The function that needs a compiled model, for the error.
-
-    Raises:
-        TypeError: it is not a Keras model.
-        ValueError: it has not been compiled.
-    """
+    """What there is to explain about `model`; an error names `asker` if it is not compiled."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"{asker} needs a Keras model. Received: {type(model).__name__}")
     if not model.compiled:

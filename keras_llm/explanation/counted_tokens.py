@@ -55,11 +55,7 @@ def token_weights(loss, y, sample_weight, vocab_size: int | None) -> np.ndarray:
 def stock_weights(loss, labels, sample_weight=None, mask=None) -> tuple[np.ndarray, float | None]:
     """The weights of a loss of Keras, and what its sum of losses is divided by; None: nothing.
 
-    Args:
-        loss: The loss.
-        labels: Integers `[batch, length]`, or the targets of a loss that is not of tokens.
-        sample_weight: None, or weights that broadcast to the labels from the left.
-        mask: None, or the mask of a Keras layer.
+    Labels are integers `[batch, length]`, or the targets of a loss that is not of tokens.
     """
     labels = ops.convert_to_numpy(labels)
     counts = np.ones(labels.shape) if mask is None else ops.convert_to_numpy(mask).astype("float64")

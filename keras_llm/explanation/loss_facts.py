@@ -75,9 +75,6 @@ def loss_section(compiled: CompiledModel, loss, title: str, weight) -> Section:
 def equation_and_meaning(loss) -> tuple[str, str]:
     """The equation of one token's loss and what it means, either empty where it is not known.
 
-    Args:
-        loss: A loss, ours, stock or a user's, or a function.
-
     >>> import keras_llm
     >>> equation_and_meaning(keras_llm.losses.MaskedSparseCategoricalCrossentropy())[0]
     '-log p(label)'

@@ -103,16 +103,7 @@ def smoothing(
 
 
 def draw_formulas(losses: dict, vocab_size: int, ax):
-    """One line a loss: its `token_loss` of a label of probability p, the rest spread evenly.
-
-    Args:
-        losses: `keras_llm.losses.TokenLoss` objects by their names.
-        vocab_size: Number of classes that share what is left, the label's own included.
-        ax: Where to draw.
-
-    Returns:
-        The lines.
-    """
+    """One line a loss: its `token_loss` of a label of probability p, the rest spread evenly."""
     p = PROBABILITIES
     if vocab_size < 2:
         raise ValueError(f"vocab_size must be at least 2. Received: vocab_size={vocab_size}")

@@ -7,7 +7,7 @@ import jax
 import keras
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.tracing.stages import Clock, Differentiated
+from keras_llm.tracing.stages import Clock, Differentiated, forward
 
 # What it times waits for its own results.
 make_clock = Clock
@@ -16,14 +16,11 @@ make_clock = Clock
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
 
-    def objective(values, x, y, sample_weight):
+    def objective(values, *batch):
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
-            logits = model(x, training=True)
-            loss = model.compute_loss(
-                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-            )
-            scaled = optimizer.scale_loss(loss)
+            # While it is traced there is nothing to time.
+            logits, loss, scaled = forward(model, optimizer, batch, Clock())
         return scaled, (logits, keras_mask(logits), loss)
 
     values = [variable.value for variable in variables]

@@ -19,13 +19,7 @@ TEXT_LENGTH = 60
 
 
 def batch_section(step, accumulation: int, tokenizer) -> Section:
-    """The batch that the model gets.
-
-    Args:
-        step: The `TracedStep`, here and in the following.
-        accumulation: Batches that make an update.
-        tokenizer: Of what an encoder reads; None shows no text.
-    """
+    """The batch that the model gets; `tokenizer` is that of what an encoder reads, or None."""
     facts, weights, x = shape_facts(step.batch), step.tokens.weights, step.batch["x"]
     if weights is not None:
         counted, positions = int((weights != 0).sum()), weights.size
@@ -175,10 +169,7 @@ def section(step, title: str, code: str, facts: list[Fact], table=None) -> Secti
 def shape_facts(parts, last_axis: str = "", name="{}") -> list[Fact]:
     """The shape, type and device of each tensor in nested parts, by its name in a program.
 
-    Args:
-        parts: Dictionaries and lists of tensors; None is left out.
-        last_axis: What the last of three axes counts.
-        name: Makes a part's name from its key.
+    `last_axis` says what the last of three axes counts, `name` makes a part's name from its key.
     """
     facts = []
     for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):

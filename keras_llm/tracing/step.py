@@ -64,15 +64,8 @@ class TracedStep(NamedTuple):
 def traced_step(model, loss, data) -> TracedStep:
     """Takes the step that `fit` would take on a batch, stage by stage, and undoes it.
 
-    A model without weights gets them first, of the batch's shapes, as by `fit`.
-
-    Args:
-        model: A compiled model.
-        loss: The loss that `compile` was given.
-        data: A batch `(x, y)` or `(x, y, sample_weight)`, or data whose first batch is taken.
-
-    Raises:
-        ValueError: the model has nothing to train.
+    A model without weights gets them first, of the batch's shapes, as by `fit`. One that has
+    nothing to train is refused.
     """
     with random_state_kept():
         batch = first_batch(data)

@@ -13,14 +13,8 @@ from keras_llm.explanation.facts import Column, Row, Table
 MOST_BLOCKS = 12
 
 
-def token_table(tokens, name: Callable[[int], str], count: int) -> Table:
-    """The first tokens of the first row, and its end; padding shares a line.
-
-    Args:
-        tokens: The `Tokens`.
-        name: The text of an id.
-        count: Lines at most.
-    """
+def token_table(tokens, text_of: Callable[[int], str], count: int) -> Table:
+    """The first `count` tokens of the first row, and its end; padding shares a line."""
     p = None if tokens.nll is None else np.exp(-tokens.nll)
     given = {"model reads": tokens.read, "should say": tokens.labels}
     found = {"said": tokens.said, "p(label)": p, "loss": tokens.losses}
@@ -40,12 +34,12 @@ def token_table(tokens, name: Callable[[int], str], count: int) -> Table:
     for _, run in itertools.groupby(range(len(tokens.said[0])), line):
         first, *others = run
         label = f"{first + 1}–{others[-1] + 1}" if others else str(first + 1)
-        texts = [name(ids[first]) for ids in given.values()]
+        texts = [text_of(ids[first]) for ids in given.values()]
         if left_out(first):
             row = Row((label, *texts, *[None] * len(found)), tuple(range(1, 1 + len(texts))))
         else:
             values = {key: array[first] for key, array in found.items()}
-            row = Row((label, *texts, *(values | {"said": name(values["said"])}).values()))
+            row = Row((label, *texts, *(values | {"said": text_of(values["said"])}).values()))
         rows.append(row)
     if len(rows) > count:
         rows[count - 1 :] = rows[-1:]

@@ -5,22 +5,15 @@ import functools
 import tensorflow as tf
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.tracing.stages import Clock, Differentiated
+from keras_llm.tracing.stages import Clock, Differentiated, forward
 
 make_clock = functools.partial(Clock, tf.test.experimental.sync_devices)
 
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
-    x, y, sample_weight = batch
     with tf.GradientTape() as tape:
-        with clock("forward"):
-            logits = model(x, training=True)
-        with clock("loss"):
-            loss = model.compute_loss(
-                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-            )
-            scaled = optimizer.scale_loss(loss)
+        logits, loss, scaled = forward(model, optimizer, batch, clock)
     with clock("backward"):
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
     return Differentiated(logits, keras_mask(logits), float(loss), gradients)

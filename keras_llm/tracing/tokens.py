@@ -39,14 +39,7 @@ class Tokens(NamedTuple):
 
 
 def read_tokens(loss, x, y, sample_weight, logits, mask=None) -> Tokens:
-    """Reads the tokens of a batch from its logits.
-
-    Args:
-        loss: What `compile` was given.
-        x, y, sample_weight: The batch.
-        logits: What the model returned.
-        mask: The mask of Keras's layers, or None.
-    """
+    """Reads the tokens of a batch from its logits, with the mask of Keras's layers if any."""
     loss, y, sample_weight, logits = map(only, (loss, y, sample_weight, logits))
     if isinstance(logits, dict | list | tuple):
         return Tokens(unknown=f"the model has {len(logits)} outputs, each with a loss of its own")
@@ -122,11 +115,7 @@ def decoder_input(x, shape) -> np.ndarray | None:
 
 
 def tokenizer_pair(tokenizer) -> tuple:
-    """The tokenizers of what an encoder reads and of all else, from one or a pair; None: numbers.
-
-    Raises:
-        TypeError: a tokenizer cannot decode.
-    """
+    """The tokenizers of what an encoder reads and of all else, from one or a pair of them."""
     pair = tokenizer if isinstance(tokenizer, tuple | list) else (tokenizer, tokenizer)
     if len(pair) != 2 or not all(t is None or hasattr(t, "decode") for t in pair):
         raise TypeError(

@@ -5,12 +5,11 @@ import contextlib
 import torch
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.tracing.stages import Clock, Differentiated
+from keras_llm.tracing.stages import Clock, Differentiated, forward
 
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
-    x, y, sample_weight = batch
     tensors = [variable.value for variable in variables]
     weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     # What is kept stays in memory, so that an address stands for one piece.
@@ -23,13 +22,7 @@ def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with clock("forward"):
-            logits = model(x, training=True)
-        with clock("loss"):
-            loss = model.compute_loss(
-                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-            )
-            scaled = optimizer.scale_loss(loss)
+        logits, loss, scaled = forward(model, optimizer, batch, clock)
     kept_bytes = sum(storage.nbytes() for at, storage in kept.items() if at not in weights)
     kept.clear()
     with clock("backward"):
