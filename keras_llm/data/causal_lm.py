@@ -6,12 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_llm.arguments import check_positive_int
-from keras_llm.data.arguments import LOADER_NAMES, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
-from keras_llm.data.data_loader import DataLoader
+from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
 from keras_llm.data.token_array import Padding, TokenArray, padded_rows
-from keras_llm.data.tokenizer import Tokenizer
+from keras_llm.data.tokenizer import Tokenizer, check_tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
 

@@ -8,6 +8,19 @@ import torch
 
 from keras_llm.arguments import check_non_negative_int
 
+# What other libraries call the arguments of batches.
+LOADER_NAMES = {
+    "drop_last": "nothing: the last batch may be smaller, and every number is per token",
+    "generator": "seed=...",
+    "sampler": "shuffle=True for another order every epoch, which follows from seed",
+    "collate_fn": "nothing: batches are padded already",
+    "pin_memory": "nothing: the tokens of a batch are few",
+    "per_device_train_batch_size": "batch_size=...",
+    "per_device_eval_batch_size": "batch_size=...",
+    "dataset": "the texts as the first argument",
+    "train_dataset": "the texts as the first argument",
+}
+
 
 class DataLoader(torch.utils.data.DataLoader):
     """A `torch.utils.data.DataLoader` that can resume: its state is its seed, epoch and step.

@@ -1,7 +1,7 @@
 """What an explanation is made of, before it is rendered: sections of facts, curves and tables."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_llm.usual_range import UsualRange
@@ -28,7 +28,7 @@ class Fact:
     note: str = ""
     usual: UsualRange | None = None
     flag: str = ""
-    details: tuple[str, ...] = ()
+    details: Sequence[str] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "text", self.text or value_text(self.value))
@@ -57,14 +57,10 @@ class Curve:
         step, value: The next update, and its learning rate.
     """
 
-    steps: tuple[int, ...]
-    values: tuple[float, ...]
+    steps: list[int]
+    values: list[float]
     step: int
     value: float
-
-    def to_dict(self) -> dict:
-        """The curve as JSON has it."""
-        return vars(self) | {"steps": list(self.steps), "values": list(self.values)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +145,6 @@ class Section:
             "title": self.title,
             "subject": self.subject,
             "facts": [fact.to_dict() for fact in self.facts],
-            "curve": self.curve and self.curve.to_dict(),
+            "curve": self.curve and dict(vars(self.curve)),
             "table": self.table and self.table.to_dict(),
         }
