@@ -10,7 +10,7 @@ from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.batch_shapes import choose_shapes, round_up, smallest_cover
 from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
-from keras_llm.data.token_array import Padding, TokenArray, padded_rows
+from keras_llm.data.token_array import TokenArray, padded_rows
 from keras_llm.data.tokenizer import Tokenizer, check_tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
@@ -119,12 +119,11 @@ def seq2seq(
         targets.append(row[1])
     start, end = target_tokenizer.start_id, target_tokenizer.end_id
     encoded = Pairs(
-        TokenArray.encode(sources, tokenizer),
-        TokenArray.encode(targets, target_tokenizer, start=(start,), end=(end,)),
-        paddings=(Padding.of(tokenizer), Padding.of(target_tokenizer)),
-        batch_size=batch_size,
-        max_length=max_length,
-        pad_to_multiple_of=pad_to_multiple_of,
+        TokenArray(sources, tokenizer),
+        TokenArray(targets, target_tokenizer, start=(start,), end=(end,)),
+        batch_size,
+        max_length,
+        pad_to_multiple_of,
     )
     order = BatchOrder(len(encoded), batch_size, shuffle, seed, encoded.sort_keys())
     return DataLoader(encoded, order, num_workers)
@@ -136,7 +135,6 @@ class Pairs:
     Args:
         sources: The ids of every source.
         targets: The ids of every target, with the start id before it and the end id after it.
-        paddings: What fills the rest of a source's row, and of a target's.
         batch_size: Rows per batch.
         max_length: The largest number of ids in a row, or None.
         pad_to_multiple_of: What lengths are rounded up to; None for a few chosen shapes.
@@ -148,14 +146,11 @@ class Pairs:
         self,
         sources: TokenArray,
         targets: TokenArray,
-        paddings: tuple[Padding, Padding],
         batch_size: int,
         max_length: int | None,
         pad_to_multiple_of: int | None,
     ):
-        self.sources = sources
-        self.targets = targets
-        self.paddings = paddings
+        self.sources, self.targets = sources, targets
         self.rows = np.flatnonzero(sources.lengths)
         if not len(self.rows):
             raise ValueError(
@@ -187,13 +182,12 @@ class Pairs:
         rows = np.pad(rows, (0, max(0, self.min_rows - num_rows)), mode="edge")
         lengths = self.padded(self.lengths[rows].max(axis=0))
         counts = self.lengths[rows].T
-        sources, targets = self.paddings
-        starts = self.sources.offsets[self.rows[rows]]
-        encoder_ids = padded_rows(self.sources.ids, starts, counts[0], lengths[0], sources.id)
-        starts = self.targets.offsets[self.rows[rows]]
-        decoder_ids = padded_rows(self.targets.ids, starts, counts[1], lengths[1], targets.id)
-        labels = padded_rows(self.targets.ids, starts + 1, counts[1], lengths[1], targets.label)
-        labels[num_rows:] = targets.label
+        sources, targets, rows = self.sources, self.targets, self.rows[rows]
+        encoder_ids = padded_rows(
+            sources.ids, sources.offsets[rows], counts[0], lengths[0], sources.pad_id
+        )
+        decoder_ids, labels = targets.ids_and_labels(targets.offsets[rows], counts[1], lengths[1])
+        labels[num_rows:] = targets.pad_label
         return {"encoder_ids": encoder_ids, "decoder_ids": decoder_ids}, labels
 
     def sort_keys(self) -> np.ndarray:
