@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.keras_private import loss_setting
+from keras_llm.checks.first_batch import integers
 from keras_llm.explanation.counted_tokens import stock_weights
 from keras_llm.explanation.docstring_text import name_of
 from keras_llm.explanation.loss_facts import as_object
@@ -49,13 +50,11 @@ def read_tokens(loss, x, y, sample_weight, logits, mask=None) -> Tokens:
         shape = tuple(logits.shape)
         return Tokens(unknown=f"outputs are not [batch, length, vocab], but {shape}")
     loss = as_object(loss)
-    labels = host(loss.labels(y) if isinstance(loss, MaskedLoss) else y)
-    if labels.ndim == 3 and labels.shape[-1] == 1:
-        labels = labels[..., 0]
-    if not is_ids(labels, tuple(logits.shape[:-1])):
-        labels = None
     known = Tokens(said=host(ops.argmax(logits, axis=-1)))
-    if labels is not None:
+    labels = integers(loss.labels(y) if isinstance(loss, MaskedLoss) else y)
+    if labels is None or labels.shape != known.said.shape:
+        labels = None
+    else:
         known = known._replace(labels=labels, read=decoder_input(x, labels.shape))
         from_logits = loss_setting(loss, "from_logits")
         if from_logits is not None:
@@ -87,11 +86,6 @@ def host(tensor) -> np.ndarray:
     return array if np.issubdtype(array.dtype, np.integer) else array.astype("float64")
 
 
-def is_ids(array, shape) -> bool:
-    """Whether an array holds an id for each position."""
-    return array.shape == shape and np.issubdtype(array.dtype, np.integer)
-
-
 def label_nll(labels, logits, from_logits) -> np.ndarray:
     """-log of the probability of each label; NaN for one outside the vocabulary."""
     inside = (labels >= 0) & (labels < logits.shape[-1])
@@ -105,12 +99,12 @@ def label_nll(labels, logits, from_logits) -> np.ndarray:
 def decoder_input(x, shape) -> np.ndarray | None:
     """The ids that are read position by position, of the labels' shape; None without any."""
     parts = x if isinstance(x, dict) else dict(enumerate(x if isinstance(x, list | tuple) else [x]))
-    arrays = {name: ops.convert_to_numpy(part) for name, part in parts.items()}
     # A mask has this shape too; an encoder's ids may have.
     names = ("decoder_ids", "decoder_input_ids", "input_ids", "token_ids")
     for name in names if isinstance(x, dict) else (*names, 0):
-        if name in arrays and is_ids(arrays[name], shape):
-            return arrays[name]
+        ids = integers(parts.get(name))
+        if ids is not None and ids.shape == shape:
+            return ids
     return None
 
 
