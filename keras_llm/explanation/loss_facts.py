@@ -45,7 +45,10 @@ def loss_section(compiled: CompiledModel, loss, title: str, weight) -> Section:
     name = name_of(loss)
     loss = as_object(loss)
     equation, meaning = equation_and_meaning(loss)
-    text = with_p(loss, equation) if equation else f"what {name} returns"
+    text = equation or f"what {name} returns"
+    from_logits = loss_setting(loss, "from_logits")
+    if "p" in re.findall("[a-z]+", equation) and from_logits is not None:
+        text += ", p = softmax of the logits" if from_logits else ", p = the model's outputs"
     facts = [
         Fact("each token", equation or None, text, meaning),
         left_out(compiled, loss),
@@ -107,15 +110,6 @@ def as_object(loss):
     classes = {name.lower(): cls for name, cls in vars(keras.losses).items() if name[0].isupper()}
     cls = classes.get(name.replace("_", ""))
     return cls() if cls else function
-
-
-def with_p(loss, equation) -> str:
-    """The equation, and what p stands for in it."""
-    from_logits = loss_setting(loss, "from_logits")
-    if "p" not in re.findall("[a-z]+", equation) or from_logits is None:
-        return equation
-    where = "softmax of the logits" if from_logits else "the model's outputs"
-    return f"{equation}, p = {where}"
 
 
 def left_out(compiled, loss) -> Fact:

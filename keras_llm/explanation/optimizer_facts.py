@@ -90,45 +90,47 @@ def decayed(compiled: CompiledModel) -> list[Fact]:
 def state(compiled: CompiledModel) -> Fact:
     """What the optimizer remembers between updates."""
     parameters = compiled.parameters
-    kept = state_shapes(compiled) if parameters else None
+    kept = state_tensors(compiled) if parameters else None
     if kept is None:
         when = "once the model is built" if parameters is None else "after the first fit"
         return Fact("memory", None, f"known {when}")
-    total = sum(nbytes(shape, dtype) for shape, dtype in kept)
+    total = nbytes(kept)
     each = total / parameters
-    kinds = sorted({dtype for _, dtype in kept})
+    kinds = sorted({tensor.dtype for tensor in kept})
     flag = "moving averages with so few digits stand still: a small change is rounded away"
     flag = flag if any(map(is_low_precision, kinds)) else ""
     text = f"{each:.4g} bytes a parameter: {bytes_text(total)}"
     return Fact("memory", each, f"{text} in {' and '.join(kinds)}" if kinds else text, flag=flag)
 
 
-def state_shapes(compiled: CompiledModel) -> list[tuple] | None:
-    """Shape and type of the optimizer's variables but its counters; None if not known yet.
+def state_tensors(compiled: CompiledModel) -> list | None:
+    """What the optimizer keeps but its counters, without values; None if not known yet.
 
     One that is not built yet is not built here: a twin is, for one variable at a time, so that
     memory never holds a second copy of it all.
     """
-    optimizer, variables = compiled.optimizer, compiled.model.trainable_variables
+    optimizer = compiled.optimizer
     if optimizer.built:
-        return [(v.shape, v.dtype) for v in optimizer.variables if len(v.shape)]
-    config = optimizer_settings(optimizer)
-    kept = []
-    for variable in variables:
+        return [v for v in optimizer.variables if len(v.shape)]
+    config, kept = optimizer_settings(optimizer), []
+    for variable in compiled.model.trainable_variables:
         try:
             twin = type(optimizer).from_config(config)
             twin.build([variable])
         except Exception:
             # A user's own optimizer may have to be built in another way.
             return None
-        kept += [(v.shape, v.dtype) for v in twin.variables if len(v.shape)]
+        kept += [keras.KerasTensor(v.shape, v.dtype) for v in twin.variables if len(v.shape)]
     return kept
 
 
-def nbytes(shape, dtype) -> int:
-    """Bytes of a variable's numbers."""
-    digits = re.search(r"\d+", keras.backend.standardize_dtype(dtype))
-    return math.prod(shape) * (int(digits[0]) // 8 if digits else 1)
+def nbytes(tensors) -> int:
+    """Bytes of the numbers of all tensors or variables."""
+    total = 0
+    for tensor in tensors:
+        digits = re.search(r"\d+", keras.backend.standardize_dtype(tensor.dtype))
+        total += math.prod(tensor.shape) * (int(digits[0]) // 8 if digits else 1)
+    return total
 
 
 def bytes_text(count: int) -> str:

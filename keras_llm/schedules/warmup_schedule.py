@@ -27,7 +27,8 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
     Subclasses write `decay`, with Python operators and `ops.relu` rather than `ops.minimum` or
     `ops.cond`: on a GPU those would copy a constant to the device, or read the step back from it,
     and wait for that in every update. For `explain` and plots they may also write `decay_name`,
-    `notes` and, where the decay has an end, `total_steps`.
+    `notes` and, where the decay has an end, `total_steps`. Arguments of their own that they keep by
+    their names are saved.
 
     Args:
         learning_rate: The peak learning rate.

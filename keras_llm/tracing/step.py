@@ -115,8 +115,8 @@ def take(model, loss, batch) -> TracedStep:
         },
         learning_rate=rate,
         update=update,
-        gradient_bytes=sum(nbytes(g.shape, g.dtype) for g in done.gradients if g is not None),
-        state_bytes=sum(nbytes(v.shape, v.dtype) for v in optimizer.variables if len(v.shape)),
+        gradient_bytes=nbytes(g for g in done.gradients if g is not None),
+        state_bytes=nbytes(v for v in optimizer.variables if len(v.shape)),
         seconds=clock.seconds,
         gpu_bytes=clock.gpu_bytes,
     )
