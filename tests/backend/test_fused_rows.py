@@ -364,7 +364,7 @@ def test_a_model_under_mixed_bfloat16_multiplies_no_float32(count):
     ids = torch.zeros(2, 16, dtype=torch.long, device="meta")
     values = [(v, torch.empty_like(v.value, device="meta")) for v in model.variables]
     with keras.device("meta"), keras.StatelessScope(state_mapping=values), count:
-        model.step.one_pass(ids, ids, None, training=True, unit=1.0)
+        model.step.one_pass(ids, ids, None, training=True, unit=1.0, counts=None)
     assert set(count.products) == {torch.bfloat16}
     # The head's three are among them.
     assert count.products[torch.bfloat16] > 3 * 2 * 32 * 32 * 300

@@ -53,7 +53,7 @@ class CapturedLayer:
         if self.reason:
             return self.layer(inputs, training=training)
         tensors = keras.tree.flatten(inputs)
-        key = (bool(training), *((tuple(t.shape), t.dtype, t.device) for t in tensors))
+        key = shape_key(tensors, training)
         if key in self.graphs:
             graph = self.graphs[key] = self.graphs[key] or self.trace(inputs, training)
             if graph is not None:
@@ -65,6 +65,10 @@ class CapturedLayer:
         if keras_mask(outputs) is not None or self.layer.losses:
             self.reason = "a layer makes a mask or adds a loss"
         return outputs
+
+    def has_seen(self, inputs, training: bool) -> bool:
+        """Whether the next call with these shapes is answered by a graph, as far as is known."""
+        return not self.reason and shape_key(keras.tree.flatten(inputs), training) in self.graphs
 
     def trace(self, inputs, training):
         """The graph of one shape; None, and a reason, where there is none."""
@@ -79,6 +83,11 @@ class CapturedLayer:
                 stacklevel=2,
             )
             return None
+
+
+def shape_key(tensors, training: bool) -> tuple:
+    """What a graph is made for."""
+    return (bool(training), *((tuple(t.shape), t.dtype, t.device) for t in tensors))
 
 
 class Graph:
