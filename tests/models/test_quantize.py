@@ -1,5 +1,7 @@
 """Models whose layers Keras has quantized, or given low-rank adapters."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,13 @@ MODELS = {
     CausalTransformer: IDS,
     Seq2SeqTransformer: {"encoder_ids": IDS, "decoder_ids": IDS},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freeze():
+    """Keras collects garbage for each weight that it replaces: not among what is here already."""
+    gc.collect()
+    gc.freeze()
 
 
 def logits(model, inputs):
