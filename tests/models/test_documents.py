@@ -13,8 +13,8 @@ from keras_llm.models import causal_backbone
 from keras_llm.training.torch.captured_layer import CapturedLayer
 from keras_llm.training.torch.compile_policy import CompilePolicy
 from tests.models.llama import to_llama
-from tests.models.test_padding import Shapes
 from tests.models.weights import randomize
+from tests.torch_operations import Shapes
 
 SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=4, max_length=64)
 END = 2

@@ -8,7 +8,7 @@ from keras import ops
 from keras_llm.models import CausalTransformer, Seq2SeqTransformer
 from tests.models.weights import randomize
 
-SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=2, max_length=12)
+SIZES = dict(vocab_size=23, d_model=16, num_layers=1, num_heads=2, max_length=12)
 IDS = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
 MODELS = {
     CausalTransformer: IDS,

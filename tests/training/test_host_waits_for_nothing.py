@@ -14,7 +14,7 @@ from keras_llm import losses, metrics, models, optimizers, schedules
 from keras_llm.backend.torch import tensors
 from keras_llm.training.torch import log_throttle
 from keras_llm.training.torch.captured_layer import Graph
-from tests.optimizers.test_host_waits_for_nothing import CountWaits
+from tests.torch_operations import CountWaits
 
 pytestmark = pytest.mark.torch_only
 

@@ -11,7 +11,7 @@ from keras_llm.backend import chunks
 from keras_llm.backend.torch import vocabulary_pass
 from keras_llm.training import Step
 from keras_llm.training.torch import pass_graph
-from tests.losses.test_crossentropy import SquaredTemperature
+from tests.losses.token_losses import SquaredTemperature
 
 pytestmark = pytest.mark.torch_only
 
