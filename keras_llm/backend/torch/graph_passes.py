@@ -59,10 +59,11 @@ def split(module: GraphModule, weights: int) -> tuple[GraphModule, GraphModule]:
     written = written_nodes(module.graph)
     known = {node for node in nodes[:weights] if node not in written}
     for node in nodes[weights:]:
-        is_free = node.op == "get_attr" or node.op == "call_function"
-        if is_free and node not in written and known.issuperset(node.all_input_nodes):
-            if not node.all_input_nodes or size(node) <= sum(map(size, node.all_input_nodes)):
-                known.add(node)
+        is_free = node.op in ("get_attr", "call_function") and node not in written
+        inputs = node.all_input_nodes
+        is_small = not inputs or size(node) <= sum(map(size, inputs))
+        if is_free and known.issuperset(inputs) and is_small:
+            known.add(node)
     ahead, rest, in_ahead, in_rest = Graph(), Graph(), {}, {}
     for node in nodes[:weights]:
         in_ahead[node] = ahead.placeholder(node.name)
