@@ -10,7 +10,7 @@ from keras_llm import losses, metrics, models, optimizers
 from keras_llm.backend import chunks
 from keras_llm.backend.torch import vocabulary_pass
 from keras_llm.training import Step
-from keras_llm.training.torch import pass_graph
+from keras_llm.training.torch import compile_policy, pass_graph
 from tests.losses.token_losses import SquaredTemperature
 
 pytestmark = pytest.mark.torch_only
@@ -67,8 +67,8 @@ def passes(monkeypatch):
 WAYS = {
     "layer by layer": {"run_eagerly": True},
     "captured": {},
-    "one graph": {},
-    "one graph in micro-batches": {"micro_batch_size": 2},
+    "one graph": {"jit_compile": True},
+    "one graph in micro-batches": {"jit_compile": True, "micro_batch_size": 2},
     "one graph, compiled": {"jit_compile": True},
     "compiled": {"jit_compile": True},
     "in chunks of 5 rows and tiles of 7 ids": {},
@@ -114,13 +114,15 @@ def test_twelve_steps_are_the_same_twelve_steps(loss, way, dropout, passes, monk
     want, weights = steps_of_whole_logits(loss, dropout)
     if "one graph" not in way:
         monkeypatch.setattr(pass_graph, "MAX_LOGITS", 0)
+    elif "compiled" not in way:
+        monkeypatch.setattr(compile_policy, "compiled", lambda module: module)
     if "chunks" in way:
         monkeypatch.setattr(vocabulary_pass, "chunk_rows", lambda *_: 5)
         monkeypatch.setattr(chunks, "CPU_TILE_COLUMNS", 7)
     model, history = twelve_steps(models.CausalTransformer, loss, dropout, **WAYS[way])
     captured = model.step.captured
     assert (captured is not None and captured.replayed) == (way != "layer by layer")
-    assert model.get_compile_config()["jit_compile"] is ("compiled" in way)
+    assert model.get_compile_config()["jit_compile"] is ("compiled" in way or "one graph" in way)
     assert len(passes) == 3 * (4 * (2 if "micro" in way else 1) + 4)
     assert history.keys() == want.keys()
     for name, values in want.items():

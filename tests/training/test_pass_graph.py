@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from keras_llm import losses, models, optimizers
-from keras_llm.training.torch import pass_graph
+from keras_llm.training.torch import compile_policy, pass_graph
 
 pytestmark = pytest.mark.torch_only
 
@@ -18,7 +18,14 @@ VOCAB = 13
 X, Y = np.random.default_rng(0).integers(1, VOCAB, (2, 4, 5))
 
 
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    """What is compiled is tested in test_one_pass.py; here, what is in the graph."""
+    monkeypatch.setattr(compile_policy, "compiled", lambda module: module)
+
+
 def build(**arguments):
+    arguments = {"jit_compile": True} | arguments
     model = models.CausalTransformer(VOCAB, 8, 1, 2, max_length=8)
     loss = losses.MaskedSparseCategoricalCrossentropy(0)
     model.compile(optimizer=optimizers.AdamW(1e-2), loss=loss, **arguments)
@@ -40,8 +47,16 @@ def test_one_graph_for_each_shape():
 
 
 @pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
-@pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"metrics": ["accuracy"]}])
-def test_none_where_steps_are_eager_or_logits_are_needed(arguments):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"run_eagerly": True, "jit_compile": False},
+        {"metrics": ["accuracy"]},
+        {"jit_compile": "auto"},
+        {"jit_compile": False},
+    ],
+)
+def test_none_where_it_is_not_compiled_or_logits_are_needed(arguments):
     assert not any(graphs_after(build(**arguments)))
 
 

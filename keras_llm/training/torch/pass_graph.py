@@ -1,9 +1,10 @@
 """All that is between a micro-batch and its gradients as one graph, for batches with few logits.
 
-A small model's step is hundreds of operations that take longer to start than to run. In a graph of
-them all, the loss and the backward pass included, autograd has nothing to record, and a compiler
-sees everything at once. Where logits are many, the pass over the vocabulary takes most of the time
-and must not hold them (`backend/torch/vocabulary_pass.py`): then the layers alone are a graph.
+A small model's step is hundreds of operations that take longer to start than to run. With
+`jit_compile=True` they are one graph, the loss and the backward pass included: autograd has nothing
+to record, and the compiler sees everything at once. Where logits are many, the pass over the
+vocabulary takes most of the time and must not hold them (`backend/torch/vocabulary_pass.py`): then
+the layers alone are a graph.
 """
 
 import math

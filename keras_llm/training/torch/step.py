@@ -101,6 +101,10 @@ class TorchStep(Step):
     def pass_graph(self, x, sample_weight, trained) -> PassGraph | None:
         """The graph of all that is between a batch and its gradients, if there is one."""
         captured = self.captured
+        if self.jit_compile is not True:
+            # Where nothing is compiled, a run that continues another one on another day, whose
+            # first batch has no graph yet, gets the same numbers to the last bit.
+            return None
         # The first call of a shape tells whether there can be a graph.
         if captured is None or not captured.has_seen(x, training=True) or trained.are_regularized:
             return None
