@@ -114,6 +114,12 @@ class Attention(keras.layers.Layer):
         value = self._split_heads(self.value(source), self.num_key_value_heads)
         return KeyValues(key if cos_sin is None else rotate(key, cos_sin), value)
 
+    def empty_cache(self, batch: int, capacity: int) -> KeyValues:
+        """An empty cache for at most `capacity` tokens per row."""
+        return KeyValues.empty(
+            batch, capacity, self.num_key_value_heads, self.head_dim, self.compute_dtype
+        )
+
     def call(
         self,
         x: Tensor,
@@ -163,9 +169,6 @@ class Attention(keras.layers.Layer):
         }
 
 
-def causal_mask(length: int, capacity: int, cache_position: int = 0) -> Tensor:
-    """Booleans `[length, capacity]`: whether query t, at `cache_position + t`, may attend to key s.
-
-    True for s <= cache_position + t.
-    """
-    return ops.arange(capacity) <= cache_position + ops.arange(length)[:, None]
+def causal_mask(length: int, source_length: int) -> Tensor:
+    """Booleans `[length, source_length]`: whether query t may attend to key s, true for s <= t."""
+    return ops.arange(source_length) <= ops.arange(length)[:, None]

@@ -9,12 +9,12 @@ import keras
 from keras import ops
 
 from keras_llm.arguments import check_positive_int
-from keras_llm.layers.attention import causal_mask
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.models.backbone import Backbone, TransformerConfig
 from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
+from keras_llm.models.decoding_state import DecodingState
 from keras_llm.tensor import Tensor
 
 
@@ -45,19 +45,6 @@ class Source(NamedTuple):
         if times == 1:
             return self
         return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), self)
-
-
-class DecodingState(NamedTuple):
-    """What the decoder keeps of the source and of the tokens so far."""
-
-    caches: list[KeyValues]  # one per block
-    cache_position: int  # where the next token is written
-    source: Source
-
-    def reordered(self, rows: Tensor) -> DecodingState:
-        """The state in which row i continues row `rows[i]`, which must have the same source."""
-        caches = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), self.caches)
-        return self._replace(caches=caches)
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -173,32 +160,39 @@ class Seq2SeqBackbone(Backbone):
         x = self.encoder_norm(x)
         return Source([b.cross_attention.keys_values(x) for b in self.decoder_blocks], mask)
 
+    def example_source(self, batch: int, length: int) -> Source:
+        """A source of this size."""
+        keys_values = [
+            block.cross_attention.empty_cache(batch, length) for block in self.decoder_blocks
+        ]
+        has_mask = self.config.pad_id is not None
+        return Source(keys_values, ops.ones((batch, 1, 1, length), "bool") if has_mask else None)
+
     def start(self, source: Source, capacity: int) -> DecodingState:
         """The state before any token of the target, with empty caches for `capacity` tokens."""
-        batch, _, num_heads, head_dim = source.keys_values[0].key.shape
-        cache = KeyValues.empty(batch, capacity, num_heads, head_dim, self.compute_dtype)
-        return DecodingState([cache] * self.config.num_layers, 0, source)
+        batch = source.keys_values[0].key.shape[0]
+        return DecodingState.empty(self.decoder_blocks, batch, capacity, context=source)
 
     def extend(self, ids: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         """The hidden vectors of the next tokens `[batch, length]`, and the state after them."""
-        length, capacity = ids.shape[1], state.caches[0].key.shape[1]
-        cos_sin = self.rotary(state.cache_position + ops.arange(length))
-        mask = causal_mask(length, capacity, state.cache_position)[None, None]
+        length, source = ids.shape[1], state.context
+        positions = state.positions(length)
+        cos_sin = self.rotary(positions)
+        mask = state.visible(positions)[None, None]
 
         x = self.target_embedding(ids)
         caches = []
         for block, cache, keys_values in zip(
-            self.decoder_blocks, state.caches, state.source.keys_values, strict=True
+            self.decoder_blocks, state.caches, source.keys_values, strict=True
         ):
             x, cache = block(
                 x,
                 cos_sin,
                 attention_mask=mask,
                 source=keys_values,
-                cross_attention_mask=state.source.mask,
+                cross_attention_mask=source.mask,
                 cache=cache,
-                cache_position=state.cache_position,
+                cache_position=state.position,
             )
             caches.append(cache)
-        cache_position = state.cache_position + length
-        return self.decoder_norm(x), DecodingState(caches, cache_position, state.source)
+        return self.decoder_norm(x), state.after(length, caches, source)

@@ -8,11 +8,12 @@ from keras import ops
 
 from keras_llm.arguments import check_number, check_positive_int
 from keras_llm.backend.inference import inference_mode
-from keras_llm.generation.beam_search import beam_search
-from keras_llm.generation.generate import generate
-from keras_llm.generation.logits_to_numpy import logits_to_numpy
+from keras_llm.backend.repeated import size_of
+from keras_llm.generation.beam_search import Beams, beam_search
+from keras_llm.generation.choice import Choice, chooser
+from keras_llm.generation.decoder import Decoding, rounded_up
 from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
-from keras_llm.generation.samplers import Sampler
+from keras_llm.generation.samplers import Sampler, check_top_k
 from keras_llm.models.checks import check_special_id
 from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
@@ -181,6 +182,7 @@ class Seq2SeqTransformer(Transformer):
         check_positive_int(num_beams, "num_beams")
         check_number(length_penalty, "length_penalty", "(-inf, inf)")
         sampler = Sampler(temperature, top_k, top_p, seed)
+        check_top_k(top_k, target_vocab_size)
         if num_beams > 1 and not sampler.greedy:
             raise ValueError(
                 "Beam search does not sample: give num_beams, or temperature, top_k and top_p. "
@@ -192,21 +194,39 @@ class Seq2SeqTransformer(Transformer):
                 "Sources of different lengths need a model with a pad_id. "
                 f"Received lengths: {[len(row) for row in sources]}"
             )
+        ruled_out = pad_id if pad_id != end_id else None
 
-        def step(ids, state, parents=None):
-            if parents is not None:
-                state = state.reordered(parents)
-            hidden, state = self.backbone.extend(ids, state)
-            return logits_to_numpy(self.head(hidden[:, -1]), pad_id, end_id), state
+        def make():
+            def extend(ids, state):
+                hidden, state = self.backbone.extend(ids, state)
+                return self.head(hidden[:, -1]), state
 
+            def example(batch, room, source_length):
+                source = self.backbone.example_source(batch * num_beams, source_length)
+                state = self.backbone.start(source, room)
+                if num_beams > 1:
+                    return Decoding(state, Beams.example(batch, num_beams, room))
+                return Decoding(state, Choice.example(batch, room, not sampler.greedy))
+
+            if num_beams > 1:
+                return extend, beam_search(num_beams, ruled_out), example
+            return extend, chooser(sampler, ruled_out), example
+
+        decoder = self.decoders.get((sampler.kind, num_beams, ruled_out), make)
+        width = size_of(max(map(len, sources)))
+        width = None if pad_id is None else width
+        batch, room = len(sources), rounded_up(max_new_tokens)
         with inference_mode():
-            source = self.backbone.encode(ops.convert_to_tensor(pad_rows(sources, pad_id)))
-            state = self.backbone.start(source.repeated(num_beams), capacity=max_new_tokens)
-            logits, state = step(np.full((len(sources) * num_beams, 1), start_id), state)
-            if num_beams == 1:
-                rows = generate(logits, state, step, sampler, max_new_tokens, end_id)
-            else:
-                rows = beam_search(
-                    logits, state, step, num_beams, max_new_tokens, end_id, length_penalty
+            source = self.backbone.encode(
+                ops.convert_to_tensor(pad_rows(sources, pad_id, width=width))
+            )
+            state = self.backbone.start(source.repeated(num_beams), room)
+            if num_beams > 1:
+                choice = Beams.start(
+                    batch, num_beams, room, max_new_tokens, end_id, length_penalty
                 )
+            else:
+                choice = Choice.start(sampler, batch, room, max_new_tokens, end_id)
+            first = ops.full((batch * num_beams, 1), start_id, "int32")
+            rows = decoder(first, Decoding(state, choice)).rows()
         return from_rows(rows, encoder_ids, end_id if pad_id is None else pad_id)

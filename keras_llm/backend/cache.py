@@ -1,0 +1,10 @@
+"""Memory of a fixed length that is written to while tokens are generated."""
+
+import keras
+
+if keras.backend.backend() == "torch":
+    from keras_llm.backend.torch.cache import latest, narrowed, reordered, taken, written
+else:
+    from keras_llm.backend.ops.cache import latest, narrowed, reordered, taken, written
+
+__all__ = ["latest", "narrowed", "reordered", "taken", "written"]

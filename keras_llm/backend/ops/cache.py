@@ -1,0 +1,34 @@
+"""Memory of a fixed length on JAX and TensorFlow: a new array each time.
+
+Inside a compiled loop the compiler writes in place.
+"""
+
+from keras import ops
+
+
+def written(cache, new, position):
+    """`cache` `[batch, room, ...]` with `new` `[batch, length, ...]` from `position` on.
+
+    PyTorch writes in place, so the cache that was given must not be used any more.
+    """
+    return ops.slice_update(cache, (0, position, *(0 for _ in cache.shape[2:])), new)
+
+
+def taken(x, indices, axis: int):
+    """`x` at `indices` `[n]` of an axis."""
+    return ops.take(x, indices, axis=axis)
+
+
+def narrowed(cache, room: int):
+    """The first `room` places of a cache where that is a view; elsewhere all of it."""
+    return cache
+
+
+def latest(before, after):
+    """The whole cache after steps that took `narrowed(before)` and returned `after`."""
+    return after
+
+
+def reordered(cache, rows):
+    """`cache` with the row `rows[i]` in row i. In place on PyTorch, like `written`."""
+    return taken(cache, rows, axis=0)

@@ -1,0 +1,46 @@
+"""A step that is applied to its own result again and again, in one compiled loop."""
+
+import keras
+from keras import ops
+
+if keras.backend.backend() == "tensorflow":
+    from keras_llm.backend.tensorflow.compiled import compiled
+else:
+    from keras_llm.backend.jax.compiled import compiled
+
+
+class Repeated:
+    """`state, goes_on = step(state)`, again and again, without Python between two steps.
+
+    It is compiled once for each shape of the state, and has the weights' values of the time of the
+    call.
+
+    Args:
+        step: From a nested structure of tensors to one of the same shapes, and to a boolean scalar:
+            whether it is to be applied again.
+        layers: All layers that it calls, built.
+        example: A function from sizes (of the batch, then of other dimensions that may differ from
+            call to call) to a state of these sizes.
+        jit_compile: Whether TensorFlow compiles by XLA, and PyTorch by `torch.compile`.
+    """
+
+    def __init__(self, step, layers, example, jit_compile=False):
+        def loop(state, most):
+            def again(state, goes_on, taken):
+                return ops.logical_and(goes_on, taken < most)
+
+            def body(state, goes_on, taken):
+                return *step(state), taken + 1
+
+            begin = state, ops.convert_to_tensor(True), ops.zeros((), "int32")
+            return ops.while_loop(again, body, begin)[:2]
+
+        self.loop = compiled(loop, layers, jit_compile)
+
+    def __call__(self, state, most: int):
+        """The state after at most `most` steps, and whether more are wanted.
+
+        The state that is given must not be used any more.
+        """
+        state, goes_on = self.loop(state, ops.convert_to_tensor(most, "int32"))
+        return state, bool(goes_on)

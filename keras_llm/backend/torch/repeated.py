@@ -1,0 +1,117 @@
+"""A step that is applied to its own result again and again, as one graph of torch operations."""
+
+import functools
+import inspect
+import warnings
+
+import keras
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from keras_llm.backend.ids import deferred_checks
+from keras_llm.backend.layer_settings import unique_variables, unknown_layers
+from keras_llm.backend.torch.any_size import fit_any_size, unusual_sizes
+from keras_llm.backend.torch.errors import reason_of
+from keras_llm.backend.torch.graph_passes import call_directly, share_equal, split
+from keras_llm.backend.torch.views import merge_views
+
+# Tracing takes about as long as so many steps layer by layer.
+STEPS_BEFORE = 16
+
+
+class Repeated:
+    """As in `ops/`. The graph has the weights as inputs, and fits any sizes of the state."""
+
+    def __init__(self, step, layers, example, jit_compile=False):
+        self.step, self.layers, self.example = step, layers, example
+        self.jit_compile = jit_compile
+        self.graph, self.steps = None, 0
+        self.reason = next(filter(None, map(unknown_layers, layers)), "")
+
+    def __call__(self, state, most: int):
+        """As in `ops/`."""
+        self.steps += most
+        if self.graph is None and not self.reason and self.steps >= STEPS_BEFORE:
+            self.trace()
+        if self.graph is None:
+            step = self.step_of_leaves(state)
+        else:
+            step = self.graph.step()
+        leaves = keras.tree.flatten(state)
+        for _ in range(most):
+            *leaves, goes_on = step(*leaves)
+            if not goes_on:
+                break
+        return keras.tree.pack_sequence_as(state, leaves), bool(goes_on)
+
+    def step_of_leaves(self, state):
+        """The step, from and to a list of tensors."""
+
+        def step(*leaves):
+            new, goes_on = self.step(keras.tree.pack_sequence_as(state, list(leaves)))
+            return [*keras.tree.flatten(new), goes_on]
+
+        return step
+
+    def trace(self):
+        """Makes the graph; otherwise notes why there is none."""
+        try:
+            self.graph = StepGraph(self)
+        except Exception as error:
+            self.reason = reason_of(error)
+            warnings.warn(
+                "Tokens are generated layer by layer, which is slower than as a graph, because the "
+                f"layers could not be traced. {self.reason}",
+                stacklevel=2,
+            )
+
+
+class StepGraph:
+    """The operations of one step, for states of any size."""
+
+    def __init__(self, repeated: Repeated):
+        self.variables = unique_variables(repeated.layers)
+        count = len(self.variables)
+        numbers = {size for variable in self.variables for size in variable.shape}
+        how_many = len(inspect.signature(repeated.example).parameters)
+        sizes = unusual_sizes(how_many, numbers)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            state = repeated.example(*sizes)
+        step = repeated.step_of_leaves(state)
+
+        def call(*tensors):
+            values = zip(self.variables, tensors[:count], strict=True)
+            # Ids that a step chose are in the vocabulary.
+            with deferred_checks(lambda *check: True), keras.StatelessScope(values):
+                return step(*tensors[count:])
+
+        module = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(
+            *self.values(), *keras.tree.flatten(state)
+        )
+        merge_views(module)
+        fit_any_size(module.graph, sizes)
+        share_equal(module.graph)
+        self.ahead, self.rest = split(module, count)
+        call_directly(self.rest.graph)
+        self.rest.recompile()
+        if repeated.jit_compile:
+            self.rest.forward = torch.compile(self.rest.forward, fullgraph=True)
+
+    def values(self):
+        """The variables' tensors."""
+        return [variable.value for variable in self.variables]
+
+    def step(self):
+        """The step with the weights of now, from and to a list of tensors."""
+        return functools.partial(self.rest.forward, *self.ahead(*self.values()))
+
+
+def compiled(function, layers, jit_compile):
+    """As in `ops/`: the function itself, since its shapes seldom come twice."""
+    return function
+
+
+def size_of(length: int) -> int:
+    """As in `ops/`: no function is made for one size."""
+    return length
