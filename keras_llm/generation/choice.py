@@ -43,13 +43,14 @@ class Choice(NamedTuple):
     def example(cls, batch: int, room: int, is_drawn: bool) -> Choice:
         """A choice of these sizes."""
         with float64():
-            numbers = [ops.zeros(shape, FLOAT64) for shape in ((), (), (batch, room))]
+            shapes = (), (), (batch, room) if is_drawn else ()
+            numbers = [ops.zeros(shape, FLOAT64) for shape in shapes]
         return cls(
             ops.zeros((batch, room), "int32"),
             ops.zeros((batch, 1), "int32"),
             ops.ones((batch,), "bool"),
             *(ops.zeros((), "int32") for _ in range(3)),
-            *(numbers if is_drawn else numbers[:2] + [numbers[0]]),
+            *numbers,
         )
 
     @classmethod

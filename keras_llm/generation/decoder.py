@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from keras_llm.backend.inference import inference_mode
 from keras_llm.backend.repeated import Repeated, compiled
+from keras_llm.backend.sizes import rounded_up
 from keras_llm.tensor import Tensor
 
 
@@ -55,13 +56,3 @@ class Decoder:
                 decoding = Decoding(decoding.model.latest(after.model), after.choice)
                 position += steps
         return decoding.choice
-
-
-def rounded_up(length: int) -> int:
-    """The length rounded up by at most a quarter, from 64 on, so that few different ones remain.
-
-    >>> [rounded_up(length) for length in (1, 16, 17, 64, 65, 300)]
-    [16, 16, 32, 64, 80, 320]
-    """
-    step = max(16, 2 ** ((length - 1).bit_length() - 3))
-    return -(-length // step) * step

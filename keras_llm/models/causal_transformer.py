@@ -8,8 +8,9 @@ from keras import ops
 
 from keras_llm.arguments import check_positive_int
 from keras_llm.backend.repeated import size_of
+from keras_llm.backend.sizes import rounded_up
 from keras_llm.generation.choice import Choice, chooser
-from keras_llm.generation.decoder import Decoding, rounded_up
+from keras_llm.generation.decoder import Decoding
 from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
 from keras_llm.generation.samplers import Sampler, check_top_k
 from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig

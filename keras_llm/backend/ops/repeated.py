@@ -3,10 +3,15 @@
 import keras
 from keras import ops
 
+from keras_llm.backend.sizes import rounded_up as size_of
+
 if keras.backend.backend() == "tensorflow":
     from keras_llm.backend.tensorflow.compiled import compiled
 else:
     from keras_llm.backend.jax.compiled import compiled
+
+
+__all__ = ["Repeated", "compiled", "size_of"]
 
 
 class Repeated:
