@@ -99,7 +99,6 @@ class Beams(NamedTuple):
         """`log_p / length ** length_penalty`."""
         return log_p / ops.cast(length, FLOAT64) ** self.length_penalty
 
-
     def compared(self, score: Tensor, ids: Tensor) -> Beams:
         """With finished sequences `[batch, room]`, where their scores `[batch]` are the best."""
         is_better = ~self.done & (score > self.best_score)
@@ -184,9 +183,7 @@ def extended(logits: Tensor, beams: Beams, num_beams: int):
     parents, last = ops.reshape(parents, (-1,)), ops.reshape(last, (-1,))
     unfinished = beams.continued(parents, last)
     now, is_last = beams.score(totals[:, 0], length), length >= beams.limit
-    beams = beams.compared(
-        ops.where(is_last, now, -np.inf), taken(unfinished, first, axis=0)
-    )
+    beams = beams.compared(ops.where(is_last, now, -np.inf), taken(unfinished, first, axis=0))
     # log_p can only decrease. So no unfinished sequence can get a higher score than the present
     # log_p gives at the next length or at the greatest.
     later = ops.maximum(*(beams.score(totals[:, 0], n) for n in (length + 1, beams.limit)))

@@ -49,10 +49,12 @@ class Decoder:
         with inference_mode():
             decoding, goes_on = self.begin(decoding, ids)
             goes_on = bool(goes_on)
+            steps = decoding.model.places.shape[0] - position
+            run = self.repeated.with_weights(decoding.choice.last.shape[0], steps)
             while goes_on:
                 model = decoding.model.narrowed(rounded_up(position + 1))
                 steps = model.places.shape[0] - position
-                after, goes_on = self.repeated(Decoding(model, decoding.choice), steps)
+                after, goes_on = run(Decoding(model, decoding.choice), steps)
                 decoding = Decoding(decoding.model.latest(after.model), after.choice)
                 position += steps
         return decoding.choice

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from keras import ops
-
-from keras_llm.backend.cache import written
+from keras_llm.backend.cache import empty, written
 from keras_llm.tensor import Tensor
 
 
@@ -38,7 +36,7 @@ class KeyValues(NamedTuple):
     ) -> KeyValues:
         """An empty cache for at most `capacity` tokens per row."""
         shape = (batch, capacity, num_heads, head_dim)
-        return cls(ops.zeros(shape, dtype=dtype), ops.zeros(shape, dtype=dtype))
+        return cls(empty(shape, dtype), empty(shape, dtype))
 
     def write(self, new: KeyValues, cache_position: Tensor) -> KeyValues:
         """This cache, with `new` from `cache_position` on."""

@@ -146,14 +146,17 @@ class CausalBackbone(Backbone):
         cos_sin = self.rotary(positions - start)
         mask = state.visible(positions) & (state.places >= start[:, None, :, None])
 
-        x = self.token_embedding(ids)
+        # Without an axis for the length one token a row takes fewer operations.
+        x = self.token_embedding(ids[:, 0] if length == 1 else ids)
         caches = []
         for block, cache in zip(self.blocks, state.caches, strict=True):
             x, cache = block(
                 x, cos_sin, attention_mask=mask, cache=cache, cache_position=state.position
             )
             caches.append(cache)
-        return self.norm(x), state.after(length, caches, next_start)
+        return ops.reshape(self.norm(x), (ops.shape(ids)[0], length, -1)), state.after(
+            length, caches, next_start
+        )
 
 
 def reordered(x: Tensor, order: Tensor) -> Tensor:

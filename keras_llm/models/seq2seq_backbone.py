@@ -180,7 +180,8 @@ class Seq2SeqBackbone(Backbone):
         cos_sin = self.rotary(positions)
         mask = state.visible(positions)[None, None]
 
-        x = self.target_embedding(ids)
+        # Without an axis for the length one token a row takes fewer operations.
+        x = self.target_embedding(ids[:, 0] if length == 1 else ids)
         caches = []
         for block, cache, keys_values in zip(
             self.decoder_blocks, state.caches, source.keys_values, strict=True
@@ -195,4 +196,6 @@ class Seq2SeqBackbone(Backbone):
                 cache_position=state.position,
             )
             caches.append(cache)
-        return self.decoder_norm(x), state.after(length, caches, source)
+        return ops.reshape(self.decoder_norm(x), (ops.shape(ids)[0], length, -1)), state.after(
+            length, caches, source
+        )

@@ -223,9 +223,7 @@ class Seq2SeqTransformer(Transformer):
             )
             state = self.backbone.start(source.repeated(num_beams), room)
             if num_beams > 1:
-                choice = Beams.start(
-                    batch, num_beams, room, max_new_tokens, end_id, length_penalty
-                )
+                choice = Beams.start(batch, num_beams, room, max_new_tokens, end_id, length_penalty)
             else:
                 choice = Choice.start(sampler, batch, room, max_new_tokens, end_id)
             first = ops.full((batch * num_beams, 1), start_id, "int32")

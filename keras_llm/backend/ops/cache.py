@@ -6,6 +6,11 @@ Inside a compiled loop the compiler writes in place.
 from keras import ops
 
 
+def empty(shape, dtype: str):
+    """Zeros `[batch, room, heads, head_dim]`."""
+    return ops.zeros(shape, dtype=dtype)
+
+
 def written(cache, new, position):
     """`cache` `[batch, room, ...]` with `new` `[batch, length, ...]` from `position` on.
 

@@ -17,8 +17,7 @@ __all__ = ["Repeated", "compiled", "size_of"]
 class Repeated:
     """`state, goes_on = step(state)`, again and again, without Python between two steps.
 
-    It is compiled once for each shape of the state, and has the weights' values of the time of the
-    call.
+    It is compiled once for each shape of the state.
 
     Args:
         step: From a nested structure of tensors to one of the same shapes, and to a boolean scalar:
@@ -42,10 +41,19 @@ class Repeated:
 
         self.loop = compiled(loop, layers, jit_compile)
 
-    def __call__(self, state, most: int):
-        """The state after at most `most` steps, and whether more are wanted.
+    def with_weights(self, rows: int, steps: int):
+        """The loop, with the weights of now: `(state, most) -> (state, goes_on)`.
 
-        The state that is given must not be used any more.
+        It makes at most `most` steps, and returns whether more are wanted. The state that it is
+        given must not be used any more.
+
+        Args:
+            rows: The size of the batch.
+            steps: About how many steps it will make altogether.
         """
-        state, goes_on = self.loop(state, ops.convert_to_tensor(most, "int32"))
-        return state, bool(goes_on)
+
+        def run(state, most):
+            state, goes_on = self.loop(state, ops.convert_to_tensor(most, "int32"))
+            return state, bool(goes_on)
+
+        return run

@@ -36,8 +36,7 @@ def attend(query, key, value, mask=None, causal=False, segment_ids=None):
         causal = False
     if mask is not None:
         # Not -inf: some kernels return NaN for a row of -inf.
-        lowest = torch.finfo(query.dtype).min / 2
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, lowest)
+        mask = (~mask).to(query.dtype) * (torch.finfo(query.dtype).min / 2)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     output = F.scaled_dot_product_attention(
         query, key, value, mask, is_causal=causal, enable_gqa=shares_heads

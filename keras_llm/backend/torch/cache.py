@@ -1,6 +1,13 @@
 """Memory of a fixed length, which is written to in place."""
 
 import torch
+from keras import ops
+
+
+def empty(shape, dtype: str):
+    """As in `ops/`. The numbers of a head lie side by side: attention reads them one by one."""
+    batch, room, heads, head_dim = shape
+    return ops.zeros((batch, heads, room, head_dim), dtype=dtype).transpose(1, 2)
 
 
 def written(cache, new, position):

@@ -42,27 +42,36 @@ def share_equal(graph: Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def split(module: GraphModule, weights: int) -> tuple[GraphModule, GraphModule]:
-    """A graph in two: what depends on the weights alone, and the rest.
+def known_ahead(graph: Graph, weights: int) -> set[Node]:
+    """The weights, and what depends on them alone, if it takes no more memory than they do.
 
-    What would take more memory than it is made of, such as a dequantized matrix, is not computed
-    ahead.
+    A dequantized matrix, for example, takes more.
 
     Args:
-        module: A graph, of which the first inputs are weights.
+        graph: Its first inputs are weights.
         weights: Their number.
+    """
+    nodes, written = list(graph.nodes), written_nodes(graph)
+    known = {node for node in nodes[:weights] if node not in written}
+    for node in nodes[weights:]:
+        inputs = node.all_input_nodes
+        if (
+            node.op in ("get_attr", "call_function")
+            and node not in written
+            and known.issuperset(inputs)
+            and (not inputs or size(node) <= sum(map(size, inputs)))
+        ):
+            known.add(node)
+    return known
+
+
+def split(module: GraphModule, weights: int) -> tuple[GraphModule, GraphModule]:
+    """A graph in two: what is known from the weights alone, and the rest.
 
     Returns:
         `ahead: weights -> values`, and `rest: (*values, *other inputs) -> outputs`.
     """
-    nodes = list(module.graph.nodes)
-    written = written_nodes(module.graph)
-    known = {node for node in nodes[:weights] if node not in written}
-    for node in nodes[weights:]:
-        is_free = node.op == "get_attr" or node.op == "call_function"
-        if is_free and node not in written and known.issuperset(node.all_input_nodes):
-            if not node.all_input_nodes or size(node) <= sum(map(size, node.all_input_nodes)):
-                known.add(node)
+    nodes, known = list(module.graph.nodes), known_ahead(module.graph, weights)
     ahead, rest, in_ahead, in_rest = Graph(), Graph(), {}, {}
     for node in nodes[:weights]:
         in_ahead[node] = ahead.placeholder(node.name)

@@ -7,12 +7,14 @@ import warnings
 import keras
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from keras_llm.backend.ids import deferred_checks
 from keras_llm.backend.layer_settings import unique_variables, unknown_layers
 from keras_llm.backend.torch.any_size import fit_any_size, unusual_sizes
 from keras_llm.backend.torch.errors import reason_of
+from keras_llm.backend.torch.few_rows import prepare_matrices
 from keras_llm.backend.torch.graph_passes import call_directly, share_equal, split
 from keras_llm.backend.torch.views import merge_views
 
@@ -29,21 +31,24 @@ class Repeated:
         self.graph, self.steps = None, 0
         self.reason = next(filter(None, map(unknown_layers, layers)), "")
 
-    def __call__(self, state, most: int):
+    def with_weights(self, rows: int, steps: int):
         """As in `ops/`."""
-        self.steps += most
+        self.steps += steps
         if self.graph is None and not self.reason and self.steps >= STEPS_BEFORE:
             self.trace()
-        if self.graph is None:
-            step = self.step_of_leaves(state)
-        else:
-            step = self.graph.step()
-        leaves = keras.tree.flatten(state)
-        for _ in range(most):
-            *leaves, goes_on = step(*leaves)
-            if not goes_on:
-                break
-        return keras.tree.pack_sequence_as(state, leaves), bool(goes_on)
+        graph_step = self.graph and self.graph.step(rows, steps)
+
+        def run(state, most):
+            step = graph_step or self.step_of_leaves(state)
+            leaves, goes_on = keras.tree.flatten(state), True
+            # Without a record of writes and views an operation starts a tenth sooner.
+            with torch.inference_mode(graph_step is not None):
+                while most and goes_on:
+                    *leaves, goes_on = step(*leaves)
+                    most -= 1
+            return keras.tree.pack_sequence_as(state, leaves), bool(goes_on)
+
+        return run
 
     def step_of_leaves(self, state):
         """The step, from and to a list of tensors."""
@@ -92,19 +97,31 @@ class StepGraph:
         merge_views(module)
         fit_any_size(module.graph, sizes)
         share_equal(module.graph)
-        self.ahead, self.rest = split(module, count)
-        call_directly(self.rest.graph)
-        self.rest.recompile()
-        if repeated.jit_compile:
-            self.rest.forward = torch.compile(self.rest.forward, fullgraph=True)
+        self.module, self.jit_compile, self.variants = module, repeated.jit_compile, {}
+
+    def variant(self, packed: bool):
+        """`ahead` and `rest`, as of `split`, with matrices that are packed or not."""
+        if packed not in self.variants:
+            graph, count = Graph(), len(self.variables)
+            graph.output(graph.graph_copy(self.module.graph, {}))
+            prepare_matrices(graph, count, packed)
+            ahead, rest = split(GraphModule(self.module, graph), count)
+            call_directly(rest.graph)
+            rest.recompile()
+            if self.jit_compile:
+                rest.forward = torch.compile(rest.forward, fullgraph=True)
+            self.variants[packed] = ahead, rest
+        return self.variants[packed]
+
+    def step(self, rows: int, steps: int):
+        """The step with the weights of now, from and to a list of tensors."""
+        # See `prepare_matrices` for when it pays.
+        ahead, rest = self.variant(packed=rows >= 4 and steps >= 64)
+        return functools.partial(rest.forward, *ahead(*self.values()))
 
     def values(self):
         """The variables' tensors."""
         return [variable.value for variable in self.variables]
-
-    def step(self):
-        """The step with the weights of now, from and to a list of tensors."""
-        return functools.partial(self.rest.forward, *self.ahead(*self.values()))
 
 
 def compiled(function, layers, jit_compile):
