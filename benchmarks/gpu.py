@@ -96,9 +96,10 @@ def tell(out, text):
 def of_part(part, args, caches, deadline):
     """Runs a part in a process of its own, and returns its rows as text."""
     seen = len(read_rows(args.out))
-    limit = min(LIMITS[part], deadline - time.monotonic())
-    if limit < 10:
+    left = deadline - time.monotonic()
+    if left < 10:
         return f"\n## {part}: left out, the time is up"
+    limit = min(LIMITS[part], left)
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
         process = start(part, args, caches, log, "--seconds", str(limit))

@@ -43,10 +43,11 @@ def check_number(value, name: str, interval: str) -> float:
     return float(value)
 
 
-def check_one_of(value, name: str, choices: Collection) -> None:
-    """Raises `ValueError` unless `value` is one of `choices`."""
+def check_one_of(value, name: str, choices: Collection):
+    """`value`; raises `ValueError` unless it is one of `choices`."""
     if value not in list(choices):
         raise ValueError(f"{name} must be one of {list(choices)}. Received: {name}={value!r}")
+    return value
 
 
 def _check_int(value, name, at_least, wanted):

@@ -8,12 +8,7 @@ from keras_llm.value_text import value_text
 
 
 def render_html(template: str, **values) -> str:
-    """Fills a template in; texts are escaped.
-
-    Args:
-        template: Its path inside the package, such as `"callbacks/report.html"`.
-        **values: What the template shows.
-    """
+    """Fills in a template of the package, such as `"callbacks/report.html"`; texts are escaped."""
     return environment().get_template(template).render(values)
 
 

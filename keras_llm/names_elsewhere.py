@@ -14,10 +14,8 @@ def check_names(
 ) -> None:
     """Raises `TypeError` for an argument that has another name here.
 
-    Args:
-        called: The class or function that is called. Names in its own signature are its own.
-        given: The arguments that were given by name.
-        write_instead: What to write instead of such a name: `{"lr": "learning_rate=..."}`.
+    `write_instead` says which: `{"lr": "learning_rate=..."}`. Names in the signature of the class
+    or function that is `called` are its own.
     """
     for name in given.keys() & write_instead.keys() - inspect.signature(called).parameters.keys():
         raise TypeError(

@@ -36,6 +36,11 @@ GPT_3 = Source("GPT-3 2020", "https://arxiv.org/abs/2005.14165")
 NANOCHAT = Source("nanochat 2025", "https://github.com/karpathy/nanochat")
 PALM = Source("PaLM 2022", "https://arxiv.org/abs/2204.02311")
 
+# What unusual moving averages lead to, of any optimizer.
+NOISY = "little memory: updates follow the noise of single batches"
+LATE = "a long memory: updates turn late when the gradient turns"
+NOISY_SIZE = "the size of a gradient is estimated from few batches: updates get noisy"
+
 
 class UsualRange(NamedTuple):
     """The usual values of a setting, both ends included.

@@ -1,6 +1,7 @@
 """The device's numbers against float64, the marked tests, and what makes the host wait."""
 
 import contextlib
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -253,7 +254,9 @@ def marked_tests(rows):
         if "cuda_only" in path.read_text()
     ]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default"]
-    command += ["-m", "cuda_only", *files]
+    command += ["-m", "cuda_only", "-o", "addopts=--strict-markers", *files]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", "4"]
     with tempfile.TemporaryFile("w+") as log:
         tests = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         yield

@@ -34,20 +34,11 @@ class EpochRow:
 
 
 class ReportPage:
-    """What the page shows, and where it is written.
-
-    Args:
-        path: The file.
-        title: The heading.
-        prompts: What the samples of each row continue.
-    """
+    """What the page shows, and where it is written; `prompts` are what its samples continue."""
 
     def __init__(self, path: str | os.PathLike, title: str, prompts: tuple[str, ...]):
-        self.path = Path(path)
-        self.title = title
-        self.prompts = prompts
-        self.rows = []
-        self.explained = ""
+        self.path, self.title, self.prompts = Path(path), title, prompts
+        self.rows, self.explained = [], ""
 
     def write(self, status: str):
         """Writes the page. A reader finds the old file or the new one, never half of one."""
@@ -60,6 +51,8 @@ class ReportPage:
         """The page."""
         trained = [row for row in self.rows if row.logs]
         validated = [row for row in trained if "val_loss" in row.logs]
+        names = log_names(trained)
+        metrics = dict.fromkeys(name.removeprefix("val_") for name in names)
         return render_html(
             "callbacks/report.html",
             title=self.title,
@@ -68,8 +61,9 @@ class ReportPage:
             rows=self.rows,
             trained=trained,
             best=min(validated, key=lambda row: row.logs["val_loss"], default=None),
-            names=log_names(trained),
-            drawings=drawings(trained),
+            names=names,
+            # The second scale of the loss is perplexity.
+            drawings=[(name, drawing(trained, name)) for name in metrics if name != "perplexity"],
             prompts=self.prompts,
             explained=self.explained,
             four_digits=four_digits,
@@ -94,13 +88,6 @@ def four_digits(number: float) -> str:
     ('0.03123', '30,522')
     """
     return f"{number:,.0f}" if 1e3 <= abs(number) < 1e9 else f"{number:.4g}"
-
-
-def drawings(rows: list[EpochRow]) -> list[tuple[str, str]]:
-    """The curves of the loss, with perplexity, and of every metric, each by its name."""
-    metrics = dict.fromkeys(name.removeprefix("val_") for name in log_names(rows))
-    metrics.pop("perplexity", None)  # the second scale of the loss
-    return [(name, drawing(rows, name)) for name in metrics]
 
 
 def drawing(rows: list[EpochRow], metric: str) -> str:

@@ -40,10 +40,7 @@ class Batch(NamedTuple):
 def batch_messages(batch: Batch, vocab_size: int | None, masked: bool) -> list[str]:
     """The mistakes in a batch, one message each.
 
-    Args:
-        batch: The batch.
-        vocab_size: The number of logits; None where it is not known.
-        masked: Whether the model's own masks leave out more labels than `counts` shows.
+    The model's own masks may leave out more labels than `batch.counts` shows: `masked`.
     """
     if not batch.counts.any():
         return [nothing_counts(batch)]
@@ -58,17 +55,16 @@ def batch_messages(batch: Batch, vocab_size: int | None, masked: bool) -> list[s
 
 def nothing_counts(batch: Batch) -> str:
     """A batch without a label that counts."""
-    if batch.ignore_index is not None and (batch.labels == batch.ignore_index).all():
-        return guided(
-            f"No label of the first batch counts: all are the ignored label {batch.ignore_index}. "
-            "Correct the labels, or write another ignore_index in the loss.",
-            MASKING,
-        )
-    return guided(
-        "No label of the first batch counts: the weights are 0 where the labels are not ignored. "
-        "Write a sample_weight above 0 for the tokens to learn.",
-        MASKING,
+    why = (
+        "the weights are 0 where the labels are not ignored. "
+        "Write a sample_weight above 0 for the tokens to learn."
     )
+    if batch.ignore_index is not None and (batch.labels == batch.ignore_index).all():
+        why = (
+            f"all are the ignored label {batch.ignore_index}. "
+            "Correct the labels, or write another ignore_index in the loss."
+        )
+    return guided(f"No label of the first batch counts: {why}", MASKING)
 
 
 def outside_vocabulary(batch: Batch, vocab_size: int | None) -> str | None:
@@ -96,19 +92,19 @@ def wrong_shift(batch: Batch) -> str | None:
     if following is None or following > HALF:
         return None
     if same > NEARLY_ALL:
-        return guided(
+        message = (
             "The labels are not shifted: at nearly every position t the label is id t, which the "
             "decoder reads there, so the model sees the answer. Label t must be id t + 1: write "
-            "fit(ids[:, :-1], ids[:, 1:]), or use data.teacher_forcing for an encoder-decoder.",
-            "6_the_training_loop",
+            "fit(ids[:, :-1], ids[:, 1:]), or use data.teacher_forcing for an encoder-decoder."
         )
-    if second is not None and second > NEARLY_ALL:
-        return guided(
+    elif second is not None and second > NEARLY_ALL:
+        message = (
             "The labels are shifted twice: at nearly every position t the label is id t + 2. "
-            "Label t must be id t + 1: shift once, as fit(ids[:, :-1], ids[:, 1:]) does.",
-            "6_the_training_loop",
+            "Label t must be id t + 1: shift once, as fit(ids[:, :-1], ids[:, 1:]) does."
         )
-    return None
+    else:
+        return None
+    return guided(message, "6_the_training_loop")
 
 
 def agreement(batch: Batch, places: int) -> float | None:
@@ -159,11 +155,8 @@ def is_padding_of_one_length(batch: Batch, run) -> bool:
     """Whether runs of one label are padding that is as long in each row.
 
     They are where they are long, the other labels are text, and the next ids are the same label. A
-    task may have blanks as labels, such as the copying task, but has other ids there.
-
-    Args:
-        batch: The batch.
-        run: Booleans of the labels' shape: true for the label that fills up the row.
+    task may have blanks as labels, such as the copying task, but has other ids there. `run` has the
+    labels' shape, and is true for the label that fills up the row.
     """
     lengths = run.sum(axis=1)
     if batch.ids is None or lengths.min() != lengths.max() or lengths[0] < ENOUGH_PADDING:

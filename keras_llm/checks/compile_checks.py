@@ -6,11 +6,7 @@ import math
 import keras
 
 from keras_llm.backend.host import to_float
-from keras_llm.backend.keras_private import (
-    inner_optimizer,
-    learning_rate_schedule,
-    loss_setting,
-)
+from keras_llm.backend.keras_private import inner_optimizer, learning_rate_schedule, loss_setting
 from keras_llm.checks.sanity_warning import guided
 from keras_llm.metrics import TokenMetric
 from keras_llm.optimizers.usual_learning_rate import usual_learning_rate
@@ -22,12 +18,9 @@ PEAKS = ("learning_rate", "warmup_target", "initial_learning_rate")
 
 
 def compile_messages(model, optimizer, loss, metrics) -> list[str]:
-    """The mistakes in the arguments of `compile`, one message each.
+    """The mistakes in the arguments of `compile`, as it resolved them, one message each.
 
-    Args:
-        model: The model, with what it was compiled with before.
-        optimizer, loss: As `compile` resolved them.
-        metrics: All metrics, in one list.
+    The model still has what it was compiled with before.
     """
     found = [
         unusual_learning_rate(optimizer, model),
@@ -95,15 +88,14 @@ def unfitting_predictions(loss, are_logits: bool | None) -> str | None:
     wants_logits = takes_logits(loss)
     if are_logits is None or wants_logits is None or are_logits == wants_logits:
         return None
+    message = (
+        "The model returns probabilities, but the loss expects logits and applies a second "
+        "softmax: remove the softmax from the model, or write from_logits=False in the loss."
+    )
     if are_logits:
         message = (
             "The model returns logits, but the loss expects probabilities: "
             "write from_logits=True in the loss."
-        )
-    else:
-        message = (
-            "The model returns probabilities, but the loss expects logits and applies a second "
-            "softmax: remove the softmax from the model, or write from_logits=False in the loss."
         )
     return guided(message, "2_cross_entropy_and_masking")
 
@@ -116,24 +108,20 @@ def ignored_label(loss) -> int | None:
 def counted_padding(loss, metric) -> str | None:
     """A metric that does not ignore what the loss ignores."""
     ignored = ignored_label(loss)
-    if ignored is None:
-        return None
     # Keras makes a metric of a class.
     metric = metric() if inspect.isclass(metric) else metric
-    if isinstance(metric, TokenMetric):
-        if metric.ignore_index == ignored:
-            return None
-        message = (
-            f"The loss ignores the label {ignored}, but the metric {metric.name!r} ignores "
-            f"{metric.ignore_index}, so they count different tokens: "
-            f"write {type(metric).__name__}(ignore_index={ignored})."
-        )
-    elif ignored < 0:
+    is_ours = isinstance(metric, TokenMetric)
+    if ignored is None or (metric.ignore_index == ignored if is_ours else ignored < 0):
         return None
-    else:
-        message = (
-            f"The loss ignores the label {ignored}, but the metric "
-            f"{getattr(metric, 'name', metric)!r} counts it: use a metric of keras_llm.metrics "
-            f"with ignore_index={ignored}, such as MaskedTokenAccuracy."
+    what = (
+        f"counts it: use a metric of keras_llm.metrics with ignore_index={ignored}, such as "
+        "MaskedTokenAccuracy."
+    )
+    if is_ours:
+        what = (
+            f"ignores {metric.ignore_index}, so they count different tokens: write "
+            f"{type(metric).__name__}(ignore_index={ignored})."
         )
+    name = getattr(metric, "name", metric)
+    message = f"The loss ignores the label {ignored}, but the metric {name!r} {what}"
     return guided(message, "2_cross_entropy_and_masking")

@@ -62,8 +62,7 @@ class FirstBatch(keras.callbacks.Callback):
         self.is_first_epoch = False
         self.is_first_update = int(self.model.optimizer.iterations) == 0
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
-        epochs_to_come = None if epochs is None else epochs - epoch
-        self.found = [schedule_message(self.model, steps, epochs_to_come)]
+        self.found = [schedule_message(self.model, steps, epochs and epochs - epoch)]
         self.tell()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -82,15 +81,7 @@ class FirstBatch(keras.callbacks.Callback):
                 warn(message)
 
     def run(self, step, *state_and_data):
-        """Runs the first step, and looks at it.
-
-        Args:
-            step: Keras's train function.
-            *state_and_data: Its arguments.
-
-        Returns:
-            What the train function returns.
-        """
+        """Runs the first step, a call of Keras's train function, and looks at it."""
         *state, data = state_and_data
         batch, data = self.peek(data)
         results = step(*state, data)
@@ -108,9 +99,8 @@ class FirstBatch(keras.callbacks.Callback):
             arrays = [a for a in keras.tree.flatten(self.given) if a is not None]
             if not all(hasattr(a, "shape") and hasattr(a, "__getitem__") for a in arrays):
                 return None, data
-            return keras.tree.map_structure(
-                lambda a: None if a is None else a[:ROWS], self.given
-            ), data
+            rows = keras.tree.map_structure(lambda a: None if a is None else a[:ROWS], self.given)
+            return rows, data
         batch = next(data)
         return batch, itertools.chain([batch], data)
 
@@ -123,7 +113,8 @@ class FirstBatch(keras.callbacks.Callback):
     def messages(self, batch, logs):
         """The mistakes in a batch and in what the model made of it; some are None."""
         model, loss = self.model, self.model.loss
-        vocab_size = vocabulary(model)
+        head = getattr(model, "head", None)
+        vocab_size = getattr(head, "vocab_size", getattr(head, "units", None))
         batch = None if batch is None else read(model, batch)
         found = []
         if batch is not None:
@@ -134,24 +125,12 @@ class FirstBatch(keras.callbacks.Callback):
         unfitting = unfitting or unlikely_predictions(self.predictions, loss)
         found.append(unfitting)
         # Logits that are taken for probabilities have a large loss too: one mistake, one message.
-        is_new = self.is_first_update and not unfitting
-        if is_new and vocab_size and has_known_start(model, loss):
-            first = float(to_numpy(logs["loss"]))
-            found.append(large_first_loss(first, uniform_loss(loss, vocab_size), vocab_size))
+        if vocab_size and self.is_first_update and not unfitting and isinstance(loss, TokenLoss):
+            adds = any(variable.regularizer is not None for variable in model.trainable_variables)
+            if loss.class_weights is None and not adds:
+                first = float(to_numpy(logs["loss"]))
+                found.append(large_first_loss(first, uniform_loss(loss, vocab_size), vocab_size))
         return found
-
-
-def vocabulary(model) -> int | None:
-    """The number of logits; None where the head does not show it."""
-    head = getattr(model, "head", None)
-    return getattr(head, "vocab_size", getattr(head, "units", None))
-
-
-def has_known_start(model, loss) -> bool:
-    """Whether the logged loss of a model that guesses is known: that of tokens, with nothing added
-    to it."""
-    adds = any(variable.regularizer is not None for variable in model.trainable_variables)
-    return isinstance(loss, TokenLoss) and loss.class_weights is None and not adds
 
 
 def read(model, batch) -> Batch | None:

@@ -15,10 +15,7 @@ GUIDE = "4_adamw_and_adafactor"
 def schedule_message(model, batches: int | None, epochs: int | None) -> str | None:
     """A learning rate that is 0 already, or will be before the last update.
 
-    Args:
-        model: The compiled model, before the first batch of a `fit`.
-        batches: Batches of an epoch; None where that is not known.
-        epochs: Epochs to come; None where that is not known.
+    `batches` is the number of those in an epoch, `epochs` of those to come; None: not known.
     """
     optimizer = inner_optimizer(model.optimizer)
     schedule = learning_rate_schedule(optimizer)
@@ -48,12 +45,7 @@ def schedule_message(model, batches: int | None, epochs: int | None) -> str | No
 
 
 def updates(step, optimizer, batches: int | None, epochs: int | None) -> int | None:
-    """The number of updates in these epochs; None where it is not known.
-
-    Args:
-        step: The model's `Step`; None where Keras's own step runs.
-        optimizer, batches, epochs: As in `schedule_message`.
-    """
+    """The number of updates in these epochs; None where it is not known."""
     if batches is None or epochs is None:
         return None
     if step is not None:

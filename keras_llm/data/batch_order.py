@@ -59,16 +59,12 @@ class BatchOrder:
             random = np.random.default_rng((self.seed, epoch))
             rows = random.permutation(rows)
             if self.lengths is not None:
-                rows = self._by_length(rows)
+                size = self.batch_size * BATCHES_PER_POOL
+                pools = (rows[start : start + size] for start in range(0, len(rows), size))
+                by_length = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
+                rows = np.concatenate(by_length)
                 batches = random.permutation(len(self))
         for batch in batches:
             # Sorted, so that rows are read in the order in which they are stored, and an epoch of
             # a single batch has the same batch every time.
             yield np.sort(rows[batch * self.batch_size : (batch + 1) * self.batch_size])
-
-    def _by_length(self, rows: np.ndarray) -> np.ndarray:
-        size = self.batch_size * BATCHES_PER_POOL
-        pools = (rows[start : start + size] for start in range(0, len(rows), size))
-        return np.concatenate(
-            [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
-        )

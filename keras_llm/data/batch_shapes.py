@@ -21,11 +21,9 @@ def round_up(lengths: np.ndarray, multiple: int, max_length: int | None) -> np.n
 
 
 def smallest_cover(lengths: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """For each pair of lengths, the first of the shapes that is as long in both.
+    """For each pair of lengths `[..., 2]`, the first of the shapes that is as long in both.
 
-    Args:
-        lengths: Integers `[..., 2]`.
-        shapes: Integers `[shapes, 2]`, the smallest first; the last one covers all lengths.
+    The smallest of the shapes `[shapes, 2]` is the first, and the last one covers all lengths.
 
     >>> smallest_cover(np.array([[2, 4], [5, 4]]), shapes=np.array([[4, 4], [8, 9]]))
     array([[4, 4],
@@ -39,22 +37,14 @@ def choose_shapes(lengths: np.ndarray, batch_size: int) -> np.ndarray:
     """A few shapes, to one of which each row is padded, with little padding.
 
     The first shape is the longest lengths. Then, one at a time, the shape is added that saves
-    most positions: as long as it saves 50 batches an epoch, and up to 8 shapes.
-
-    Args:
-        lengths: The lengths of every row, integers `[rows, 2]`.
-        batch_size: Rows a batch.
-
-    Returns:
-        Integers `[shapes, 2]`, the smallest first.
+    most positions: as long as it saves 50 batches an epoch, and up to 8 shapes. From the lengths
+    `[rows, 2]` of every row, this returns `[shapes, 2]`, the smallest first.
     """
     longest = lengths.max(axis=0)
     levels = round_up(lengths, -(-longest.max() // MAX_LEVELS), None)
-    levels = np.minimum(levels, longest)
-    rows, counts = np.unique(levels, axis=0, return_counts=True)
-    candidates = np.stack(
-        np.meshgrid(np.unique(rows[:, 0]), np.unique(rows[:, 1])), axis=-1
-    ).reshape(-1, 2)
+    rows, counts = np.unique(np.minimum(levels, longest), axis=0, return_counts=True)
+    grid = np.meshgrid(np.unique(rows[:, 0]), np.unique(rows[:, 1]))
+    candidates = np.stack(grid, axis=-1).reshape(-1, 2)
     covers = (rows <= candidates[:, None]).all(axis=-1)
     costs = np.where(covers, candidates.sum(axis=1)[:, None], longest.sum())
     shapes, cost = [longest], np.full(len(rows), longest.sum())

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_llm.arguments import check_positive_int
-from keras_llm.data.arguments import LOADER_NAMES, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
-from keras_llm.data.data_loader import DataLoader
-from keras_llm.data.token_array import Padding, TokenArray, padded_rows
-from keras_llm.data.tokenizer import Tokenizer
+from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
+from keras_llm.data.token_array import TokenArray
+from keras_llm.data.tokenizer import Tokenizer, check_tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
 
@@ -90,9 +89,9 @@ def causal_lm(
     check_positive_int(seq_len, "seq_len")
     check_tokenizer(tokenizer)
     joined = ("\n".join(row) for row in iterate_rows(texts, "texts"))
-    tokens = TokenArray.encode(joined, tokenizer, end=(tokenizer.end_id,))
+    tokens = TokenArray(joined, tokenizer, end=(tokenizer.end_id,))
     ends = tokens.offsets[[0, -1]] if pack else tokens.offsets
-    blocks = Blocks(tokens.ids, ends, seq_len, Padding.of(tokenizer))
+    blocks = Blocks(tokens, ends, seq_len)
     if not len(blocks):
         raise ValueError(
             "texts must hold at least one token to predict. "
@@ -105,18 +104,15 @@ class Blocks:
     """Rows of at most `seq_len` labels, cut from the tokens between each two of the `ends`.
 
     Args:
-        tokens: Integers `[tokens]`, in memory or a memory map.
+        tokens: The texts.
         ends: Integers, increasing: no row crosses one of them.
         seq_len: Positions per row.
-        padding: What fills the rest of a row.
     """
 
     fixed_length = True
 
-    def __init__(self, tokens: np.ndarray, ends: np.ndarray, seq_len: int, padding: Padding):
-        self.tokens = tokens
-        self.seq_len = seq_len
-        self.padding = padding
+    def __init__(self, tokens: TokenArray, ends: np.ndarray, seq_len: int):
+        self.tokens, self.seq_len = tokens, seq_len
         # The last token before an end is a label only: no row starts there.
         starts = [np.arange(a, b - 1, seq_len) for a, b in itertools.pairwise(ends)]
         self.starts = np.concatenate([np.empty(0, np.int64), *starts])
@@ -127,7 +123,4 @@ class Blocks:
         return len(self.starts)
 
     def __getitems__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        starts, counts = self.starts[rows], self.num_labels[rows]
-        ids = padded_rows(self.tokens, starts, counts, self.seq_len, self.padding.id)
-        labels = padded_rows(self.tokens, starts + 1, counts, self.seq_len, self.padding.label)
-        return ids, labels
+        return self.tokens.ids_and_labels(self.starts[rows], self.num_labels[rows], self.seq_len)

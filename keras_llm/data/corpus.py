@@ -76,12 +76,7 @@ class Split(Sequence):
 def iterate_rows(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
     """Every row of a split, or of any iterable of strings or of tuples of strings, as a tuple.
 
-    Args:
-        texts: The rows.
-        name: The name of the caller's argument, for error messages.
-
-    Raises:
-        TypeError: `texts` is a single string or a whole corpus, or a row is not text.
+    Errors call it by the `name` that it has as the caller's argument.
     """
     if isinstance(texts, Mapping):
         raise TypeError(
@@ -93,10 +88,6 @@ def iterate_rows(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
             f"{name} must be a split, or an iterable of strings or of tuples of strings. "
             f"Received: {name}={str(texts)[:80]!r} (of type {type(texts).__name__})"
         )
-    return _as_tuples(texts, name)
-
-
-def _as_tuples(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
     for position, row in enumerate(texts):
         fields = (row,) if isinstance(row, str) else row
         if not isinstance(fields, tuple | list) or not all(isinstance(f, str) for f in fields):

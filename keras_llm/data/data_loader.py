@@ -8,6 +8,19 @@ import torch
 
 from keras_llm.arguments import check_non_negative_int
 
+# What other libraries call the arguments of batches.
+LOADER_NAMES = {
+    "drop_last": "nothing: the last batch may be smaller, and every number is per token",
+    "generator": "seed=...",
+    "sampler": "shuffle=True for another order every epoch, which follows from seed",
+    "collate_fn": "nothing: batches are padded already",
+    "pin_memory": "nothing: the tokens of a batch are few",
+    "per_device_train_batch_size": "batch_size=...",
+    "per_device_eval_batch_size": "batch_size=...",
+    "dataset": "the texts as the first argument",
+    "train_dataset": "the texts as the first argument",
+}
+
 
 class DataLoader(torch.utils.data.DataLoader):
     """A `torch.utils.data.DataLoader` that can resume: its state is its seed, epoch and step.
@@ -49,6 +62,9 @@ class DataLoader(torch.utils.data.DataLoader):
 
     def __init__(self, dataset, order, num_workers: int = 0):
         num_workers = check_non_negative_int(num_workers, "num_workers")
+        # Not fork: once array_record has read, its threads make a forked process crash.
+        methods = multiprocessing.get_all_start_methods()
+        method = "forkserver" if "forkserver" in methods else "spawn"
         self._remaining = _RemainingBatches(order)
         self._step = 0
         super().__init__(
@@ -56,8 +72,7 @@ class DataLoader(torch.utils.data.DataLoader):
             batch_sampler=self._remaining,
             collate_fn=_as_tensors,
             num_workers=num_workers,
-            # Not fork: once array_record has read, its threads make a forked process crash.
-            multiprocessing_context=_start_method() if num_workers else None,
+            multiprocessing_context=method if num_workers else None,
             persistent_workers=num_workers > 0,
         )
 
@@ -137,8 +152,3 @@ class _AnyLength(torch.Tensor):
 
 def _as_tensors(batch):
     return keras.tree.map_structure(torch.from_numpy, batch)
-
-
-def _start_method() -> str:
-    methods = multiprocessing.get_all_start_methods()
-    return "forkserver" if "forkserver" in methods else "spawn"

@@ -76,12 +76,16 @@ def load(
     ...
     ValueError: name must be a data set's name. Received: name='pyhton_manual'. Did you mean: ...
     """
+    # Imported here, since importing it takes longer than the rest of this package.
+    import tensorflow_datasets as tfds
+
     builder = _builder(name, data_dir)
     if not builder.data_path.exists():
         _prepare(builder)
     fields = _text_fields(builder.info, text)
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
-        sources = _records(builder)
+        sources = builder.as_data_source(deserialize_method=raw, file_format="array_record")
     except (NotImplementedError, ValueError) as error:
         raise ValueError(
             f"The data set {builder.info.full_name!r} must be stored as array_record. Received: "
@@ -92,7 +96,6 @@ def load(
 
 
 def _builder(name, data_dir):
-    # Imported here, since importing it takes longer than the rest of this package.
     import tensorflow_datasets as tfds
 
     if isinstance(name, tfds.core.DatasetBuilder):
@@ -134,7 +137,9 @@ def _prepare(builder) -> None:
             builder.download_and_prepare(file_format="array_record")
         return
     # tensorflow-datasets itself would try for minutes.
-    source = _source(builder)
+    source = next((url for url in builder.url_infos or () if url.startswith("http")), None)
+    if source is None and type(builder).__module__.startswith("tensorflow_datasets."):
+        source = ANY_SOURCE
     if source and not reachable(source):
         raise ConnectionError(
             f"The data set {builder.info.full_name!r} is not in {builder.data_dir_root}, and "
@@ -143,21 +148,6 @@ def _prepare(builder) -> None:
         )
     with without_tensorflow():
         builder.download_and_prepare(file_format="array_record")
-
-
-def _records(builder):
-    import tensorflow_datasets as tfds
-
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return builder.as_data_source(deserialize_method=raw, file_format="array_record")
-
-
-def _source(builder) -> str | None:
-    """The first URL of its downloads; None for a builder without downloads."""
-    for url in builder.url_infos or ():
-        if url.startswith("http"):
-            return url
-    return ANY_SOURCE if type(builder).__module__.startswith("tensorflow_datasets.") else None
 
 
 def reachable(url: str) -> bool:

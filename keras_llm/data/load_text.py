@@ -85,26 +85,29 @@ def load_text(
         )
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     pattern = SEPARATORS[sample_by] if separator is None else re.escape(separator)
-    documents = [document for each in paths for document in _documents(Path(each), pattern)]
-    if sample_by == "file":
-        splits = _split_characters(documents, validation, test)
-    else:
-        splits = _split_documents(documents, validation, test)
+    documents = [text for each in paths for text in _texts(re.split(pattern, _read(Path(each))))]
+    split = _split_characters if sample_by == "file" else _split_documents
+    splits = split(documents, validation, test)
     if not all(splits):
-        raise ValueError(_too_few(documents, paths, sample_by, separator))
+        kind = f"separator={separator!r}" if separator else f"sample_by={sample_by!r}"
+        raise ValueError(
+            "There must be at least 3 documents, one for each split. Received: "
+            f"{len(documents)} in {[str(each) for each in paths]} with {kind}. A paragraph ends at "
+            "a blank line; sample_by='line' makes each line a document, and sample_by='file' cuts "
+            "even a single file into three splits."
+        )
     return Corpus(zip(("train", "validation", "test"), splits, strict=True))
 
 
-def _documents(path: Path, pattern: str) -> list[str]:
+def _read(path: Path) -> str:
     try:
         # Some editors write a byte order mark, which is not text.
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"The file must be UTF-8 text. Received: {path}, whose byte {error.start} is "
             f"{error.object[error.start]:#04x}: {error.reason}. Convert the file first."
         ) from error
-    return _texts(re.split(pattern, text))
 
 
 def _texts(documents: Sequence[str]) -> list[str]:
@@ -135,20 +138,7 @@ def _cut(documents, size):
             # After a line, or a word, that ends within the size; else anywhere.
             ends = (document.rfind(mark, 0, size) + 1 for mark in "\n ")
             end = next(filter(None, ends), size)
-            before, after = document[:end], document[end:]
-            return (
-                _texts([*documents[:position], before]),
-                _texts([after, *documents[position + 1 :]]),
-            )
+            before = [*documents[:position], document[:end]]
+            return _texts(before), _texts([document[end:], *documents[position + 1 :]])
         size -= len(document)
     return documents, []
-
-
-def _too_few(documents, paths, sample_by, separator):
-    kind = f"separator={separator!r}" if separator else f"sample_by={sample_by!r}"
-    return (
-        "There must be at least 3 documents, one for each split. Received: "
-        f"{len(documents)} in {[str(each) for each in paths]} with {kind}. A paragraph ends at a "
-        "blank line; sample_by='line' makes each line a document, and sample_by='file' cuts even "
-        "a single file into three splits."
-    )

@@ -1,7 +1,6 @@
 """A corpus that needs no download: Python's manual and the docstrings of its library."""
 
 import ast
-import inspect
 import sys
 import sysconfig
 import tokenize
@@ -11,13 +10,13 @@ from pydoc_data.topics import topics
 
 import tensorflow_datasets as tfds
 
-from keras_llm.data.held_out import split_of
+from keras_llm.data.local_builder import LocalBuilder
 
 NOT_PROSE = {"test", "tests", "idle_test", "pydoc_data"}
 LONG_PARAGRAPH = 80
 
 
-class PythonManual(tfds.core.GeneratorBasedBuilder):
+class PythonManual(LocalBuilder):
     """The language reference as `help()` shows it, and the docstrings of the standard library.
 
     About 2.5 MB of English prose and code. A document is a topic of the manual, or a module: its
@@ -30,24 +29,13 @@ class PythonManual(tfds.core.GeneratorBasedBuilder):
 
     # The text depends on the version of Python.
     VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info))
+    fields = ("text",)
+    homepage = "https://docs.python.org"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__doc__),
-            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
-            homepage="https://docs.python.org",
-        )
-
-    def _split_generators(self, dl_manager):
-        splits = {"train": {}, "validation": {}, "test": {}}
+    def rows(self):
+        """Topics and modules."""
         for name, text in unrepeated(manual_topics() | module_docstrings()):
-            splits[split_of(name)][name] = text
-        return {name: self._generate_examples(texts) for name, texts in splits.items()}
-
-    def _generate_examples(self, documents):
-        for name, text in documents.items():
-            yield name, {"text": text}
+            yield name, name, (text,)
 
 
 def manual_topics() -> dict[str, str]:

@@ -1,19 +1,17 @@
 """Batches for an encoder-decoder model: read a source, write its target."""
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 
 from keras_llm.arguments import check_positive_int
-from keras_llm.data.arguments import LOADER_NAMES, check_tokenizer
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.batch_shapes import choose_shapes, round_up, smallest_cover
 from keras_llm.data.corpus import iterate_rows
-from keras_llm.data.data_loader import DataLoader
-from keras_llm.data.token_array import Padding, TokenArray, padded_rows
-from keras_llm.data.tokenizer import Tokenizer
+from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
+from keras_llm.data.token_array import TokenArray, padded_rows
+from keras_llm.data.tokenizer import Tokenizer, check_tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
 
@@ -121,12 +119,11 @@ def seq2seq(
         targets.append(row[1])
     start, end = target_tokenizer.start_id, target_tokenizer.end_id
     encoded = Pairs(
-        TokenArray.encode(sources, tokenizer),
-        TokenArray.encode(targets, target_tokenizer, start=(start,), end=(end,)),
-        paddings=(Padding.of(tokenizer), Padding.of(target_tokenizer)),
-        batch_size=batch_size,
-        max_length=max_length,
-        pad_to_multiple_of=pad_to_multiple_of,
+        TokenArray(sources, tokenizer),
+        TokenArray(targets, target_tokenizer, start=(start,), end=(end,)),
+        batch_size,
+        max_length,
+        pad_to_multiple_of,
     )
     order = BatchOrder(len(encoded), batch_size, shuffle, seed, encoded.sort_keys())
     return DataLoader(encoded, order, num_workers)
@@ -138,7 +135,6 @@ class Pairs:
     Args:
         sources: The ids of every source.
         targets: The ids of every target, with the start id before it and the end id after it.
-        paddings: What fills the rest of a source's row, and of a target's.
         batch_size: Rows per batch.
         max_length: The largest number of ids in a row, or None.
         pad_to_multiple_of: What lengths are rounded up to; None for a few chosen shapes.
@@ -150,14 +146,11 @@ class Pairs:
         self,
         sources: TokenArray,
         targets: TokenArray,
-        paddings: tuple[Padding, Padding],
         batch_size: int,
         max_length: int | None,
         pad_to_multiple_of: int | None,
     ):
-        self.sources = sources
-        self.targets = targets
-        self.paddings = paddings
+        self.sources, self.targets = sources, targets
         self.rows = np.flatnonzero(sources.lengths)
         if not len(self.rows):
             raise ValueError(
@@ -168,40 +161,33 @@ class Pairs:
         # shorter than the target by one.
         lengths = np.stack([sources.lengths, targets.lengths - 1], axis=1)[self.rows]
         self.lengths = lengths if max_length is None else np.minimum(lengths, max_length)
-        self.padded: Callable[[np.ndarray], np.ndarray]
+        self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
+        self.shapes, self.min_rows = None, 1
         if pad_to_multiple_of is None:
-            shapes = choose_shapes(self.lengths, batch_size)
-            self.padded = functools.partial(smallest_cover, shapes=shapes)
+            self.shapes = choose_shapes(self.lengths, batch_size)
             self.min_rows = min(batch_size, len(self.rows))
-        else:
-            self.padded = functools.partial(
-                round_up, multiple=pad_to_multiple_of, max_length=max_length
-            )
-            self.min_rows = 1
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def padded(self, lengths: np.ndarray) -> np.ndarray:
+        """The lengths `[..., 2]` to which rows, or a batch, of these lengths are padded."""
+        if self.shapes is not None:
+            return smallest_cover(lengths, self.shapes)
+        return round_up(lengths, self.pad_to_multiple_of, self.max_length)
 
     def __getitems__(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         num_rows = len(rows)
         # Copies of a row rather than rows of padding: an encoder cannot attend to padding only.
         rows = np.pad(rows, (0, max(0, self.min_rows - num_rows)), mode="edge")
-        source_length, target_length = self.padded(self.lengths[rows].max(axis=0))
-        source_counts, target_counts = self.lengths[rows].T
-        source_padding, target_padding = self.paddings
-        source_starts = self.sources.offsets[self.rows[rows]]
-        target_starts = self.targets.offsets[self.rows[rows]]
-        sources, targets = self.sources.ids, self.targets.ids
+        lengths = self.padded(self.lengths[rows].max(axis=0))
+        counts = self.lengths[rows].T
+        sources, targets, rows = self.sources, self.targets, self.rows[rows]
         encoder_ids = padded_rows(
-            sources, source_starts, source_counts, source_length, source_padding.id
+            sources.ids, sources.offsets[rows], counts[0], lengths[0], sources.pad_id
         )
-        decoder_ids = padded_rows(
-            targets, target_starts, target_counts, target_length, target_padding.id
-        )
-        labels = padded_rows(
-            targets, target_starts + 1, target_counts, target_length, target_padding.label
-        )
-        labels[num_rows:] = target_padding.label
+        decoder_ids, labels = targets.ids_and_labels(targets.offsets[rows], counts[1], lengths[1])
+        labels[num_rows:] = targets.pad_label
         return {"encoder_ids": encoder_ids, "decoder_ids": decoder_ids}, labels
 
     def sort_keys(self) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Texts as ids, one after another in a single array of two bytes per token."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,55 +10,31 @@ from keras_llm.data.tokenizer import Tokenizer
 IGNORED_LABEL = -100
 
 
-class Padding(NamedTuple):
-    """What fills the rest of a row.
-
-    Attributes:
-        id: Where ids are read.
-        label: Where labels are read: the value to ignore.
-    """
-
-    id: int
-    label: int
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Padding":
-        """The tokenizer's `pad_id` for both; without one, an id that is ignored as a label."""
-        if tokenizer.pad_id is None:
-            return cls(tokenizer.end_id, IGNORED_LABEL)
-        return cls(tokenizer.pad_id, tokenizer.pad_id)
-
-
 class TokenArray:
     """The ids of many texts: `ids[offsets[i] : offsets[i + 1]]` are those of text i.
 
     Args:
-        ids: Unsigned integers `[tokens]`: all texts, one after another.
-        offsets: Integers `[texts + 1]`: the start of each text, and the end of the last one.
+        texts: They are encoded once.
+        tokenizer: What encodes them. Its `pad_id` fills the rest of a row; without one, an id that
+            is ignored as a label does.
+        start, end: Ids before and after each text.
+
+    Raises:
+        ValueError: the id of padding is also an id of the texts.
     """
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray):
-        self.ids = ids
-        self.offsets = offsets
-        self.lengths = np.diff(offsets)
-
-    @classmethod
-    def encode(
-        cls,
+    def __init__(
+        self,
         texts: Iterable[str],
         tokenizer: Tokenizer,
         start: tuple[int, ...] = (),
         end: tuple[int, ...] = (),
-    ) -> "TokenArray":
-        """Encodes every text once, with the ids `start` before each and `end` after it.
-
-        Raises:
-            ValueError: the id of padding is also an id of the texts.
-        """
+    ):
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         arrays = [np.array([*start, *ids, *end], dtype) for ids in tokenizer.encode_each(texts)]
-        offsets = np.cumsum([0, *map(len, arrays)])
-        ids = np.concatenate([np.empty(0, dtype), *arrays])
+        self.offsets = np.cumsum([0, *map(len, arrays)])
+        self.lengths = np.diff(self.offsets)
+        self.ids = ids = np.concatenate([np.empty(0, dtype), *arrays])
         # A start may have the id of padding, as T5's has: it is never a label.
         if np.count_nonzero(ids == tokenizer.pad_id) > len(arrays) * start.count(tokenizer.pad_id):
             raise ValueError(
@@ -70,10 +45,19 @@ class TokenArray:
                 "labels of padding are -100, the ignore_index that losses and metrics have by "
                 "default."
             )
-        return cls(ids, offsets)
+        has_none = tokenizer.pad_id is None
+        self.pad_id = tokenizer.end_id if has_none else tokenizer.pad_id
+        self.pad_label = IGNORED_LABEL if has_none else tokenizer.pad_id
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.lengths)
+
+    def ids_and_labels(
+        self, starts: np.ndarray, counts: np.ndarray, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of ids from each start on, and of the id after each of them, `[rows, length]`."""
+        ids = padded_rows(self.ids, starts, counts, length, self.pad_id)
+        return ids, padded_rows(self.ids, starts + 1, counts, length, self.pad_label)
 
 
 def padded_rows(

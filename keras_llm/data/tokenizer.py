@@ -223,5 +223,14 @@ def load_tokenizer(
     return Tokenizer(tokenizer, pad_token, start_token, end_token)
 
 
+def check_tokenizer(tokenizer, name: str = "tokenizer") -> None:
+    """Raises `TypeError`, with the name, unless `tokenizer` is one of ours."""
+    if not hasattr(tokenizer, "encode_each"):
+        raise TypeError(
+            f"{name} must come from data.train_tokenizer, or from data.load_tokenizer, which "
+            f"also reads Hugging Face's tokenizer.json. Received: a {type(tokenizer).__name__}"
+        )
+
+
 def _utf8_size(text: str) -> int:
     return len(text.encode("utf-8"))

@@ -9,8 +9,6 @@ import keras
 from keras_llm.backend.keras_private import compile_arguments, inner_optimizer
 from keras_llm.training import Step, StepDescription
 
-ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
-
 
 @dataclasses.dataclass(frozen=True)
 class CompiledModel:
@@ -27,12 +25,12 @@ class CompiledModel:
 
     model: keras.Model
     optimizer: keras.optimizers.Optimizer | None
-    loss: Any
-    loss_weights: Any
-    metrics: Any
-    weighted_metrics: Any
     step: StepDescription | None
     output_shape: tuple | None
+    loss: Any = None
+    loss_weights: Any = None
+    metrics: Any = None
+    weighted_metrics: Any = None
 
     @property
     def vocab_size(self) -> int | None:
@@ -58,16 +56,7 @@ class CompiledModel:
 
 
 def compiled_model(model, asker: str = "explain") -> CompiledModel:
-    """What there is to explain about `model`.
-
-    Args:
-        model: Anything.
-        asker: The function that needs a compiled model, for the error.
-
-    Raises:
-        TypeError: it is not a Keras model.
-        ValueError: it has not been compiled.
-    """
+    """What there is to explain about `model`; an error names `asker` if it is not compiled."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"{asker} needs a Keras model. Received: {type(model).__name__}")
     if not model.compiled:
@@ -76,16 +65,17 @@ def compiled_model(model, asker: str = "explain") -> CompiledModel:
             f"Received: {type(model).__name__} {model.name!r}, not compiled"
         )
     arguments, step = compile_arguments(model), getattr(model, "step", None)
-    if isinstance(step, Step):
+    step = step if isinstance(step, Step) else None
+    if step is not None:
         # Keras was given only what the step does not count.
         arguments |= {"loss": step.loss, **step.sums.arguments}
-    optimizer = model.optimizer
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics")
     return CompiledModel(
-        model=model,
-        optimizer=inner_optimizer(optimizer),
-        step=step.describe() if isinstance(step, Step) else None,
-        output_shape=output_shape(model),
-        **{name: arguments.get(name) for name in ARGUMENTS},
+        model,
+        inner_optimizer(model.optimizer),
+        step and step.describe(),
+        output_shape(model),
+        **{name: arguments.get(name) for name in names},
     )
 
 

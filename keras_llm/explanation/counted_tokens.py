@@ -8,6 +8,8 @@ from keras_llm.backend.keras_private import loss_setting
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.token_statistics import countable
 
+WANTED = "batch must be what fit gets at once, (x, y) or (x, y, sample_weight)"
+
 
 def token_counts(compiled, batch) -> tuple[int, int, int]:
     """Rows, positions, and tokens that count, of a batch `(x, y)` or `(x, y, sample_weight)`.
@@ -17,14 +19,17 @@ def token_counts(compiled, batch) -> tuple[int, int, int]:
     Raises:
         ValueError: it is not such a batch, or a label that counts is outside the vocabulary.
     """
-    if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 3:
-        raise ValueError(
-            "batch must be what fit gets at once, (x, y) or (x, y, sample_weight). "
-            f"Received: {type(batch).__name__}"
-        )
-    _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(batch))
+    _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(checked_batch(batch))
     weights = token_weights(compiled.loss, y, sample_weight, compiled.vocab_size)
     return len(weights), weights.size, int((weights != 0).sum())
+
+
+def checked_batch(batch) -> tuple:
+    """`batch` as a tuple; raises `ValueError` unless it is one of two or three."""
+    if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 3:
+        what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        raise ValueError(f"{WANTED}. Received: {what}")
+    return tuple(batch)
 
 
 def token_weights(loss, y, sample_weight, vocab_size: int | None) -> np.ndarray:
@@ -50,11 +55,7 @@ def token_weights(loss, y, sample_weight, vocab_size: int | None) -> np.ndarray:
 def stock_weights(loss, labels, sample_weight=None, mask=None) -> tuple[np.ndarray, float | None]:
     """The weights of a loss of Keras, and what its sum of losses is divided by; None: nothing.
 
-    Args:
-        loss: The loss.
-        labels: Integers `[batch, length]`, or the targets of a loss that is not of tokens.
-        sample_weight: None, or weights that broadcast to the labels from the left.
-        mask: None, or the mask of a Keras layer.
+    Labels are integers `[batch, length]`, or the targets of a loss that is not of tokens.
     """
     labels = ops.convert_to_numpy(labels)
     counts = np.ones(labels.shape) if mask is None else ops.convert_to_numpy(mask).astype("float64")

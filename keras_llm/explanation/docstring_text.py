@@ -29,15 +29,10 @@ def formula(function) -> str:
     except (OSError, TypeError, SyntaxError, ValueError):
         # Typed at a prompt, or not Python, or a lambda in the middle of a line.
         return ""
-    statements = [s for s in getattr(definition, "body", ()) if not is_docstring(s)]
-    if len(statements) != 1 or not isinstance(statements[0], ast.Return):
-        return ""
-    return ast.unparse(statements[0].value)
-
-
-def is_docstring(statement) -> bool:
-    """Whether a statement is a constant by itself."""
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    match getattr(definition, "body", ()):
+        case [ast.Return(value)] | [ast.Expr(ast.Constant()), ast.Return(value)] if value:
+            return ast.unparse(value)
+    return ""
 
 
 def name_of(thing) -> str:

@@ -16,43 +16,32 @@ UNKNOWN = "known once the model is built"
 
 def execution_section(compiled: CompiledModel) -> Section:
     """How the step runs."""
-    facts = (
-        software(),
-        device(compiled.model),
-        *precision(compiled),
-        layers(compiled),
-        *documents(compiled.model),
-        *logits(compiled),
-    )
-    return Section("How it runs", "", facts)
+    model, variables = compiled.model, compiled.model.variables
+    devices = sorted({device_of(variable.value) for variable in variables})
+    facts = [software(), Fact("device", devices or None, "" if devices else UNKNOWN)]
+    facts += [*precision(compiled), layers(compiled)]
+    # Where attention stops in a row of several documents.
+    config = getattr(getattr(model, "backbone", None), "config", None)
+    end = getattr(config, "document_end_id", None)
+    if end is not None:
+        note = "ends a document: the tokens after it do not see those before"
+        facts.append(Fact("document_end_id", end, note=note))
+    if compiled.is_of_tokens or isinstance(compiled.loss, MaskedLoss):
+        facts.append(logits(compiled))
+    return Section("How it runs", "", tuple(facts))
 
 
 def software() -> Fact:
     """The versions that a bug report needs."""
+    try:
+        version = importlib.metadata.version("keras_llm")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(a clone)"
     name = keras.backend.backend()
-    versions = {
-        "keras_llm": own_version(),
-        "Keras": keras.__version__,
-        name: sys.modules[name].__version__,
-    }
+    backend = sys.modules[name].__version__
+    versions = {"keras_llm": version, "Keras": keras.__version__, name: backend}
     text = ", ".join(f"{name} {version}" for name, version in versions.items())
     return Fact("software", {**versions, "Python": platform.python_version()}, text)
-
-
-def own_version() -> str:
-    """The version of this library; a clone that is not installed has none."""
-    try:
-        return importlib.metadata.version("keras_llm")
-    except importlib.metadata.PackageNotFoundError:
-        return "(a clone)"
-
-
-def device(model) -> Fact:
-    """Where the variables are."""
-    if not model.variables:
-        return Fact("device", None, UNKNOWN)
-    devices = sorted({device_of(variable.value) for variable in model.variables})
-    return Fact("device", devices)
 
 
 def device_of(tensor) -> str:
@@ -85,64 +74,46 @@ def precision(compiled: CompiledModel) -> list[Fact]:
 
 def layers(compiled: CompiledModel) -> Fact:
     """Whether the layers run one by one, or as a graph."""
-    model, step, name = compiled.model, compiled.step, keras.backend.backend()
-    if step is None:
-        return keras_layers(model, name)
-    if not model.built and name == "torch":
-        return Fact("layers", None, UNKNOWN)
-    text = {
+    model, step, backend = compiled.model, compiled.step, keras.backend.backend()
+    texts = {
         "graph": "as one graph, made at the second batch of a shape",
         "eager": "one by one",
         "xla": "compiled by XLA",
         "tensorflow graph": "as a TensorFlow graph",
-    }[step.layers]
-    if name == "tensorflow" and model.jit_compile:
-        text += ", compiled by XLA"
-    return Fact("layers", step.layers, text, step.why_layers or step.compiling)
-
-
-def keras_layers(model, backend: str) -> Fact:
-    """How Keras's own step runs the layers."""
+        "torch.compile": "compiled by torch.compile, as far as it can",
+    }
+    by_xla = "compiled by XLA" if backend == "tensorflow" and model.jit_compile else ""
+    if step is not None:
+        if not model.built and backend == "torch":
+            return Fact("layers", None, UNKNOWN)
+        text = ", ".join(filter(None, (texts[step.layers], by_xla)))
+        return Fact("layers", step.layers, text, step.why_layers or step.compiling)
+    # Keras's own step.
     if model.run_eagerly:
-        return Fact("layers", "eager", "one by one", "compile was given run_eagerly=True")
-    if backend == "tensorflow":
-        note = "compiled by XLA" if model.jit_compile else ""
-        return Fact("layers", "tensorflow graph", "as a TensorFlow graph", note)
-    if not model.jit_compile:
-        return Fact("layers", "eager", "one by one", "as Keras runs them")
-    if backend == "jax":
-        return Fact("layers", "xla", "compiled by XLA")
-    return Fact("layers", "torch.compile", "compiled by torch.compile, as far as it can")
+        how, note = "eager", "compile was given run_eagerly=True"
+    elif backend == "tensorflow":
+        how, note = "tensorflow graph", by_xla
+    elif not model.jit_compile:
+        how, note = "eager", "as Keras runs them"
+    else:
+        how, note = "xla" if backend == "jax" else "torch.compile", ""
+    return Fact("layers", how, texts[how], note)
 
 
-def documents(model) -> list[Fact]:
-    """Where attention stops in a row of several documents."""
-    config = getattr(getattr(model, "backbone", None), "config", None)
-    end = getattr(config, "document_end_id", None)
-    if end is None:
-        return []
-    note = "ends a document: the tokens after it do not see those before"
-    return [Fact("document_end_id", end, note=note)]
-
-
-def logits(compiled: CompiledModel) -> list[Fact]:
+def logits(compiled: CompiledModel) -> Fact:
     """Whether the logits of a whole batch are held, or computed and used a few rows at a time."""
     model, step = compiled.model, compiled.step
-    if not compiled.is_of_tokens and not isinstance(compiled.loss, MaskedLoss):
-        return []
     if not model.built:
-        return [Fact("logits", None, UNKNOWN)]
-    if step is None:
-        why = "models.LanguageModel(backbone, head) around the layers needs none"
-        if hasattr(model, "backbone") and hasattr(model, "head"):
-            why = f"{name_of(compiled.loss)} is not a loss of keras_llm, so Keras's own step runs"
-    else:
+        return Fact("logits", None, UNKNOWN)
+    if step is not None:
         why = step.why_logits
+    elif hasattr(model, "backbone") and hasattr(model, "head"):
+        why = f"{name_of(compiled.loss)} is not a loss of keras_llm, so Keras's own step runs"
+    else:
+        why = "models.LanguageModel(backbone, head) around the layers needs none"
     if why:
         size = f"{compiled.vocab_size:,}" if compiled.vocab_size else "V"
-        return [Fact("logits", "whole", f"held for a whole batch, {size} a token", why)]
-    note = ""
-    if step.sample_weight_needs_logits:
-        note = "with sample_weight only if metrics are weighted_metrics"
-    text = "never held: one pass gives loss, metrics, gradients"
-    return [Fact("logits", "one pass", text, note)]
+        return Fact("logits", "whole", f"held for a whole batch, {size} a token", why)
+    note = "with sample_weight only if metrics are weighted_metrics"
+    note = note if step.sample_weight_needs_logits else ""
+    return Fact("logits", "one pass", "never held: one pass gives loss, metrics, gradients", note)

@@ -2,7 +2,7 @@
 
 import sys
 
-from keras_llm.explanation.compiled_model import CompiledModel, compiled_model
+from keras_llm.explanation.compiled_model import compiled_model
 from keras_llm.explanation.execution_facts import execution_section
 from keras_llm.explanation.explanation import Explanation
 from keras_llm.explanation.loss_facts import loss_sections
@@ -45,14 +45,7 @@ def explain(model, batch=None, show: bool = True) -> Explanation:
     >>> explanation.flags
     {'Optimizer: momentum': 'without momentum, SGD hardly trains a transformer'}
     """
-    explanation = explanation_of(compiled_model(model), batch)
-    if show:
-        explanation.show(sys.stdout)
-    return explanation
-
-
-def explanation_of(compiled: CompiledModel, batch) -> Explanation:
-    """All sections."""
+    compiled = compiled_model(model)
     sections = [
         *loss_sections(compiled),
         optimizer_section(compiled),
@@ -61,7 +54,6 @@ def explanation_of(compiled: CompiledModel, batch) -> Explanation:
         metric_section(compiled),
         execution_section(compiled),
     ]
-    model = compiled.model
     if compiled.parameters is None:
         size = "not built yet: some facts are known only after it is"
     else:
@@ -69,4 +61,7 @@ def explanation_of(compiled: CompiledModel, batch) -> Explanation:
         size = f"{compiled.parameters:,} parameters"
         size += f", {frozen:,} more are not trained" if frozen else ""
     title = f"{type(model).__name__} {model.name!r}, {size}"
-    return Explanation(title, tuple(section for section in sections if section is not None))
+    explanation = Explanation(title, tuple(filter(None, sections)))
+    if show:
+        explanation.show(sys.stdout)
+    return explanation

@@ -47,9 +47,8 @@ class Explanation:
     def verdict(self) -> str:
         """How many lines deserve a look; empty where none does."""
         count = len(self.flags)
-        if not count:
-            return ""
-        return f"▲ {count} {'line deserves' if count == 1 else 'lines deserve'} a look"
+        lines = "line deserves" if count == 1 else "lines deserve"
+        return f"▲ {count} {lines} a look" if count else ""
 
     @property
     def sources(self) -> list[Source]:

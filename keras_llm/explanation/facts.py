@@ -1,10 +1,8 @@
 """What an explanation is made of, before it is rendered: sections of facts, curves and tables."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from keras_llm.usual_range import UsualRange
 from keras_llm.value_text import value_text
@@ -30,7 +28,7 @@ class Fact:
     note: str = ""
     usual: UsualRange | None = None
     flag: str = ""
-    details: tuple[str, ...] = ()
+    details: Sequence[str] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "text", self.text or value_text(self.value))
@@ -59,18 +57,10 @@ class Curve:
         step, value: The next update, and its learning rate.
     """
 
-    steps: tuple[int, ...]
-    values: tuple[float, ...]
+    steps: list[int]
+    values: list[float]
     step: int
     value: float
-
-    def to_dict(self) -> dict:
-        """The curve as JSON has it."""
-        return vars(self) | {"steps": list(self.steps), "values": list(self.values)}
-
-    def at(self, steps) -> np.ndarray:
-        """The learning rates of any updates, interpolated."""
-        return np.interp(steps, self.steps, self.values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +145,6 @@ class Section:
             "title": self.title,
             "subject": self.subject,
             "facts": [fact.to_dict() for fact in self.facts],
-            "curve": self.curve and self.curve.to_dict(),
+            "curve": self.curve and dict(vars(self.curve)),
             "table": self.table and self.table.to_dict(),
         }

@@ -23,71 +23,60 @@ def loss_sections(compiled: CompiledModel) -> list[Section]:
     """One section for each loss that `compile` was given."""
     losses, weights = compiled.loss, compiled.loss_weights
     if not isinstance(losses, dict | list | tuple):
-        weight = [] if weights is None else [weight_of(weights)]
-        return [loss_section(compiled, losses, "Loss", weight)]
+        return [loss_section(compiled, losses, "Loss", weights)]
+    shapes = getattr(compiled.model, "output_shape", None)
+    if isinstance(shapes, list):
+        names = getattr(compiled.model, "output_names", ())
+        shapes = dict(enumerate(shapes)) | dict(zip(names, shapes, strict=False))
     sections = []
     for name in losses if isinstance(losses, dict) else range(len(losses)):
-        one = dataclasses.replace(compiled, output_shape=shape_of(compiled.model, name))
-        weight = [] if weights is None else [weight_of(weights[name])]
+        shape = shapes.get(name) if isinstance(shapes, dict) else None
+        one = dataclasses.replace(compiled, output_shape=shape)
+        weight = None if weights is None else weights[name]
         sections.append(loss_section(one, losses[name], f"Loss of output {name}", weight))
     return sections
 
 
-def shape_of(model, output) -> tuple | None:
-    """The shape of one of several outputs, by its name or number; None where it is not known."""
-    shapes, names = getattr(model, "output_shape", None), getattr(model, "output_names", ())
-    if isinstance(shapes, list):
-        shapes = dict(enumerate(shapes)) | dict(zip(names, shapes, strict=False))
-    return shapes.get(output) if isinstance(shapes, dict) else None
-
-
-def weight_of(weight) -> Fact:
-    """What an output's loss is multiplied by."""
-    return Fact("loss_weights", weight, note="factor of this loss in the sum over all outputs")
-
-
-def loss_section(compiled: CompiledModel, loss, title: str, weight: list[Fact]) -> Section:
-    """What one loss is."""
+def loss_section(compiled: CompiledModel, loss, title: str, weight) -> Section:
+    """What one loss is, and what it is multiplied by."""
     if loss is None:
         text = "what the model's own compute_loss or add_loss says"
         return Section(title, "none given", (Fact("each batch", None, text),))
     name = name_of(loss)
     loss = as_object(loss)
     equation, meaning = equation_and_meaning(loss)
-    text = with_p(loss, equation) if equation else f"what {name} returns"
+    text = equation or f"what {name} returns"
+    from_logits = loss_setting(loss, "from_logits")
+    if "p" in re.findall("[a-z]+", equation) and from_logits is not None:
+        text += ", p = softmax of the logits" if from_logits else ", p = the model's outputs"
     facts = [
         Fact("each token", equation or None, text, meaning),
         left_out(compiled, loss),
         divided_by(compiled, loss),
         *at_the_start(compiled, loss),
-        *weight,
     ]
-    if compiled.model.losses:
-        added = len(compiled.model.losses)
+    if weight is not None:
+        note = "factor of this loss in the sum over all outputs"
+        facts.append(Fact("loss_weights", weight, note=note))
+    added = len(compiled.model.losses)
+    if added:
         facts.append(Fact("added", added, note="terms of the layers: regularisation, add_loss"))
-    return Section(title, name, (*facts, *loss_settings(loss)))
-
-
-def loss_settings(loss) -> list[Fact]:
-    """Every other argument of a loss that is set, or has usual values."""
     notes = getattr(loss, "notes", stock_keras.LOSS_NOTES)
     ranges = getattr(loss, "usual_ranges", {})
-    facts = []
-    for key, value in (loss.get_config() if isinstance(loss, keras.losses.Loss) else {}).items():
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    for key, value in config.items():
         if key in TOLD or not (value or key in ranges):
             continue
+        note = notes.get(key, "")
         if isinstance(value, list):
-            facts.append(Fact(key, value, f"{len(value):,} weights", notes.get(key, "")))
+            facts.append(Fact(key, value, f"{len(value):,} weights", note))
         else:
-            facts.append(setting(key, value, notes.get(key, ""), ranges.get(key)))
-    return facts
+            facts.append(setting(key, value, note, ranges.get(key)))
+    return Section(title, name, tuple(facts))
 
 
 def equation_and_meaning(loss) -> tuple[str, str]:
     """The equation of one token's loss and what it means, either empty where it is not known.
-
-    Args:
-        loss: A loss, ours, stock or a user's, or a function.
 
     >>> import keras_llm
     >>> equation_and_meaning(keras_llm.losses.MaskedSparseCategoricalCrossentropy())[0]
@@ -123,55 +112,46 @@ def as_object(loss):
     return cls() if cls else function
 
 
-def with_p(loss, equation) -> str:
-    """The equation, and what p stands for in it."""
-    from_logits = loss_setting(loss, "from_logits")
-    if "p" not in re.findall("[a-z]+", equation) or from_logits is None:
-        return equation
-    where = "softmax of the logits" if from_logits else "the model's outputs"
-    return f"{equation}, p = {where}"
-
-
 def left_out(compiled, loss) -> Fact:
     """Which tokens do not count."""
-    masked = "masked positions"
+    index, note, flag = loss_setting(loss, "ignore_class"), "", ""
+    text = f"labels of {index}, masked positions"
     if isinstance(loss, MaskedLoss):
-        index, note = loss.ignore_index, ""
+        index = loss.ignore_index
+        text = f"labels of {index}, sample_weight 0, masked positions"
         if isinstance(loss, MaskedKLDivergence):
             note = "labels are known where y is a pair (teacher, labels)"
         elif index < 0:
             note = "padding under any other id would count"
-        return Fact("left out", index, f"labels of {index}, sample_weight 0, {masked}", note)
-    index = loss_setting(loss, "ignore_class")
-    if index is not None:
+    elif index is not None:
         note = "Keras's metrics do not know ignore_class: they count them"
-        return Fact("left out", index, f"labels of {index}, {masked}", note)
-    flag = "padding counts like text; ignore_class, or a loss of keras_llm, leaves it out"
-    flag = flag if compiled.is_of_tokens else ""
-    return Fact("left out", None, f"only {masked}", flag=flag)
+    else:
+        text = "only masked positions"
+        if compiled.is_of_tokens:
+            flag = "padding counts like text; ignore_class, or a loss of keras_llm, leaves it out"
+    return Fact("left out", index, text, note, flag=flag)
 
 
 def divided_by(compiled, loss) -> Fact:
     """What the sum of the losses is divided by, in a batch and in the log of an epoch."""
     reduction = getattr(loss, "reduction", "sum_over_batch_size")
-    if reduction == "sum":
-        note = "a larger batch makes larger gradients"
-        return Fact("divided by", reduction, "nothing", note)
-    if reduction in (None, "none"):
-        return Fact("divided by", "none", "nothing", "one loss a token; fit needs one number")
-    rows = "an epoch's loss weights batches by their rows, not by their tokens"
+    if reduction in ("sum", None, "none"):
+        note = "one loss a token; fit needs one number"
+        note = "a larger batch makes larger gradients" if reduction == "sum" else note
+        return Fact("divided by", reduction or "none", "nothing", note)
+    flag = "an epoch's loss weights batches by their rows, not by their tokens"
     if isinstance(loss, MaskedLoss):
         if compiled.step is not None:
             text = "the tokens that count, in a batch and over the epoch"
             return Fact("divided by", "tokens", text)
-        flag = f"{rows}; models.LanguageModel(backbone, head) makes it exact"
+        flag += "; models.LanguageModel(backbone, head) makes it exact"
         return Fact("divided by", "tokens", "the tokens that count, in a batch", flag=flag)
     what = {
         "mean_with_sample_weight": "the sum of the weights",
         "sum_over_batch_size": "all positions that no mask hides",
         "mean": "all positions that no mask hides",
     }.get(reduction, "see its class")
-    return Fact("divided by", reduction, what, flag=rows if compiled.is_of_tokens else "")
+    return Fact("divided by", reduction, what, flag=flag if compiled.is_of_tokens else "")
 
 
 def at_the_start(compiled, loss) -> list[Fact]:
@@ -183,8 +163,7 @@ def at_the_start(compiled, loss) -> list[Fact]:
         return []
     size = compiled.vocab_size
     if size is None:
-        note = "V, the vocabulary's size, is not known yet"
-        return [Fact("first loss", None, "ln V", note)]
+        return [Fact("first loss", None, "ln V", "V, the vocabulary's size, is not known yet")]
     value = uniform_loss(loss, size)
     note = f"where all {size:,} tokens are equally likely"
     if math.isclose(value, math.log(size), rel_tol=1e-6):

@@ -12,22 +12,18 @@ from keras_llm.metrics import TokenMetric
 
 def metric_section(compiled: CompiledModel) -> Section:
     """The metrics, the logged loss first."""
-    facts = [logged_loss(compiled)]
+    # What Keras logs as `loss`.
+    if compiled.step is not None:
+        facts = [Fact("loss", "exact", "sum of the losses / tokens that count, over the epoch")]
+    else:
+        text = "mean of the batches' losses, weighted by their rows"
+        note = "each batch is exact" if isinstance(compiled.loss, MaskedLoss) else ""
+        facts = [Fact("loss", "mean of batches", text, note)]
     for argument in ("metrics", "weighted_metrics"):
         given = getattr(compiled, argument)
         metrics = [] if given is None else keras.tree.flatten(given)
         facts += [metric_fact(compiled, m, argument) for m in metrics if m is not None]
     return Section("Metrics", "", tuple(facts))
-
-
-def logged_loss(compiled: CompiledModel) -> Fact:
-    """The number that Keras logs as `loss`."""
-    if compiled.step is not None:
-        text = "sum of the losses / tokens that count, over the epoch"
-        return Fact("loss", "exact", text)
-    text = "mean of the batches' losses, weighted by their rows"
-    note = "each batch is exact" if isinstance(compiled.loss, MaskedLoss) else ""
-    return Fact("loss", "mean of batches", text, note)
 
 
 def metric_fact(compiled: CompiledModel, metric, argument: str) -> Fact:

@@ -73,32 +73,24 @@ def fact_lines(fact: Fact, letters, width: int):
     if fact.usual:
         marks = "".join(letters.get(source, "") for source in fact.usual.sources)
         usual = Text(f"[{fact.usual}]{marks}", DIM)
-        yield columns(name, Text(fact.text), usual, Text(fact.note, DIM))
+        cells = {NAME: name, VALUE: Text(fact.text), USUAL: usual}
+        yield columns(cells, Text(fact.note, DIM))
     else:
         room = width - INDENT - NAME - 1
         fits = len(fact.text) + 2 + len(fact.note) <= room
         between = ("  " if fits else "\n") if fact.note else ""
-        yield statement(name, Text.assemble(fact.text, between, (fact.note, DIM)))
+        yield columns({NAME: name}, Text.assemble(fact.text, between, (fact.note, DIM)))
     if fact.flag:
-        yield statement(Text(), Text(f"▲ {fact.flag}", FLAG))
+        yield columns({NAME: Text()}, Text(f"▲ {fact.flag}", FLAG))
 
 
-def columns(name: Text, value: Text, usual: Text, note: Text) -> Padding:
-    """A line of four columns."""
+def columns(cells: dict[int, Text], rest: Text) -> Padding:
+    """Cells of some widths, and what has the rest of the line."""
     grid = RichTable.grid(padding=(0, 1, 0, 0), expand=True)
-    for width in (NAME, VALUE, USUAL):
+    for width in cells:
         grid.add_column(width=width)
     grid.add_column(ratio=1)
-    grid.add_row(name, value, usual, note)
-    return Padding(grid, (0, 0, 0, INDENT))
-
-
-def statement(name: Text, text: Text) -> Padding:
-    """A line of two columns."""
-    grid = RichTable.grid(padding=(0, 1, 0, 0), expand=True)
-    grid.add_column(width=NAME)
-    grid.add_column(ratio=1)
-    grid.add_row(name, text)
+    grid.add_row(*cells.values(), rest)
     return Padding(grid, (0, 0, 0, INDENT))
 
 
@@ -106,19 +98,18 @@ def curve_lines(curve: Curve, width: int) -> Padding:
     """The curve in blocks, above a line of updates on which the next one is marked."""
     columns = min(width - INDENT - NAME - 2, 60)
     end, peak = max(curve.steps[-1], 1), max(curve.values)
-    values = curve.at(np.linspace(0, end, columns))
+    values = np.interp(np.linspace(0, end, columns), curve.steps, curve.values)
     eighths = np.round(values / (peak or 1) * 8 * ROWS).astype(int)
     now = round(curve.step / end * (columns - 1))
     axis = ["─"] * columns
     axis[now] = "▲"
-    last = f"{end:,} updates"
     lines = Text()
     for row in reversed(range(ROWS)):
         label = value_text(peak) if row == ROWS - 1 else ""
         blocks = "".join(EIGHTHS[min(max(e - 8 * row, 0), 8)] for e in eighths)
         lines.append(f"{label:>{NAME}} ", DIM).append(f"│{blocks}\n")
     lines.append(f"{0:>{NAME}} ", DIM).append("└" + "".join(axis) + "\n")
-    lines.append(" " * (NAME + 2) + "0" + last.rjust(columns - 1), DIM)
+    lines.append(" " * (NAME + 2) + "0" + f"{end:,} updates".rjust(columns - 1), DIM)
     return Padding(lines, (0, 0, 0, INDENT))
 
 
@@ -133,11 +124,7 @@ def table_lines(table: Table) -> Padding:
             overflow="ellipsis",
         )
     for row in table.rows:
+        cells = table.cells(row)
         # Tildes, since not every screen can draw a line through letters.
-        grid.add_row(
-            *(
-                Text(f"~~{text}~~", "strike dim") if struck else Text(text)
-                for _, text, struck in table.cells(row)
-            )
-        )
+        grid.add_row(*(Text(f"~~{t}~~", "strike dim") if s else Text(t) for _, t, s in cells))
     return Padding(grid, (0, 0, 0, INDENT))

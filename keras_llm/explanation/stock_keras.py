@@ -4,7 +4,7 @@ import keras
 
 from keras_llm.optimizers import Adafactor, AdamW
 from keras_llm.optimizers.usual_learning_rate import LION
-from keras_llm.usual_range import GPT_3, Source, UsualRange
+from keras_llm.usual_range import GPT_3, LATE, NOISY, Source, UsualRange
 
 QLORA = Source("QLoRA 2023", "https://arxiv.org/abs/2305.14314")
 SGD = Source("Sutskever et al. 2013", "https://proceedings.mlr.press/v28/sutskever13.html")
@@ -39,8 +39,6 @@ OPTIMIZER_NOTES = {
     "momentum": "share of the last update that is added to the next",
     "use_ema": "a moving average of the weights is kept",
 }
-NOISY = "little memory: updates follow the noise of single batches"
-LATE = "a long memory: updates turn late when the gradient turns"
 OPTIMIZER_RANGES = {
     "AdamW": AdamW.usual_ranges,
     "Adam": {name: r for name, r in AdamW.usual_ranges.items() if name != "weight_decay"},

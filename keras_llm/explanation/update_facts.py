@@ -18,13 +18,16 @@ def update_section(compiled: CompiledModel, batch=None) -> Section | None:
     """What happens between two values of the weights; None without an optimizer."""
     if compiled.optimizer is None:
         return None
-    facts = [
-        *clipping(compiled.optimizer),
-        accumulation(compiled),
-        *micro_batches(compiled),
-        effective_batch(compiled, batch),
-    ]
-    return Section("One update", "", tuple(facts))
+    facts = [*clipping(compiled.optimizer), accumulation(compiled)]
+    if compiled.step is not None:
+        size = compiled.step.micro_batch_size
+        notes = {
+            None: "memory holds a whole batch",
+            "auto": "a batch is cut in two where memory runs out",
+        }
+        note = notes.get(size, "rows of a batch are in memory at once")
+        facts.append(Fact("micro_batch_size", size, note=note))
+    return Section("One update", "", (*facts, effective_batch(compiled, batch)))
 
 
 def clipping(optimizer) -> list[Fact]:
@@ -35,13 +38,9 @@ def clipping(optimizer) -> list[Fact]:
         for name, note in CLIPPING.items()
         if getattr(optimizer, name, None) is not None
     ]
-    if facts:
-        return facts
-    if hasattr(optimizer, "clip_threshold"):
-        note = "clip_threshold bounds every update"
-    else:
-        note = "global_clipnorm=1.0 is usual"
-    return [Fact("clipping", None, note=note)]
+    bounded = hasattr(optimizer, "clip_threshold")
+    note = "clip_threshold bounds every update" if bounded else "global_clipnorm=1.0 is usual"
+    return facts or [Fact("clipping", None, note=note)]
 
 
 def accumulation(compiled: CompiledModel) -> Fact:
@@ -57,18 +56,6 @@ def accumulation(compiled: CompiledModel) -> Fact:
     if schedule is not None and not isinstance(compiled.optimizer, Optimizer):
         flag += f"; and it counts batches, so the schedule runs {steps} times too fast"
     return Fact(name, steps, note="batches make an update", flag=flag)
-
-
-def micro_batches(compiled: CompiledModel) -> list[Fact]:
-    """How a batch of `fit` is split to fit in memory; nothing where it cannot be."""
-    if compiled.step is None:
-        return []
-    size = compiled.step.micro_batch_size
-    note = {
-        None: "memory holds a whole batch",
-        "auto": "a batch is cut in two where memory runs out",
-    }.get(size, "rows of a batch are in memory at once")
-    return [Fact("micro_batch_size", size, note=note)]
 
 
 def effective_batch(compiled: CompiledModel, batch) -> Fact:

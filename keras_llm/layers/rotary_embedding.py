@@ -31,7 +31,7 @@ class RotaryEmbedding(keras.layers.Layer):
     Returns:
         The pair `(cos, sin)` that `rotate` takes, both `[..., length, 1, head_dim]`: the cosines of
         all planes, repeated for the second half of the head; the sines likewise, negated in the
-        first half. Computed in float32, rerotated in the compute dtype.
+        first half. Computed in float32, returned in the compute dtype.
 
     Raises:
         ValueError: `head_dim` is odd.

@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_llm.backend import host_values
 from keras_llm.backend.attention import segments
 from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
@@ -31,6 +33,13 @@ class CausalConfig(TransformerConfig):
                 "document_end_id must not be pad_id: padding is masked, so it cannot separate "
                 f"documents. Received: document_end_id={self.document_end_id}, pad_id={self.pad_id}"
             )
+
+
+class PackedIds(NamedTuple):
+    """Ids on a device whose values the host cannot see, and what it has to know about them."""
+
+    ids: Any
+    counts: Any  # integers [batch] on the host: at least the number of documents of each row
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -80,6 +89,7 @@ class CausalBackbone(Backbone):
     def call(self, ids: Tensor, training: bool | None = None) -> Tensor:
         """The hidden vectors of whole sequences."""
         config = self.config
+        ids, counts = ids if isinstance(ids, PackedIds) else (ids, None)
         ids = checked_ids(ids, config.max_length, "ids")
         x = self.dropout(self.token_embedding(ids), training=training)
         positions, is_token, segment_ids = ops.arange(ops.shape(ids)[1]), None, None
@@ -96,7 +106,9 @@ class CausalBackbone(Backbone):
         if config.document_end_id is not None:
             ends = ops.cast(ids == config.document_end_id, "int32")
             head_dim = self.blocks[0].self_attention.head_dim
-            segment_ids = segments(ops.cumsum(ends, axis=1) - ends, self.compute_dtype, head_dim)
+            segment_ids = segments(
+                ops.cumsum(ends, axis=1) - ends, counts, self.compute_dtype, head_dim
+            )
 
         cos_sin = self.rotary(positions)
         for block in self.blocks:
@@ -111,6 +123,15 @@ class CausalBackbone(Backbone):
         if config.pad_id is not None:
             x = reordered(x, ops.argsort(positions, axis=1))
         return self.norm(x)
+
+    def with_host_facts(self, ids: Tensor, on_host: Tensor) -> Tensor | PackedIds:
+        """`ids` with what their values on the host tell, where the device's cannot be seen."""
+        values = None if self.config.document_end_id is None else host_values(on_host)
+        if values is None or host_values(ids) is not None:
+            return ids
+        counts = 1 + np.count_nonzero(values == self.config.document_end_id, axis=-1)
+        with keras.device("cpu"):
+            return PackedIds(ids, ops.convert_to_tensor(counts))
 
     def compute_output_spec(self, ids: Tensor, training: bool | None = None) -> keras.KerasTensor:
         """The output's shape and dtype, without a trial call.

@@ -50,6 +50,11 @@ class LanguageModel(TokenModel):
             return super().compute_output_spec(inputs, training=training)
         return self.head.compute_output_spec(self.backbone.compute_output_spec(inputs))
 
+    def with_host_facts(self, x, on_host):
+        """The inputs with what the backbone has to know of them on the host, if it has to."""
+        add = getattr(self.backbone, "with_host_facts", None)
+        return x if add is None else add(x, on_host)
+
     def call_ends_with_head(self) -> bool:
         """Whether predictions are what the head returns: a subclass may do more to them."""
         return type(self).call is LanguageModel.call

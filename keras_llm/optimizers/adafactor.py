@@ -1,5 +1,6 @@
 """Adam with a factored second moment: one row and one column of means per matrix."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -8,9 +9,10 @@ from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
+from keras_llm.optimizers.relative_step import RelativeStep
 from keras_llm.optimizers.usual_learning_rate import ADAFACTOR, OF_ADAFACTOR, of_adam
 from keras_llm.tensor import Tensor
-from keras_llm.usual_range import PALM, UsualRange
+from keras_llm.usual_range import LATE, NOISY_SIZE, PALM, UsualRange
 
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.grouped_adafactor import AdafactorSlot, GroupedAdafactor
@@ -20,38 +22,8 @@ else:
 
 # The smallest normal number in float32.
 TINY = 2.0**-126
-
-
-class RelativeStep(LearningRateSchedule):
-    """Adafactor's own learning rate.
-
-    rho(t) = min(1e-2, 1 / sqrt(t))          min(1e-6 * t, 1 / sqrt(t)) with `warmup_init`
-    """
-
-    total_steps = None
-    notes: ClassVar[dict[str, str]] = {}
-    usual_ranges: ClassVar[dict[str, UsualRange]] = {}
-
-    def __init__(self, warmup_init: bool) -> None:
-        self.warmup_init = warmup_init
-
-    def phases(self) -> list[tuple[str, int | None]]:
-        """Its phases: 1 / sqrt(t) is smaller than 1e-2 from update 10,000 on."""
-        return [("constant", 9_999), ("inverse square root decay", None)]
-
-    def shown_steps(self) -> int:
-        """Updates until half of 1e-2."""
-        return 40_000
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"warmup_init": self.warmup_init}
-
-    def __call__(self, step: Tensor) -> Tensor:
-        """rho for update `step + 1`."""
-        t = ops.cast(step, "float32") + 1
-        ceiling = 1e-6 * t if self.warmup_init else 1e-2 * ops.ones_like(t)
-        return ops.minimum(ceiling, ops.rsqrt(t))
+COSTLY = "little memory, for the price of a full copy of the parameters"
+published = functools.partial(UsualRange, sources=(ADAFACTOR,))
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -115,6 +87,15 @@ class Adafactor(Optimizer):
             `relative_step`, neither of them, or `warmup_init` without `relative_step`.
     """
 
+    settings = (
+        "scale_parameter",
+        "beta_1",
+        "beta_2_decay",
+        "epsilon_1",
+        "epsilon_2",
+        "clip_threshold",
+    )
+    batched_update = GroupedAdafactor
     notes: ClassVar[dict[str, str]] = {
         **Optimizer.notes,
         "relative_step": "the learning rate is Adafactor's own",
@@ -127,36 +108,24 @@ class Adafactor(Optimizer):
         "clip_threshold": "greatest size of an update",
     }
     usual_ranges: ClassVar[dict[str, UsualRange]] = {
-        "beta_1": UsualRange(
-            0.9,
-            0.9,
-            (PALM,),
-            below="little memory, for the price of a full copy of the parameters",
-            above="a long memory: updates turn late when the gradient turns",
-        ),
-        "beta_2_decay": UsualRange(
+        "beta_1": UsualRange(0.9, 0.9, (PALM,), below=COSTLY, above=LATE),
+        "beta_2_decay": published(
             -1.0,
             -0.5,
-            (ADAFACTOR,),
             below="the size of early gradients is hardly ever forgotten",
-            above="the size of a gradient is estimated from few batches: updates get noisy",
+            above=NOISY_SIZE,
         ),
-        "epsilon_1": UsualRange(
-            1e-30, 1e-30, (ADAFACTOR,), above="it hides the small gradients that it is added to"
+        "epsilon_1": published(
+            1e-30, 1e-30, above="it hides the small gradients that it is added to"
         ),
-        "epsilon_2": UsualRange(
+        "epsilon_2": published(
             1e-3,
             1e-3,
-            (ADAFACTOR,),
             below="parameters that start at 0 hardly leave it",
             above="small parameters get large updates",
         ),
-        "clip_threshold": UsualRange(
-            1.0,
-            1.0,
-            (ADAFACTOR,),
-            below="most updates are shortened",
-            above="early updates may be too large",
+        "clip_threshold": published(
+            1.0, 1.0, below="most updates are shortened", above="early updates may be too large"
         ),
     }
     write_instead: ClassVar[dict[str, str]] = {
@@ -238,19 +207,14 @@ class Adafactor(Optimizer):
         # V of a vector is kept among the rows.
         self._rows, self._columns = [], []
         for variable in variables:
-            shape = tuple(variable.shape)
+            shape, path = tuple(variable.shape), variable.path.replace("/", "_")
             factored = len(shape) > 1
             rows, columns = (shape[:-1], shape[:-2] + shape[-1:]) if factored else (shape, None)
-            self._rows.append(self._mean_squares(variable, "rows", rows))
-            self._columns.append(
-                self._mean_squares(variable, "columns", columns) if factored else None
-            )
+            add = functools.partial(self.add_variable, dtype=variable.dtype)
+            self._rows.append(add(rows, name=f"{path}_rows"))
+            self._columns.append(add(columns, name=f"{path}_columns") if factored else None)
         if self.beta_1 is not None:
             self._momentums = self.add_optimizer_variables(variables, "momentum")
-
-    def _mean_squares(self, variable, name, shape):
-        name = f"{variable.path.replace('/', '_')}_{name}"
-        return self.add_variable(shape, dtype=variable.dtype, name=name)
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
@@ -291,30 +255,6 @@ class Adafactor(Optimizer):
             value = value * (1 - alpha * self.weight_decay)
         self.assign(variable, ops.cast(value - update, variable.dtype))
 
-    def update_together(
-        self,
-        gradients: Sequence[Tensor],
-        variables: Sequence[keras.Variable],
-        learning_rate: Tensor,
-    ) -> bool:
-        """Updates all variables with PyTorch's operations on lists of tensors; False elsewhere."""
-        if GroupedAdafactor is None:
-            return False
-        update = self.prepared(GroupedAdafactor, variables)
-        update(
-            gradients,
-            step=ops.cast(self.iterations, "float32") + 1,
-            learning_rate=ops.convert_to_tensor(learning_rate),
-            weight_decay=self.weight_decay or 0.0,
-            scale_parameter=self.scale_parameter,
-            beta_1=self.beta_1,
-            beta_2_decay=self.beta_2_decay,
-            epsilon_1=self.epsilon_1,
-            epsilon_2=self.epsilon_2,
-            clip_threshold=self.clip_threshold,
-        )
-        return True
-
     def slot(self, position: int, variable: keras.Variable) -> Any:
         """The tensors of one variable that `GroupedAdafactor` takes."""
         index = self._get_variable_index(variable)
@@ -331,18 +271,10 @@ class Adafactor(Optimizer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = super().get_config()
-        return {
-            **config,
-            "learning_rate": None if self.relative_step else config["learning_rate"],
-            "relative_step": self.relative_step,
-            "scale_parameter": self.scale_parameter,
-            "warmup_init": self.warmup_init,
-            "beta_1": self.beta_1,
-            "beta_2_decay": self.beta_2_decay,
-            "epsilon_1": self.epsilon_1,
-            "epsilon_2": self.epsilon_2,
-            "clip_threshold": self.clip_threshold,
-        }
+        settings = {name: config.pop(name) for name in self.settings}
+        own = {name: getattr(self, name) for name in ("relative_step", "warmup_init")}
+        learning_rate = None if self.relative_step else config["learning_rate"]
+        return {**config, "learning_rate": learning_rate, **own, **settings}
 
 
 def root_mean_square(x: Tensor) -> Tensor:

@@ -11,7 +11,17 @@ from keras_llm.arguments import check_number
 from keras_llm.optimizers.optimizer import LearningRateSchedule, Optimizer
 from keras_llm.optimizers.usual_learning_rate import of_adam
 from keras_llm.tensor import Tensor
-from keras_llm.usual_range import ADAM, BERT, GPT_3, NANOCHAT, Source, UsualRange
+from keras_llm.usual_range import (
+    ADAM,
+    BERT,
+    GPT_3,
+    LATE,
+    NANOCHAT,
+    NOISY,
+    NOISY_SIZE,
+    Source,
+    UsualRange,
+)
 
 LLAMA_2 = Source("Llama 2 2023", "https://arxiv.org/abs/2307.09288")
 
@@ -71,10 +81,8 @@ class AdamW(Optimizer):
         ValueError: an argument is out of range.
     """
 
-    notes: ClassVar[dict[str, str]] = {
-        **Optimizer.notes,
-        "epsilon": "added to the denominator",
-    }
+    settings = ("beta_1", "beta_2", "epsilon")
+    notes: ClassVar[dict[str, str]] = {**Optimizer.notes, "epsilon": "added to the denominator"}
     usual_ranges: ClassVar[dict[str, UsualRange]] = {
         "weight_decay": UsualRange(
             0.01,
@@ -84,18 +92,12 @@ class AdamW(Optimizer):
             above="stronger than language models use: it works against what is learnt",
             none="no weight decay: AdamW without it is Adam",
         ),
-        "beta_1": UsualRange(
-            0.8,
-            0.9,
-            (NANOCHAT, ADAM),
-            below="little memory: updates follow the noise of single batches",
-            above="a long memory: updates turn late when the gradient turns",
-        ),
+        "beta_1": UsualRange(0.8, 0.9, (NANOCHAT, ADAM), below=NOISY, above=LATE),
         "beta_2": UsualRange(
             0.95,
             0.999,
             (GPT_3, ADAM),
-            below="the size of a gradient is estimated from few batches: updates get noisy",
+            below=NOISY_SIZE,
             above="the size of a gradient is remembered so long that changes are noticed late",
         ),
         "epsilon": UsualRange(
@@ -168,26 +170,10 @@ class AdamW(Optimizer):
         self.assign(velocity, v)
         self.assign(variable, ops.cast(value, variable.dtype))
 
-    def update_together(
-        self,
-        gradients: Sequence[Tensor],
-        variables: Sequence[keras.Variable],
-        learning_rate: Tensor,
-    ) -> bool:
-        """Updates all variables with PyTorch's fused kernel; returns False where there is none."""
-        if FusedAdamW is None or not FusedAdamW.is_available():
-            return False
-        update = self.prepared(FusedAdamW, variables)
-        update(
-            gradients,
-            step=ops.cast(self.iterations, "float32") + 1,
-            learning_rate=ops.convert_to_tensor(learning_rate),
-            weight_decay=self.weight_decay or 0.0,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-        )
-        return True
+    @property
+    def batched_update(self) -> Any:
+        """PyTorch's fused kernel, where there is one."""
+        return FusedAdamW if FusedAdamW is not None and FusedAdamW.is_available() else None
 
     def slot(self, position: int, variable: keras.Variable) -> Any:
         """The tensors of one variable that the fused kernel takes."""
@@ -199,15 +185,6 @@ class AdamW(Optimizer):
             velocity=self._velocities[index].value,
             decays=self.decaying(variable),
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
 
 
 def one_minus_power(beta: float, step: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_llm.arguments import check_number
 from keras_llm.names_elsewhere import NamesElsewhere
+from keras_llm.optimizers.gradients import dense, in_float32, is_low_precision
 from keras_llm.tensor import Tensor
 from keras_llm.usual_range import UsualRange
 
@@ -32,9 +33,10 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     - State, accumulated gradients and norms are float32 where variables are bfloat16 or float16.
     - On PyTorch all variables are updated at once; elsewhere one by one, by `update_step`.
 
-    Subclasses define `update_step`; for PyTorch's kernels for many tensors also `update_together`,
-    and `slot`, the tensors of one variable that those kernels take. For `explain` they may also
-    define `notes`, `usual_ranges` and `usual_learning_rate`: see `keras_llm.usual_range`.
+    Subclasses define `update_step` and `settings`; for PyTorch's kernels for many tensors also
+    `batched_update`, and `slot`, the tensors of one variable that those kernels take. For `explain`
+    they may also define `notes`, `usual_ranges` and `usual_learning_rate`: see
+    `keras_llm.usual_range`.
 
     Args:
         learning_rate: A float, a schedule, or a callable without arguments.
@@ -45,8 +47,15 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         exclude_from_weight_decay: Regular expressions. Variables whose path contains a match have
             no weight decay.
         **kwargs: Keras's own arguments.
+
+    Attributes:
+        settings: Names of a subclass's own arguments that its update is computed with. They are
+            saved, and handed to `batched_update`.
+        batched_update: The class of a `BatchedUpdate` by these settings; None where there is none.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ()
+    batched_update: Any = None
     notes: ClassVar[dict[str, str]] = {
         "weight_decay": "pulls the weights towards 0",
         "decay_vectors": "biases and norm scales decay too",
@@ -86,9 +95,8 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             count_in_place(self.variables[0])
 
     # PyTorch only. With `global_clipnorm`, each update sets it to the global norm of its gradients
-    # before clipping, a scalar tensor on their device: clipping computes the norm anyway, and the
-    # training step reads it for the logs. None before the first update, and without
-    # `global_clipnorm`.
+    # before clipping, a scalar tensor on their device, which the training step reads for the logs.
+    # None before the first update, and without `global_clipnorm`.
     gradient_norm: Any = None
 
     @property
@@ -121,10 +129,9 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         """`decays`, as if there were a weight decay."""
         if self.built:
             return self._decaying.get(self._var_key(variable), False)
-        if any(re.search(pattern, variable.path) for pattern in self.decay_exclusions):
-            return False
+        excluded = any(re.search(pattern, variable.path) for pattern in self.decay_exclusions)
         is_matrix = len(variable.shape) > 1 and not variable.name.endswith("bias")
-        return self.decay_vectors or is_matrix
+        return not excluded and (self.decay_vectors or is_matrix)
 
     def exclude_from_weight_decay(
         self,
@@ -146,7 +153,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
                 "before the first fit. Received: a call of a built optimizer"
             )
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
-        self.decay_exclusions = (*self.decay_exclusions, *paths, *patterns(var_names or ()))
+        self.decay_exclusions += (*paths, *patterns(var_names or ()))
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the state of `variables`."""
@@ -199,20 +206,24 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         variables: Sequence[keras.Variable],
         learning_rate: Tensor,
     ) -> bool:
-        """Updates all variables at once; returns whether it did. Subclasses may define it."""
-        return False
-
-    def prepared(self, update: Callable, variables: Sequence[keras.Variable]) -> Any:
-        """The `BatchedUpdate` of these variables and this optimizer's state, made once.
-
-        It is made again if a tensor is another than last time: if a variable has no gradient this
-        time, or in a stateless scope, which has other tensors for variables and iterations.
-        """
-        tensors = [variable.value for variable in (self.variables[0], *variables)]
-        if self._prepared is None or not self._prepared.is_for(tensors):
+        """Updates all variables at once; returns False where there is no `batched_update`."""
+        if self.batched_update is None:
+            return False
+        # Made again if there are other variables than last time, because one has no gradient, and in
+        # a stateless scope, which has other tensors for variables and iterations.
+        ends = [v.value for v in (self.variables[0], variables[0], variables[-1])]
+        made_for = [*variables, *ends]
+        if self._prepared is None or not self._prepared.is_for(made_for):
             slots = [self.slot(position, variable) for position, variable in enumerate(variables)]
-            self._prepared = update(slots, tensors)
-        return self._prepared
+            self._prepared = self.batched_update(slots, made_for)
+        self._prepared(
+            gradients,
+            step=ops.cast(self.iterations, "float32") + 1,
+            learning_rate=ops.convert_to_tensor(learning_rate),
+            weight_decay=self.weight_decay or 0.0,
+            **{name: getattr(self, name) for name in self.settings},
+        )
+        return True
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -220,6 +231,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             **super().get_config(),
             "decay_vectors": self.decay_vectors,
             "exclude_from_weight_decay": list(self.decay_exclusions),
+            **{name: getattr(self, name) for name in self.settings},
         }
 
     # Overrides of Keras's private methods; there are no others. If Keras stops calling one, Keras's
@@ -264,7 +276,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
 
 def checked_learning_rate(learning_rate: Any) -> float | LearningRateSchedule | Callable:
     """`learning_rate` in a form that Keras takes, or an error that says what to write."""
-    if isinstance(learning_rate, LearningRateSchedule) or callable(learning_rate):
+    if callable(learning_rate):
         return learning_rate
     if isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, numbers.Integral):
         return check_number(learning_rate, "learning_rate", "[0, inf)")
@@ -286,27 +298,3 @@ def patterns(exclude_from_weight_decay: str | Sequence[str]) -> tuple[str, ...]:
                 f"Received: {pattern!r}"
             )
     return tuple(exclude_from_weight_decay)
-
-
-def is_low_precision(dtype: Any) -> bool:
-    """Whether `dtype` (None: Keras's default float dtype) has less precision than float32."""
-    return keras.backend.standardize_dtype(dtype) in ("bfloat16", "float16")
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """The gradient as one tensor.
-
-    TensorFlow's gradient of an embedding is a list of rows, with two rows for a token that occurs
-    twice. Their sum must be squared for the norm and for Adam's v, not each of them.
-    """
-    if not hasattr(gradient, "dense_shape"):
-        return gradient
-    shape = ops.cast(gradient.dense_shape, gradient.indices.dtype)
-    return ops.scatter(gradient.indices[:, None], gradient.values, shape)
-
-
-def in_float32(gradient: Tensor) -> Tensor:
-    """The gradient, in float32 if it has less precision; None stays None."""
-    if gradient is None or not is_low_precision(gradient.dtype):
-        return gradient
-    return ops.cast(gradient, "float32")

@@ -45,21 +45,12 @@ def usual_learning_rate(optimizer, parameters: int | None = None) -> UsualRange 
     """
     if hasattr(optimizer, "usual_learning_rate"):
         return optimizer.usual_learning_rate(parameters)
-    for cls in type(optimizer).__mro__:
-        if cls.__name__ in ("Adam", "AdamW"):
-            return of_adam(parameters)
-        if cls.__name__ == "Adafactor":
-            return OF_ADAFACTOR
-        if cls.__name__ == "Lion":
-            return OF_LION_FOR_SMALL_MODELS if is_small(parameters) else OF_LION
-    return None
+    lion = OF_LION_FOR_SMALL_MODELS if (parameters or 0) < SMALL else OF_LION
+    known = {"Adam": of_adam(parameters), "Adafactor": OF_ADAFACTOR, "Lion": lion}
+    names = (cls.__name__ for cls in type(optimizer).__mro__)
+    return next((known[name] for name in names if name in known), None)
 
 
 def of_adam(parameters: int | None) -> UsualRange:
-    """The usual peak for updates of Adam's size."""
-    return OF_ADAM_FOR_SMALL_MODELS if is_small(parameters) else OF_ADAM
-
-
-def is_small(parameters: int | None) -> bool:
-    """Whether a model is small, or of unknown size."""
-    return parameters is None or parameters < SMALL
+    """The usual peak for updates of Adam's size, of a small model where the size is not known."""
+    return OF_ADAM_FOR_SMALL_MODELS if (parameters or 0) < SMALL else OF_ADAM

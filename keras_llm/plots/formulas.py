@@ -94,31 +94,16 @@ def smoothing(
         p, loss = line.get_data()
         best = loss.argmin()
         if p[best] < p[-1]:
-            ax.plot(p[best], loss[best], "o", color=line.get_color())
-            ax.annotate(
-                f"least at {p[best]:.3g}",
-                (p[best], loss[best]),
-                (0, -14),
-                textcoords="offset points",
-                ha="center",
-                size="small",
-                color=line.get_color(),
-            )
+            dot, look = (p[best], loss[best]), {"color": line.get_color()}
+            ax.plot(*dot, "o", **look)
+            look |= {"textcoords": "offset points", "ha": "center", "size": "small"}
+            ax.annotate(f"least at {p[best]:.3g}", dot, (0, -14), **look)
     add_legend(ax)
     return ax
 
 
 def draw_formulas(losses: dict, vocab_size: int, ax):
-    """One line a loss: its `token_loss` of a label of probability p, the rest spread evenly.
-
-    Args:
-        losses: `keras_llm.losses.TokenLoss` objects by their names.
-        vocab_size: Number of classes that share what is left, the label's own included.
-        ax: Where to draw.
-
-    Returns:
-        The lines.
-    """
+    """One line a loss: its `token_loss` of a label of probability p, the rest spread evenly."""
     p = PROBABILITIES
     if vocab_size < 2:
         raise ValueError(f"vocab_size must be at least 2. Received: vocab_size={vocab_size}")
@@ -184,11 +169,8 @@ def loss_memory(
     for index, (name, columns) in enumerate(held.items()):
         look = {"marker": "o", "clip_on": False, **line_style(index)}
         ax.plot(sizes, FLOAT32 * sizes * columns, label=name, **look)
-    ax.set(
-        xlabel="size of the vocabulary",
-        ylabel="memory",
-        title=f"{tokens:,} tokens, d_model {d_model:,}: computed, not measured",
-    )
+    title = f"{tokens:,} tokens, d_model {d_model:,}: computed, not measured"
+    ax.set(xlabel="size of the vocabulary", ylabel="memory", title=title)
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     ax.yaxis.set_major_formatter(ticker.EngFormatter("B"))

@@ -57,7 +57,9 @@ def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity
         look = {"color": colour, "marker": "o" if len(values) <= 40 else "", "markersize": 4}
         ax.plot(*finite(epochs, values), label=label, **look)
         nll = np.log(curves.get(prefix + perplexity, np.array([])))
-        if metric == "loss" and not is_close(nll, values):
+        # The loss may be the nll, as far as is known, but for rounding.
+        is_nll = len(nll) != len(values) or np.allclose(nll, values, 1e-3, 1e-4, equal_nan=True)
+        if metric == "loss" and not is_nll:
             look |= {"linestyle": ":", "marker": "o" if len(values) == 1 else ""}
             ax.plot(*finite(epochs, nll), label=f"{label} nll", **look)
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
@@ -65,7 +67,12 @@ def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity
     if len(ax.lines) > 1:
         add_legend(ax)
     if metric == "loss" and perplexity in curves:
-        add_perplexity(ax)
+        # A scale whose numbers are the exponentials of those on the left.
+        right = ax.secondary_yaxis("right", functions=(np.exp, log))
+        right.set_ylabel("perplexity")
+        right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        right.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.4g}"))
+        right.spines["right"].set_visible(False)
     return ax
 
 
@@ -97,20 +104,6 @@ def finite(epochs, values):
         )
     drawn = np.isfinite(values)
     return measured[drawn], values[drawn]
-
-
-def is_close(nll, values):
-    """Whether the loss is the nll, as far as is known, but for rounding."""
-    return len(nll) != len(values) or np.allclose(nll, values, 1e-3, 1e-4, equal_nan=True)
-
-
-def add_perplexity(ax):
-    """A scale on the right whose numbers are the exponentials of those on the left."""
-    right = ax.secondary_yaxis("right", functions=(np.exp, log))
-    right.set_ylabel("perplexity")
-    right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    right.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.4g}"))
-    right.spines["right"].set_visible(False)
 
 
 def log(perplexity):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import inner_optimizer, learning_rate_schedule
-from keras_llm.explanation.schedule_phases import phases_of
+from keras_llm.explanation.schedule_facts import phases_of
 from keras_llm.plots.drawing import add_legend, line_style, new_axes
 from keras_llm.schedules import WarmupConstant
 

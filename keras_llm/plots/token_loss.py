@@ -60,7 +60,8 @@ def token_loss(model, text, tokenizer, columns: int = 80, from_logits: bool = Tr
 
     width, height = columns * LETTER * FONT_SIZE / 72, lines * LINE * FONT_SIZE / 72
     ax = new_axes(ax, figsize=(width + 0.2, height + 1.1))
-    cells = draw_cells(ax, places, nats, ceiling=float(np.log(vocab_size)))
+    cells = cells_of(places, nats, ceiling=float(np.log(vocab_size)))
+    ax.add_collection(cells)
     bar = ax.figure.colorbar(cells, ax=ax, location="bottom", extend="max", aspect=50, pad=0.02)
     bar.set_label(f"nats; ln {vocab_size:,} = {np.log(vocab_size):.2f} is a guess among all tokens")
     bar.outline.set_visible(False)
@@ -110,7 +111,7 @@ def wrapped(pieces, columns):
     return places, places[-1][2] + 1
 
 
-def draw_cells(ax, places, nats, ceiling):
+def cells_of(places, nats, ceiling):
     """A cell for each token; its colour is laid over whatever the background is."""
     rectangles = [
         [(x, y), (x + len(text), y), (x + len(text), y + 0.9), (x, y + 0.9)]
@@ -118,7 +119,7 @@ def draw_cells(ax, places, nats, ceiling):
     ]
     colour = colors.to_rgb(COLOURS[1])
     surprise = colors.LinearSegmentedColormap.from_list("surprise", [(*colour, 0), (*colour, 0.85)])
-    cells = collections.PolyCollection(
+    return collections.PolyCollection(
         rectangles,
         array=nats,
         cmap=surprise,
@@ -126,8 +127,6 @@ def draw_cells(ax, places, nats, ceiling):
         edgecolors=[colors.to_rgba(rcParams["text.color"], 0.2)],
         linewidths=0.5,
     )
-    ax.add_collection(cells)
-    return cells
 
 
 def write(ax, places, columns, lines):
@@ -138,14 +137,6 @@ def write(ax, places, columns, lines):
     box, points = ax.get_window_extent(), 72 / ax.get_figure(root=True).dpi
     size = box.width * points / (columns * LETTER)
     ax.set_ylim(max(lines, box.height * points / (size * LINE)), 0)
+    look = {"size": size, "family": "monospace", "va": "center_baseline"}
     for text, column, line in places:
-        ax.text(
-            column,
-            line + 0.45,
-            text,
-            size=size,
-            family="monospace",
-            va="center_baseline",
-            parse_math=False,
-            clip_on=True,
-        )
+        ax.text(column, line + 0.45, text, parse_math=False, clip_on=True, **look)

@@ -59,14 +59,6 @@ class WarmupCosineDecay(WarmupSchedule):
         remaining = ops.relu(self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
         return self.min_ratio + (1 - self.min_ratio) * half_cosine(remaining)
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "total_steps": self.total_steps,
-            "min_ratio": self.min_ratio,
-        }
-
 
 def half_cosine(remaining):
     """(1 + cos(pi * (1 - remaining))) / 2, for the fraction of the decay that remains."""

@@ -56,7 +56,3 @@ class WarmupInverseSquareRoot(WarmupSchedule):
     def shown_steps(self):
         """Updates until half of the peak."""
         return self.warmup_steps + 3 * self.timescale
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "timescale": self.timescale}

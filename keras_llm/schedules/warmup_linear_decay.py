@@ -42,7 +42,3 @@ class WarmupLinearDecay(WarmupSchedule):
     def decay(self, step):
         """From 1 at the warm-up's end to 0 at `total_steps`."""
         return ops.relu(self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "total_steps": self.total_steps}

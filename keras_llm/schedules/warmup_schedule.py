@@ -1,5 +1,6 @@
 """What every schedule of this library shares: the warm-up."""
 
+import inspect
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -26,7 +27,8 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
     Subclasses write `decay`, with Python operators and `ops.relu` rather than `ops.minimum` or
     `ops.cond`: on a GPU those would copy a constant to the device, or read the step back from it,
     and wait for that in every update. For `explain` and plots they may also write `decay_name`,
-    `notes` and, where the decay has an end, `total_steps`.
+    `notes` and, where the decay has an end, `total_steps`. Arguments of their own that they keep by
+    their names are saved.
 
     Args:
         learning_rate: The peak learning rate.
@@ -96,8 +98,9 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
         return self.total_steps or 4 * (self.warmup_steps or 10_000)
 
     def get_config(self):
-        """The constructor's arguments."""
-        return {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
+        """The constructor's arguments, as far as the schedule keeps them by their names."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
 def total_after_warmup(total_steps, warmup_steps: int) -> int:

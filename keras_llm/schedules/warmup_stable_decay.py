@@ -71,10 +71,9 @@ class WarmupStableDecay(WarmupSchedule):
         min_ratio: float = 0.0,
     ):
         super().__init__(learning_rate, warmup_steps)
-        check_one_of(decay_type, "decay_type", DECAYS)
         self.stable_steps = check_non_negative_int(stable_steps, "stable_steps")
         self.decay_steps = check_positive_int(decay_steps, "decay_steps")
-        self.decay_type = decay_type
+        self.decay_type = check_one_of(decay_type, "decay_type", DECAYS)
         self.min_ratio = check_number(min_ratio, "min_ratio", "[0, 1]")
 
     @property
@@ -105,13 +104,3 @@ class WarmupStableDecay(WarmupSchedule):
     def above_min_ratio(self, fraction):
         """Maps [0, 1] to [min_ratio, 1]."""
         return self.min_ratio + (1 - self.min_ratio) * fraction
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "stable_steps": self.stable_steps,
-            "decay_steps": self.decay_steps,
-            "decay_type": self.decay_type,
-            "min_ratio": self.min_ratio,
-        }

@@ -3,26 +3,24 @@
 XLA compiles forward, loss and backward to one program, so their times are not known one by one.
 """
 
-import contextlib
-
 import jax
 import keras
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.tracing.stages import Clock, Differentiated
+from keras_llm.tracing.stages import Clock, Differentiated, forward
+
+# What it times waits for its own results.
+make_clock = Clock
 
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
 
-    def objective(values, x, y, sample_weight):
+    def objective(values, *batch):
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
-            logits = model(x, training=True)
-            loss = model.compute_loss(
-                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-            )
-            scaled = optimizer.scale_loss(loss)
+            # While it is traced there is nothing to time.
+            logits, loss, scaled = forward(model, optimizer, batch, Clock())
         return scaled, (logits, keras_mask(logits), loss)
 
     values = [variable.value for variable in variables]
@@ -45,13 +43,3 @@ def apply(optimizer, gradients, variables, clock) -> list:
 def precompiled(function, *arguments):
     """The function, compiled before anything is timed."""
     return jax.jit(function).lower(*arguments).compile()
-
-
-def make_clock() -> Clock:
-    """A clock; what it times waits for its own results."""
-    return Clock(lambda: None, lambda: None)
-
-
-def other_state_kept(model):
-    """Keras's variables are all the state there is."""
-    return contextlib.nullcontext()

@@ -25,6 +25,18 @@ class Differentiated(NamedTuple):
     kept_bytes: int | None = None
 
 
+def forward(model, optimizer, batch, clock) -> tuple:
+    """The logits of a batch, its loss, and that scaled for float16."""
+    x, y, sample_weight = batch
+    with clock("forward"):
+        logits = model(x, training=True)
+    with clock("loss"):
+        loss = model.compute_loss(
+            x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
+        )
+        return logits, loss, optimizer.scale_loss(loss)
+
+
 class Clock:
     """How long each stage takes, and what the GPU holds after it.
 
@@ -33,7 +45,11 @@ class Clock:
         gpu_bytes: What tensors hold on the GPU; None where there is none, or it does not tell.
     """
 
-    def __init__(self, synchronize: Callable[[], None], gpu_bytes: Callable[[], int | None]):
+    def __init__(
+        self,
+        synchronize: Callable[[], None] = lambda: None,
+        gpu_bytes: Callable[[], int | None] = lambda: None,
+    ):
         self.synchronize, self.read_gpu_bytes = synchronize, gpu_bytes
         self.seconds, self.gpu_bytes = {}, {}
 

@@ -1,10 +1,9 @@
 """One training step, stage by stage, and then undone."""
 
 import contextlib
-import dataclasses
 import math
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,39 +11,34 @@ from keras import ops
 
 from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import global_seeds_kept, inner_optimizer, optimizer_twin
-from keras_llm.explanation.execution_facts import device_of
 from keras_llm.explanation.optimizer_facts import nbytes
+from keras_llm.tracing import torch as torch_stages
 from keras_llm.tracing.batch import first_batch
-
-# Data loaders use PyTorch's random state on every backend.
-from keras_llm.tracing.torch import random_state_kept as torch_random_state_kept
+from keras_llm.tracing.tables import total_norm
+from keras_llm.tracing.tokens import Tokens, read_tokens
 
 if keras.backend.backend() == "torch":
-    from keras_llm.tracing.torch import apply, differentiate, make_clock, other_state_kept
+    stages = torch_stages
 elif keras.backend.backend() == "jax":
-    from keras_llm.tracing.jax import apply, differentiate, make_clock, other_state_kept
+    from keras_llm.tracing import jax as stages
 else:
-    from keras_llm.tracing.tensorflow import apply, differentiate, make_clock, other_state_kept
+    from keras_llm.tracing import tensorflow as stages
 
 
-@dataclasses.dataclass(frozen=True)
-class TracedStep:
+class TracedStep(NamedTuple):
     """What a step was, in numbers.
 
     Attributes:
-        x: What the model read, as it was given.
-        batch: Each array of the batch on its way into the model.
-        logits: Each output of the model; "logits" where it is the only one.
-        tokens: What `read` made of the logits.
+        batch: `x`, `y` and `sample_weight`, as tensors on their way into the model.
+        logits: What the model returned.
+        tokens: What is known of each token.
         loss: What was minimised.
         kept_bytes: What forward and loss kept for the backward pass, weights not included; None
             where the backend does not tell.
-        paths: Of the trained variables, as in the lists that follow.
-        sizes: Numbers in each.
-        weight_norms: L2 norm of each before the update.
-        gradient_norms: Of its gradient; None where it has none.
-        clipped_norms: Of its gradient after clipping.
-        update_norms: Of what the update added to it.
+        paths: Of the trained variables.
+        columns: For each of them, in that order: how many `"parameters"` it has, and the L2 norms
+            of its `"gradient"`, of that when `"clipped"`, of its `"weights"` before the update and
+            of the `"update"`; None where it has no gradient.
         learning_rate: Of the update.
         update: Its number, from 1.
         gradient_bytes, state_bytes: Sizes of all gradients and of the optimizer's state.
@@ -52,18 +46,13 @@ class TracedStep:
         gpu_bytes: What tensors held on the GPU after each stage; empty where that is not known.
     """
 
-    x: Any
-    batch: dict[str, "Array"]
-    logits: dict[str, "Array"]
-    tokens: Any
+    batch: dict[str, Any]
+    logits: Any
+    tokens: Tokens
     loss: float
     kept_bytes: int | None
     paths: list[str]
-    sizes: list[int]
-    weight_norms: list[float]
-    gradient_norms: list[float | None]
-    clipped_norms: list[float | None]
-    update_norms: list[float]
+    columns: dict[str, list]
     learning_rate: float
     update: int
     gradient_bytes: int
@@ -72,34 +61,11 @@ class TracedStep:
     gpu_bytes: dict[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Array:
-    """A tensor without its numbers."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    device: str
-
-    @classmethod
-    def of(cls, tensor) -> "Array":
-        """Of an array or a tensor."""
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        return cls(tuple(tensor.shape), dtype, device_of(tensor))
-
-
-def traced_step(model, data, read) -> TracedStep:
+def traced_step(model, loss, data) -> TracedStep:
     """Takes the step that `fit` would take on a batch, stage by stage, and undoes it.
 
-    A model without weights gets them first, of the batch's shapes, as by `fit`.
-
-    Args:
-        model: A compiled model.
-        data: A batch `(x, y)` or `(x, y, sample_weight)`, or data whose first batch is taken.
-        read: Called with the batch's labels and weights, the logits, and the mask of Keras's
-            layers; what it returns is kept as `tokens`.
-
-    Raises:
-        ValueError: the model has nothing to train.
+    A model without weights gets them first, of the batch's shapes, as by `fit`. One that has
+    nothing to train is refused.
     """
     with random_state_kept():
         batch = first_batch(data)
@@ -111,47 +77,46 @@ def traced_step(model, data, read) -> TracedStep:
             f"Received: {type(model).__name__} {model.name!r}, which has none"
         )
     with model_kept(model):
-        return take(model, batch, read)
+        return take(model, loss, batch)
 
 
-def take(model, batch, read) -> TracedStep:
+def take(model, loss, batch) -> TracedStep:
     """The step; it changes the model."""
-    given = keras.utils.unpack_x_y_sample_weight(batch)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     variables = model.trainable_variables
     before = [ops.copy(variable.value) for variable in variables]
     optimizer = optimizer_twin(model.optimizer)
     if not optimizer.built:
         optimizer.build(variables)
-    rate = to_float(optimizer.learning_rate)
-    update = int(optimizer.iterations) + 1
-    clock = make_clock()
+    rate, update = to_float(optimizer.learning_rate), int(optimizer.iterations) + 1
+    clock = stages.make_clock()
 
     with clock("batch"):
-        x, y, sample_weight = on_device(given)
-    done = differentiate(model, optimizer, (x, y, sample_weight), variables, clock)
-    tokens = read(*on_device(given[1:]), done.logits, done.mask)
+        tensors = on_device((x, y, sample_weight))
+    done = stages.differentiate(model, optimizer, tensors, variables, clock)
+    tokens = read_tokens(loss, x, *on_device((y, sample_weight)), done.logits, done.mask)
     # Before the update: some optimizers clip in place.
     norms, clipped = gradient_norms(done.gradients, optimizer)
-    after = apply(optimizer, done.gradients, variables, clock)
+    after = stages.apply(optimizer, done.gradients, variables, clock)
+    pairs = zip(after, before, strict=True)
     return TracedStep(
-        x=given[0],
-        batch=arrays({"x": x, "y": y, "sample_weight": sample_weight}),
-        logits=arrays({"logits": done.logits}),
+        batch=dict(zip(("x", "y", "sample_weight"), tensors, strict=True)),
+        logits=done.logits,
         tokens=tokens,
         loss=done.loss,
         kept_bytes=done.kept_bytes,
         paths=[variable.path for variable in variables],
-        sizes=[math.prod(variable.shape) for variable in variables],
-        weight_norms=[norm(numbers(value)) for value in before],
-        gradient_norms=norms,
-        clipped_norms=clipped,
-        update_norms=[
-            norm(numbers(new) - numbers(old)) for new, old in zip(after, before, strict=True)
-        ],
+        columns={
+            "parameters": [math.prod(variable.shape) for variable in variables],
+            "gradient": norms,
+            "clipped": clipped,
+            "weights": [norm(numbers(value)) for value in before],
+            "update": [norm(numbers(new) - numbers(old)) for new, old in pairs],
+        },
         learning_rate=rate,
         update=update,
-        gradient_bytes=sum(nbytes(g.shape, g.dtype) for g in done.gradients if g is not None),
-        state_bytes=sum(nbytes(v.shape, v.dtype) for v in optimizer.variables if len(v.shape)),
+        gradient_bytes=nbytes(g for g in done.gradients if g is not None),
+        state_bytes=nbytes(v for v in optimizer.variables if len(v.shape)),
         seconds=clock.seconds,
         gpu_bytes=clock.gpu_bytes,
     )
@@ -166,7 +131,7 @@ def model_kept(model):
     """
     variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
     copies = [ops.copy(variable.value) for variable in variables]
-    with random_state_kept(), other_state_kept(model):
+    with random_state_kept(), torch_stages.modules_kept(model):
         try:
             yield
         finally:
@@ -179,63 +144,45 @@ def random_state_kept():
     """Context manager that restores every random state on exit."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch_random_state_kept(), global_seeds_kept():
+        # Data loaders use PyTorch's on every backend.
+        with torch_stages.random_state_kept(), global_seeds_kept():
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
 
 
-def arrays(parts, name="{}") -> dict[str, Array]:
-    """The arrays in nested parts, each by the name that it has in a program."""
-    found = {}
-    for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):
-        own = name.format(key)
-        if isinstance(part, dict | list | tuple):
-            found |= arrays(part, own + "[{!r}]")
-        elif part is not None:
-            found[own] = Array.of(part)
-    return found
-
-
 def on_device(parts):
     """Copies as tensors: on PyTorch, Keras's losses change `sample_weight` in place."""
-
-    def copied(leaf):
-        return None if leaf is None else ops.copy(ops.convert_to_tensor(leaf))
-
-    return keras.tree.map_structure(copied, parts)
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else ops.copy(ops.convert_to_tensor(leaf)), parts
+    )
 
 
-def symbolic(leaf):
+def symbolic(array):
     """A symbol of an array's shape and type."""
-    return keras.KerasTensor(leaf.shape, keras.backend.standardize_dtype(leaf.dtype))
+    return keras.KerasTensor(array.shape, keras.backend.standardize_dtype(array.dtype))
 
 
 def gradient_norms(gradients, optimizer) -> tuple[list[float | None], list[float | None]]:
     """The norms of the gradients, and what the optimizer's clipping makes of them."""
     scale = getattr(optimizer, "dynamic_scale", optimizer.loss_scale_factor)
     scale = 1.0 if scale is None else to_float(scale)
-    clipping = inner_optimizer(optimizer)
-    norms, cut = [], []
-    for gradient in gradients:
-        if gradient is None:
-            norms.append(None)
-            cut.append(None)
-            continue
-        values = numbers(gradient) / scale
-        norms.append(norm(values))
-        if clipping.clipvalue:
-            cut.append(norm(values.clip(-clipping.clipvalue, clipping.clipvalue)))
-    if clipping.clipvalue:
-        return norms, cut
-    if clipping.clipnorm:
-        return norms, [None if n is None else min(n, clipping.clipnorm) for n in norms]
-    if clipping.global_clipnorm:
-        whole = math.sqrt(sum(n**2 for n in norms if n is not None))
-        factor = clipping.global_clipnorm / max(whole, clipping.global_clipnorm)
-        return norms, [None if n is None else n * factor for n in norms]
-    return norms, list(norms)
+    optimizer = inner_optimizer(optimizer)
+
+    def norms(limit=math.inf):
+        values = (None if g is None else numbers(g) / scale for g in gradients)
+        return [None if v is None else norm(v.clip(-limit, limit)) for v in values]
+
+    raw = norms()
+    if optimizer.clipvalue:
+        return raw, norms(optimizer.clipvalue)
+    if optimizer.clipnorm:
+        return raw, [n and min(n, optimizer.clipnorm) for n in raw]
+    limit = optimizer.global_clipnorm
+    # Exactly 1 where nothing is clipped.
+    factor = limit / max(total_norm(raw) or 0.0, limit) if limit else 1.0
+    return raw, [n and n * factor for n in raw]
 
 
 def numbers(tensor) -> np.ndarray:

@@ -3,6 +3,9 @@
 import itertools
 import math
 import re
+from collections.abc import Callable
+
+import numpy as np
 
 from keras_llm.explanation.facts import Column, Row, Table
 
@@ -10,52 +13,39 @@ from keras_llm.explanation.facts import Column, Row, Table
 MOST_BLOCKS = 12
 
 
-def token_table(tokens, read, name, count: int) -> Table:
-    """The first tokens of the first row, and its end; padding shares a line.
-
-    Args:
-        tokens: The `Tokens`.
-        read: What the model read at each position, ids `[batch, length]`, or None.
-        name: The text of an id.
-        count: Lines at most.
-    """
-    known = {"should say": tokens.labels, "said": tokens.said}
-    known = {"model reads": read, **known, "p(label)": tokens.probabilities, "loss": tokens.losses}
-    known = {key: array[0] for key, array in known.items() if array is not None}
-    texts = {key: Column(key, str, False) for key in ("model reads", "should say", "said")}
-    numbers = {"p(label)": Column("p(label)", percent), "loss": Column("loss", "{:.3f}".format)}
-    columns = (Column("row 1"), *((texts | numbers)[key] for key in known))
-    positions = range(len(tokens.said[0]))
+def token_table(tokens, text_of: Callable[[int], str], count: int) -> Table:
+    """The first `count` tokens of the first row, and its end; padding shares a line."""
+    p = None if tokens.nll is None else np.exp(-tokens.nll)
+    given = {"model reads": tokens.read, "should say": tokens.labels}
+    found = {"said": tokens.said, "p(label)": p, "loss": tokens.losses}
+    given, found = (
+        {key: array[0].tolist() for key, array in some.items() if array is not None}
+        for some in (given, found)
+    )
 
     def left_out(position):
         return tokens.weights is not None and tokens.weights[0, position] == 0
 
     def line(position):
-        alike = [int(known[key][position]) for key in ("model reads", "should say") if key in known]
-        return alike if left_out(position) else position
+        # Tokens that are left out share one with their like.
+        return [ids[position] for ids in given.values()] if left_out(position) else position
 
     rows = []
-    for _, run in itertools.groupby(positions, line):
-        run = list(run)
-        rows.append(token_row(run, known, name, left_out(run[0]), columns))
+    for _, run in itertools.groupby(range(len(tokens.said[0])), line):
+        first, *others = run
+        label = f"{first + 1}–{others[-1] + 1}" if others else str(first + 1)
+        texts = [text_of(ids[first]) for ids in given.values()]
+        if left_out(first):
+            row = Row((label, *texts, *[None] * len(found)), tuple(range(1, 1 + len(texts))))
+        else:
+            values = {key: array[first] for key, array in found.items()}
+            row = Row((label, *texts, *(values | {"said": text_of(values["said"])}).values()))
+        rows.append(row)
     if len(rows) > count:
         rows[count - 1 :] = rows[-1:]
-    return Table(columns, tuple(rows))
-
-
-def token_row(positions, known, name, is_out, columns) -> Row:
-    """A line for one token, or for some that are left out."""
-    first, last = positions[0], positions[-1]
-    values = [str(first + 1) if first == last else f"{first + 1}–{last + 1}"]
-    for key, array in known.items():
-        if key in ("model reads", "should say"):
-            values.append(name(array[first]))
-        elif is_out:
-            values.append(None)
-        else:
-            values.append(name(array[first]) if key == "said" else float(array[first]))
-    struck = [i for i, column in enumerate(columns) if column.name in ("model reads", "should say")]
-    return Row(tuple(values), tuple(struck) if is_out else ())
+    numbers = {"p(label)": percent, "loss": "{:.3f}".format}
+    columns = [Column(key, numbers.get(key, str), key in numbers) for key in given | found]
+    return Table((Column("row 1"), *columns), tuple(rows))
 
 
 def percent(probability: float) -> str:
@@ -74,56 +64,51 @@ def blocks_of(paths: list[str]) -> dict[str, list[int]]:
     {'block_0': [0, 1], 'head': [2]}
     """
     layers = [path.split("/")[:-1] or [path] for path in paths]
-    shared = 0
-    while len({tuple(layer[: shared + 1]) for layer in layers}) == 1 and shared + 1 < max(
-        map(len, layers)
-    ):
-        shared += 1
+    alike = (len(set(parts)) == 1 for parts in zip(*layers, strict=False))
+    shared = min(sum(itertools.takewhile(bool, alike)), max(map(len, layers)) - 1)
     blocks = {}
     for index, layer in enumerate(layers):
         rest = layer[shared:] or layer[-1:]
-        numbered = next((i for i, part in enumerate(rest) if re.search(r"_\d+$", part)), None)
-        key = tuple(rest if numbered is None else rest[: numbered + 1])
-        blocks.setdefault(key, []).append(index)
-    last = [key[-1] if key else "" for key in blocks]
+        numbered = (i + 1 for i, part in enumerate(rest) if re.search(r"_\d+$", part))
+        blocks.setdefault(tuple(rest[: next(numbered, None)]), []).append(index)
+    last = [key[-1] for key in blocks]
     return {
-        (key[-1] if key and last.count(key[-1]) == 1 else "/".join(key)): indices
+        key[-1] if last.count(key[-1]) == 1 else "/".join(key): indices
         for key, indices in blocks.items()
     }
 
 
 def block_table(blocks: dict[str, list[int]], columns: dict[str, list]) -> Table:
-    """The variables of each block together: sizes add up, norms as roots of squares."""
-    names = list(blocks)
-    groups = [([name], blocks[name]) for name in names]
-    if len(names) > MOST_BLOCKS:
+    """The variables of each block together: sizes add up, norms as roots of squares.
+
+    Where there is an update, a last column has how large it is beside the weights.
+    """
+    groups = list(blocks.items())
+    if len(groups) > MOST_BLOCKS:
         half = MOST_BLOCKS // 2
-        middle = names[half:-half]
-        inside = [index for name in middle for index in blocks[name]]
-        groups[half:-half] = [(middle, inside)]
-    rows = [Row((label(some), *values(columns, indices))) for some, indices in groups]
-    shown = [
-        Column(name, "{:,}".format if name == "parameters" else significant) for name in columns
-    ]
+        inside = [index for _, indices in groups[half:-half] for index in indices]
+        groups[half:-half] = [(f"… {len(groups) - 2 * half} more", inside)]
+    shown = {
+        name: Column(name, "{:,}".format if name == "parameters" else significant)
+        for name in columns
+    }
     if "update" in columns:
-        shown.append(Column("update / weights", "{:.2g}".format))
-    return Table((Column("block", str, False), *shown), tuple(rows))
+        shown["ratio"] = Column("update / weights", "{:.2g}".format)
+    rows = []
+    for name, indices in groups:
+        values = {
+            key: (sum if key == "parameters" else total_norm)([column[i] for i in indices])
+            for key, column in columns.items()
+        }
+        if "update" in columns:
+            values["ratio"] = ratio(values["update"], values["weights"])
+        rows.append(Row((name, *values.values())))
+    return Table((Column("block", is_number=False), *shown.values()), tuple(rows))
 
 
-def label(names: list[str]) -> str:
-    """A block's name, or how many there are."""
-    return names[0] if len(names) == 1 else f"… {len(names)} more"
-
-
-def values(columns, indices) -> list:
-    """A row's numbers; where there is an update, how large it is beside the weights."""
-    found = []
-    for name, column in columns.items():
-        some = [column[index] for index in indices]
-        found.append(sum(some) if name == "parameters" else total_norm(some))
-    if "update" in columns:
-        found.append(found[-1] / found[-2] if found[-1] is not None and found[-2] else None)
-    return found
+def ratio(update: float | None, weights: float | None) -> float | None:
+    """How large an update is beside the weights; None where that is not known."""
+    return update / weights if update is not None and weights else None
 
 
 def total_norm(norms) -> float | None:

@@ -1,24 +1,19 @@
 """The stages of a step on TensorFlow."""
 
-import contextlib
+import functools
 
 import tensorflow as tf
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.tracing.stages import Clock, Differentiated
+from keras_llm.tracing.stages import Clock, Differentiated, forward
+
+make_clock = functools.partial(Clock, tf.test.experimental.sync_devices)
 
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
-    x, y, sample_weight = batch
     with tf.GradientTape() as tape:
-        with clock("forward"):
-            logits = model(x, training=True)
-        with clock("loss"):
-            loss = model.compute_loss(
-                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-            )
-            scaled = optimizer.scale_loss(loss)
+        logits, loss, scaled = forward(model, optimizer, batch, clock)
     with clock("backward"):
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
     return Differentiated(logits, keras_mask(logits), float(loss), gradients)
@@ -29,13 +24,3 @@ def apply(optimizer, gradients, variables, clock) -> list:
     with clock("optimizer"):
         optimizer.apply(gradients, variables)
     return [variable.value for variable in variables]
-
-
-def make_clock() -> Clock:
-    """A clock that waits for the GPU, where there is one."""
-    return Clock(tf.test.experimental.sync_devices, lambda: None)
-
-
-def other_state_kept(model):
-    """Keras's variables are all the state there is."""
-    return contextlib.nullcontext()

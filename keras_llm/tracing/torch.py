@@ -5,26 +5,30 @@ import contextlib
 import torch
 
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.tracing.stages import Clock, Differentiated
+from keras_llm.tracing.stages import Clock, Differentiated, forward
 
 
 def differentiate(model, optimizer, batch, variables, clock) -> Differentiated:
     """Forward, loss and backward of one batch."""
-    x, y, sample_weight = batch
     tensors = [variable.value for variable in variables]
-    kept = KeptForBackward(tensors)
-    with clock("forward"), kept.counted():
-        logits = model(x, training=True)
-    with clock("loss"), kept.counted():
-        loss = model.compute_loss(
-            x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-        )
-        scaled = optimizer.scale_loss(loss)
+    weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    # What is kept stays in memory, so that an address stands for one piece.
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage.data_ptr(), storage)
+        # A reference to its graph would keep both alive for ever.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits, loss, scaled = forward(model, optimizer, batch, clock)
+    kept_bytes = sum(storage.nbytes() for at, storage in kept.items() if at not in weights)
+    kept.clear()
     with clock("backward"):
         gradients = torch.autograd.grad(scaled, tensors, allow_unused=True)
-    return Differentiated(
-        logits, keras_mask(logits), float(loss.detach()), list(gradients), kept.bytes
-    )
+    loss = float(loss.detach())
+    return Differentiated(logits, keras_mask(logits), loss, list(gradients), kept_bytes)
 
 
 @torch.no_grad()
@@ -39,14 +43,14 @@ def make_clock() -> Clock:
     """A clock that waits for the GPU, where there is one."""
     if torch.cuda.is_available():
         return Clock(torch.cuda.synchronize, torch.cuda.memory_allocated)
-    return Clock(lambda: None, lambda: None)
+    return Clock()
 
 
 @contextlib.contextmanager
-def other_state_kept(model):
+def modules_kept(model):
     """Context manager that restores what is in PyTorch modules inside a Keras model on exit."""
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
     variables = {id(variable.value) for variable in model.variables}
-    tensors = [*model.parameters(), *model.buffers()]
     tensors = list({id(t): t for t in tensors if id(t) not in variables}.values())
     copies = [tensor.detach().clone() for tensor in tensors]
     try:
@@ -68,28 +72,3 @@ def random_state_kept():
         torch.set_rng_state(state)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
-
-
-class KeptForBackward:
-    """Counts the memory that autograd keeps, each piece once, without the weights.
-
-    Args:
-        weights: Tensors that are in memory anyway.
-    """
-
-    def __init__(self, weights):
-        # What is kept stays in memory, so that an address stands for one piece.
-        self.seen = {weight.untyped_storage().data_ptr() for weight in weights}
-        self.bytes = 0
-
-    def counted(self):
-        """Context manager in which what autograd keeps is counted."""
-        return torch.autograd.graph.saved_tensors_hooks(self.keep, lambda kept: kept)
-
-    def keep(self, tensor):
-        """Counts a tensor. Detached: a reference to its graph would keep both alive for ever."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-        return tensor.detach()

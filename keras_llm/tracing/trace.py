@@ -1,6 +1,5 @@
 """`trace`: one training step, slowly."""
 
-import functools
 import sys
 
 from keras_llm.explanation.compiled_model import compiled_model
@@ -13,7 +12,7 @@ from keras_llm.tracing.sections import (
     optimizer_section,
 )
 from keras_llm.tracing.step import traced_step
-from keras_llm.tracing.tokens import Texts, read_tokens
+from keras_llm.tracing.tokens import tokenizer_pair
 
 
 def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> Explanation:
@@ -68,21 +67,20 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
     >>> traced["3 Loss"]["sum"].note
     'of the losses of 3 tokens'
     """
-    decided, texts = compiled_model(model, "trace"), Texts.of(tokenizer)
+    decided = compiled_model(model, "trace")
+    source, target = tokenizer_pair(tokenizer)
     if decided.optimizer is None:
         raise ValueError("trace needs an optimizer: compile(optimizer=..., loss=...)")
-    step = traced_step(model, batch, functools.partial(read_tokens, decided.loss))
-    title = f"One step of {model.name!r}: update {step.update:,}, undone afterwards"
-    traced = Explanation(
-        title,
-        (
-            batch_section(decided, step, texts),
-            forward_section(step),
-            loss_section(step, texts, tokens),
-            backward_section(decided, step),
-            optimizer_section(decided, step),
-        ),
+    step = traced_step(model, decided.loss, batch)
+    sections = (
+        batch_section(step, decided.accumulation, source),
+        forward_section(step),
+        loss_section(step, target, tokens),
+        backward_section(step, decided.optimizer),
+        optimizer_section(step, decided.optimizer),
     )
+    title = f"One step of {model.name!r}: update {step.update:,}, undone afterwards"
+    traced = Explanation(title, sections)
     if show:
         traced.show(sys.stdout)
     return traced

@@ -56,6 +56,23 @@ class Pass(NamedTuple):
     y_pred: Any
 
 
+class FlatTokens(NamedTuple):
+    """The tokens of a micro-batch, without its shape.
+
+    Attributes:
+        labels, weights: `[tokens]`.
+        invalid: Whether a label or a weight is invalid; None where that has raised an error.
+        scale: What the sum of the losses is multiplied by to be minimised.
+        vocab_size: Length of a row of logits.
+    """
+
+    labels: Any
+    weights: Any
+    invalid: Any
+    scale: Any
+    vocab_size: int
+
+
 class Step(ABC):
     """The training step of one compiled model. Its state is changed by its own methods only.
 
@@ -244,7 +261,7 @@ class Step(ABC):
         self.length = shape[1] if len(shape) == 2 else None
         return math.prod(size or 1 for size in shape)
 
-    def forward(self, x, y, sample_weight, training, unit=1.0) -> Pass:
+    def forward(self, x, y, sample_weight, training, unit=1.0, counts=None) -> Pass:
         """Forward pass and loss of one micro-batch; its sums go to the logs and metrics.
 
         Args:
@@ -252,9 +269,10 @@ class Step(ABC):
             training: Whether layers run in training mode and gradients are wanted.
             unit: A number that sums are divided by, so that they stay as small as means. Dividing
                 the update by its tokens, in the same unit, cancels it.
+            counts: On the host, how many labels of each row may count; None where not known.
         """
         if not self.why_logits(sample_weight):
-            return self.one_pass(x, y, sample_weight, training, unit)
+            return self.one_pass(x, y, sample_weight, training, unit, counts)
         y_pred = self.predict(x, training)
         self._counted_tokens = None
         objective = self.model.compute_loss(
@@ -273,50 +291,57 @@ class Step(ABC):
         self._counted_tokens = ops.stop_gradient(tokens)
         return (total if self.loss.reduction == "sum" else divide(total, tokens)) + penalty
 
-    def one_pass(self, x, y, sample_weight, training, unit) -> Pass:
+    def one_pass(self, x, y, sample_weight, training, unit, counts) -> Pass:
         """A forward pass without logits: straight from the hidden vectors."""
-        loss = self.loss
         hidden, penalty = self.hidden_vectors(x, training)
         kernel, bias = self.model.head_matrix()
+        shape = (*hidden.shape[:-1], kernel.shape[1])
+        kind = keras_mask(hidden), upcast_dtype(hidden)
+        tokens = self.flat_tokens(y, sample_weight, shape, *kind, unit)
+        objective, sums, nll = vocabulary_pass(
+            ops.reshape(hidden, (-1, hidden.shape[-1])),
+            kernel,
+            bias,
+            tokens.labels,
+            tokens.weights,
+            self.loss.formula,
+            tokens.scale,
+            self.sums.top_k,
+            training,
+            None if counts is None else int(counts.sum()),
+        )
+        return self.counted(tokens, objective, sums, nll, penalty, sample_weight, unit)
+
+    def flat_tokens(self, y, sample_weight, shape, mask, dtype, unit) -> FlatTokens:
+        """The tokens of a micro-batch whose logits would have this shape."""
+        loss = self.loss
         labels, weights, invalid = countable(
-            y,
-            (*hidden.shape[:-1], kernel.shape[1]),
-            loss.ignore_index,
-            sample_weight,
-            keras_mask(hidden),
-            upcast_dtype(hidden),
-            signed=loss.reduction == "sum",
+            y, shape, loss.ignore_index, sample_weight, mask, dtype, loss.reduction == "sum"
         )
         if invalid is not None:
             weights = ops.where(invalid, ops.zeros_like(weights), weights)
+            invalid = ops.any(invalid)
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
         if self.sums_gradients:
             scale = 1.0 / unit
         else:
             scale = 1.0 if loss.reduction == "sum" else divide(1.0, ops.sum(weights))
-        objective, sums, nll = vocabulary_pass(
-            ops.reshape(hidden, (-1, hidden.shape[-1])),
-            kernel,
-            bias,
-            labels,
-            weights,
-            loss.formula,
-            scale,
-            self.sums.top_k,
-            training,
-        )
+        return FlatTokens(labels, weights, invalid, scale, shape[-1])
+
+    def counted(self, tokens, objective, sums, nll, penalty, sample_weight, unit) -> Pass:
+        """A pass without logits, after its sums have gone to the logs and metrics."""
         statistics = TokenStatistics(*sums)
-        if invalid is not None:
+        if tokens.invalid is not None:
             # The loss shows that an input was invalid; the weights are spared.
-            wrong = nan_where(ops.any(invalid), ops.zeros_like(statistics.loss))
+            wrong = nan_where(tokens.invalid, ops.zeros_like(statistics.loss))
             statistics = statistics._replace(loss=statistics.loss + wrong)
             objective = objective + wrong
-        are_weighted = sample_weight is not None
-        self.sums.add(statistics, penalty, are_weighted, labels, nll, weights, kernel.shape[1])
-        tokens = ops.stop_gradient(statistics.tokens)
+        each = tokens.labels, nll, tokens.weights, tokens.vocab_size
+        self.sums.add(statistics, penalty, sample_weight is not None, *each)
+        total = ops.stop_gradient(statistics.tokens)
         if not isinstance(penalty, float):
-            objective = objective + penalty * (tokens / unit if self.sums_gradients else 1.0)
-        return Pass(objective, tokens, None)
+            objective = objective + penalty * (total / unit if self.sums_gradients else 1.0)
+        return Pass(objective, total, None)
 
     def hidden_vectors(self, x, training):
         """The backbone's hidden vectors, and what the layers add to the loss of every token."""

@@ -169,6 +169,15 @@ class StepModel(keras.Model):
         """What the layers add to the loss of every token: regularisation and `add_loss`."""
         return sum((ops.sum(loss) for loss in self.losses), 0.0)
 
+    def with_host_facts(self, x, on_host):
+        """The inputs `x`, with what layers have to know of their values without asking the device.
+
+        Args:
+            x: The inputs on the device.
+            on_host: The same before they were copied there.
+        """
+        return x
+
     def why_logits(self) -> str:
         """Why the logits cannot be computed from `head_matrix`; empty where they can."""
         return "the model has no head of its own"

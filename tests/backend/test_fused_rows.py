@@ -5,15 +5,18 @@ What the device would multiply, read and write is counted on tensors without val
 
 import collections
 
+import keras
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from keras_llm import losses
+from keras_llm import losses, models
 from keras_llm.backend import chunks
 from keras_llm.backend.torch import fused_rows, row_kernels
+from keras_llm.backend.torch import vocabulary_pass as vocabulary_pass_module
+from keras_llm.backend.torch.fused_rows import FusedRows
 from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 from tests import reference
 from tests.backend.row_kernels_on import DEVICE, kernels  # noqa: F401
@@ -127,6 +130,34 @@ def test_shapes_and_formulas(tokens, width, vocab_size, case, dtype, top_k, tied
             assert mine.grad.stride() == mine.stride()
             assert (mine.grad - wanted).abs().max() <= limit * max(wanted.abs().max(), largest)
     assert not leaves[0].grad[weights == 0].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("more", [0, 1, 70, 1000])
+def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
+    # As on a GPU, where nobody can ask how many rows have a weight.
+    monkeypatch.setattr(vocabulary_pass_module.facts, "is_on_host", lambda tensor: False)
+    multiplied = []
+    monkeypatch.setattr(
+        vocabulary_pass_module,
+        "FusedRows",
+        lambda hidden, *others: multiplied.append(len(hidden)) or FusedRows(hidden, *others),
+    )
+    leaves, labels, weights = make_inputs(400, 5, 30, torch.float64)
+    weights = weights * (torch.arange(400, device=weights.device) % 10 < 10 * share)
+    known = min(int((weights != 0).sum()) + more, 400)
+    arguments = labels, weights, PLAIN.formula, SCALE, 1, True
+    objective, sums, nll = vocabulary_pass(*leaves, *arguments, at_most=known)
+    objective.backward()
+    want, exact_sums, exact = whole(leaves, labels, weights, reference.crossentropy, 1)
+    want.backward()
+    torch.testing.assert_close(objective, want)
+    torch.testing.assert_close(torch.stack(sums), torch.stack(exact_sums))
+    assert not nll[weights == 0].any() and not leaves[0].grad[weights == 0].any()
+    for mine, theirs in zip(leaves, exact, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad.nan_to_num(), rtol=1e-9, atol=1e-11)
+    rounded = 64 * -(-known // 64)
+    assert multiplied == [rounded if rounded < 0.95 * 400 else 400]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].name)
@@ -324,3 +355,16 @@ def test_a_small_batch_takes_few_operations(count):
     with count:
         vocabulary_pass(*leaves, None, labels, weights, PLAIN.formula, 1.0, 1, True)[0].backward()
     assert count.launches <= 35
+
+
+def test_a_model_under_mixed_bfloat16_multiplies_no_float32(count):
+    model = models.CausalTransformer(300, 32, num_layers=1, num_heads=2, dtype="mixed_bfloat16")
+    model.compile(optimizer="sgd", loss=PLAIN)
+    model.build((2, 16))
+    ids = torch.zeros(2, 16, dtype=torch.long, device="meta")
+    values = [(v, torch.empty_like(v.value, device="meta")) for v in model.variables]
+    with keras.device("meta"), keras.StatelessScope(state_mapping=values), count:
+        model.step.one_pass(ids, ids, None, training=True, unit=1.0)
+    assert set(count.products) == {torch.bfloat16}
+    # The head's three are among them.
+    assert count.products[torch.bfloat16] > 3 * 2 * 32 * 32 * 300

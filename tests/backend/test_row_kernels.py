@@ -199,3 +199,15 @@ def test_no_rows():
     got = reduce_rows(logits, 9, None, labels, weights, 1, new_numbers(0, logits, torch.float32))
     assert got.nll.shape == (0,)
     assert row_kernels.RowNumbers._fields == tuple(got._asdict())
+
+
+def test_where_triton_cannot_compile_it_says_why(monkeypatch):
+    device = torch.device(DEVICE)
+    assert row_kernels.compiles.__wrapped__(device)
+
+    def fails(*arguments, **options):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(row_kernels, "launch", fails)
+    with pytest.warns(UserWarning, match="RuntimeError: Failed to find C compiler"):
+        assert not row_kernels.compiles.__wrapped__(device)

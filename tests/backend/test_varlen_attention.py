@@ -33,7 +33,7 @@ def test_bounds_are_where_ids_change(steps):
         for i in range(6)
         if i == 0 or values[i] != values[i - 1]
     ]
-    assert int(got.count) == len(starts)
+    assert int(got.counts) == len(starts)
     assert got.bounds.dtype == torch.int32
     want = starts + [ids.numel()] * (ids.numel() + 1 - len(starts))
     assert got.bounds.tolist() == want
@@ -95,7 +95,7 @@ def test_output_and_gradients_are_those_of_a_mask(shared, place):
     torch.manual_seed(0)
     query = torch.randn(3, 64, 4, 16, **place, requires_grad=True)
     key, value = (torch.randn(3, 64, shared, 16, **place, requires_grad=True) for _ in "kv")
-    found = attention.segments(ids, str(place["dtype"]).split(".")[1], 16)
+    found = attention.segments(ids, None, str(place["dtype"]).split(".")[1], 16)
     assert isinstance(found, varlen.Segments)
     output = attention.attend(query, key, value, causal=True, segment_ids=found)
     upstream = torch.randn_like(output)

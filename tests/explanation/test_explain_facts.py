@@ -74,9 +74,6 @@ class WarmupThenSteps(WarmupSchedule):
     def phases(self):
         return [("warm-up", self.warmup_steps), ("peak", self.drop), ("half of it", 80)]
 
-    def get_config(self):
-        return {**super().get_config(), "drop": self.drop}
-
 
 class PlainSGD(Optimizer):
     """An optimizer of one's own."""

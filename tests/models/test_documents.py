@@ -7,8 +7,9 @@ import torch
 from keras import ops
 
 from keras_llm import data, layers, losses, models
-from keras_llm.backend.torch import attention
+from keras_llm.backend.torch import attention, tensors
 from keras_llm.backend.torch.packed_attention import HAS_KERNELS, rounded_up
+from keras_llm.models import causal_backbone
 from keras_llm.training.torch.captured_layer import CapturedLayer
 from keras_llm.training.torch.compile_policy import CompilePolicy
 from tests.models.llama import to_llama
@@ -202,6 +203,39 @@ def test_pytorch_still_has_the_kernels_by_the_names_that_we_know():
 def test_an_end_that_is_padding():
     with pytest.raises(ValueError, match=r"must not be pad_id.*document_end_id=2, pad_id=2"):
         build(pad_id=END)
+
+
+@pytest.mark.torch_only
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_step_tells_the_number_of_documents(micro_batch_size, run_eagerly, monkeypatch):
+    """Where values cannot be seen, so that nobody has to wait for them."""
+    seen = []
+
+    def spy(segment_ids, counts, dtype, head_dim):
+        seen.append(counts)
+        return segment_ids
+
+    monkeypatch.setattr(causal_backbone, "segments", spy)
+    monkeypatch.setattr(tensors, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(
+        causal_backbone,
+        "host_values",
+        lambda ids: ids if isinstance(ids, np.ndarray) else None,
+    )
+    model = build()
+    model.compile(
+        optimizer="sgd",
+        loss=losses.MaskedSparseCategoricalCrossentropy(ignore_index=0),
+        micro_batch_size=micro_batch_size,
+        run_eagerly=run_eagerly,
+    )
+    for _ in range(3):
+        model.train_on_batch(IDS, IDS)
+    counts = torch.cat(seen[: 1 if micro_batch_size is None else 2])
+    # The last row has one, the first three, and the second four ends and what follows.
+    assert counts.tolist() == [3, 5, 1]
+    assert not any(counts.is_cuda for counts in seen)
 
 
 @pytest.mark.cuda_only

@@ -330,8 +330,8 @@ def test_memory_by_the_formula(device_type):
     rows = {
         # 256 MiB of float32, at least 64 rows and at most 512
         "cpu": [512, 512, 256],
-        # 512 MiB, at least 256 rows, and never more than there are tokens
-        "cuda": [4_096, 2_670, 512],
+        # as many as keep products busy, whatever the vocabulary
+        "cuda": [2_048, 2_048, 2_048],
     }[device_type]
     np.testing.assert_array_equal(drawn["whole logits"][1], 4 * sizes * (3 * tokens + d_model))
     np.testing.assert_array_equal(drawn["one pass"][1], 4 * sizes * (np.array(rows) + d_model))

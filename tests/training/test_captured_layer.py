@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from keras_llm import losses, models
+from keras_llm.training.torch import pass_graph
 from keras_llm.training.torch.captured_layer import CapturedLayer
 from keras_llm.training.torch.compile_policy import CompilePolicy
 from tests.training.backbones import BACKBONES, IDS, run
@@ -107,12 +108,15 @@ def test_what_cannot_be_trusted_is_called_as_it_is(make, reason):
         torch.testing.assert_close(capture(inputs, True), layer.layers[0](inputs) * 3.0)
 
 
-def test_fit_captures_and_run_eagerly_does_not():
+@pytest.mark.parametrize("max_logits", [0, 2**22])
+def test_fit_captures_and_run_eagerly_does_not(max_logits, monkeypatch):
+    monkeypatch.setattr(pass_graph, "MAX_LOGITS", max_logits)
     model = models.CausalTransformer(23, 16, 1, 2, max_length=8)
     loss = losses.MaskedSparseCategoricalCrossentropy(0)
     model.compile(optimizer="sgd", loss=loss)
     model.fit(IDS, IDS, batch_size=1, verbose=0)
-    assert [bool(graph) for graph in model.step.captured.graphs.values()] == [True]
+    graphs = (model.step.passes if max_logits else model.step.captured).graphs
+    assert [bool(graph) for graph in graphs.values()] == [True]
     model.compile(optimizer="sgd", loss=loss, run_eagerly=True)
     model.fit(IDS, IDS, batch_size=1, verbose=0)
     assert model.step.captured is None

@@ -7,6 +7,7 @@ import torch
 
 from keras_llm import losses, models
 from keras_llm.training.torch import host_batches
+from keras_llm.training.torch.host_batches import label_counts
 
 pytestmark = pytest.mark.torch_only
 
@@ -122,3 +123,19 @@ def test_copies_on_a_gpu(data):
     for mine, hers in zip(keras.tree.flatten(got), keras.tree.flatten(data), strict=True):
         assert mine.is_cuda
         np.testing.assert_array_equal(mine.cpu().numpy(), np.asarray(hers))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "int64"])
+def test_label_counts_are_those_of_numpy(dtype):
+    labels = np.random.default_rng(0).integers(0, 5, (4, 6)).astype(dtype)
+    expected = (labels != 3).sum(1)
+    assert label_counts(labels, 3).tolist() == expected.tolist()
+    assert label_counts(torch.from_numpy(labels), 3).tolist() == expected.tolist()
+    # A byte holds no -100: all of its labels count.
+    every = [6] * 4 if dtype.startswith("u") else (labels != -100).sum(1).tolist()
+    assert label_counts(labels, -100).tolist() == every
+
+
+@pytest.mark.parametrize("labels", [None, {"a": 1}, np.zeros((2, 3)), np.zeros(3, "int32")])
+def test_labels_that_cannot_be_counted_are_left_alone(labels):
+    assert label_counts(labels, 0) is None

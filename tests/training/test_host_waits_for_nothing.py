@@ -147,6 +147,8 @@ def as_generator():
         {"policy": "mixed_bfloat16", "jit_compile": False},
         {"policy": "mixed_bfloat16", "run_eagerly": True},
         {"policy": "mixed_bfloat16", "pad_id": 0, "num_key_value_heads": 1},
+        {"policy": "mixed_bfloat16", "document_end_id": 3},
+        {"policy": "mixed_bfloat16", "document_end_id": 3, "micro_batch_size": 3},
         {"micro_batch_size": 3},
         {"micro_batch_size": "auto"},
         {"gradient_accumulation_steps": 2},

@@ -10,6 +10,7 @@ from keras_llm import losses, metrics, models, optimizers
 from keras_llm.backend import chunks
 from keras_llm.backend.torch import vocabulary_pass
 from keras_llm.training import Step
+from keras_llm.training.torch import pass_graph
 from tests.losses.test_crossentropy import SquaredTemperature
 
 pytestmark = pytest.mark.torch_only
@@ -55,10 +56,10 @@ def deterministic(history):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """How many batches took the one pass."""
+    """How many batches took a pass without logits."""
     counted = []
-    one_pass = Step.one_pass
-    monkeypatch.setattr(Step, "one_pass", lambda *a, **k: counted.append(1) or one_pass(*a, **k))
+    counted_pass = Step.counted
+    monkeypatch.setattr(Step, "counted", lambda *a: counted.append(1) or counted_pass(*a))
     return counted
 
 
@@ -66,6 +67,9 @@ def passes(monkeypatch):
 WAYS = {
     "layer by layer": {"run_eagerly": True},
     "captured": {},
+    "one graph": {},
+    "one graph in micro-batches": {"micro_batch_size": 2},
+    "one graph, compiled": {"jit_compile": True},
     "compiled": {"jit_compile": True},
     "in chunks of 5 rows and tiles of 7 ids": {},
     "micro-batches": {"micro_batch_size": 2},
@@ -80,8 +84,10 @@ def ways_of_a_step():
     """
     for loss in range(len(LOSSES)):
         for way in WAYS:
-            rates = {"compiled": [] if loss else [0.2], "micro-batches": [0.0]}.get(way, [0.0, 0.2])
-            marks = [pytest.mark.slow] if way == "compiled" else []
+            rates = [0.0] if "micro-batches" in way else [0.0, 0.2]
+            if "compiled" in way:
+                rates = [] if loss else [0.2]
+            marks = [pytest.mark.slow] if "compiled" in way else []
             yield from (pytest.param(loss, way, rate, marks=marks) for rate in rates)
 
 
@@ -106,13 +112,15 @@ def twenty_steps_of_whole_logits(loss, dropout):
 @pytest.mark.parametrize(("loss", "way", "dropout"), list(ways_of_a_step()))
 def test_twenty_steps_are_the_same_twenty_steps(loss, way, dropout, passes, monkeypatch):
     want, weights = twenty_steps_of_whole_logits(loss, dropout)
+    if "one graph" not in way:
+        monkeypatch.setattr(pass_graph, "MAX_LOGITS", 0)
     if "chunks" in way:
         monkeypatch.setattr(vocabulary_pass, "chunk_rows", lambda *_: 5)
         monkeypatch.setattr(chunks, "CPU_TILE_COLUMNS", 7)
     model, history = twenty_steps(models.CausalTransformer, loss, dropout, **WAYS[way])
     captured = model.step.captured
     assert (captured is not None and captured.replayed) == (way != "layer by layer")
-    assert model.get_compile_config()["jit_compile"] is (way == "compiled")
+    assert model.get_compile_config()["jit_compile"] is ("compiled" in way)
     assert len(passes) == 5 * (4 * (2 if "micro" in way else 1) + 4)
     assert history.keys() == want.keys()
     for name, values in want.items():

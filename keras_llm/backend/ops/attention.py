@@ -3,11 +3,13 @@
 from keras import ops
 
 
-def segments(segment_ids, dtype, head_dim):
+def segments(segment_ids, counts, dtype, head_dim):
     """What `attend` takes as `segment_ids`: here the ids; elsewhere what all layers can share.
 
     Args:
         segment_ids: Integers `[batch, length]` that do not decrease along a row.
+        counts: At least the number of segments of each row, integers `[batch]` on the host; None
+            where nobody knows.
         dtype: The dtype of the queries to come, by name.
         head_dim: Their last dimension.
     """

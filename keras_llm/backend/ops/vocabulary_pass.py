@@ -18,7 +18,9 @@ from keras_llm.backend.ops.derivatives import with_derivatives
 from keras_llm.backend.ops.logits_pass import in_top_k, label_logits, weighted
 
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k, training):
+def vocabulary_pass(
+    hidden, kernel, bias, labels, weights, formula, scale, top_k, training, at_most=None
+):
     """Reduces hidden vectors over the vocabulary.
 
     Args:
@@ -32,6 +34,7 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k
         scale: What the sum of the losses is multiplied by to be minimised; a number or a scalar.
         top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
         training: Whether gradients are made on the way.
+        at_most: Not used: the rows that count are found where they are.
 
     Returns:
         The number to minimise, which can be differentiated if `training`; the four sums of

@@ -9,7 +9,7 @@ the graph would not fit other sizes, which is an error.
 import itertools
 
 import torch
-from torch.fx import Graph, map_arg
+from torch.fx import Graph
 
 VIEW, EXPAND = torch.ops.aten.view.default, torch.ops.aten.expand.default
 # Some kernels of a GPU take lengths that this divides as they are, and pad others.

@@ -9,12 +9,12 @@ from keras_llm.backend.torch.packed_attention import HAS_KERNELS, packed_attenti
 from keras_llm.backend.torch.tensors import is_on_host
 
 
-def segments(segment_ids, dtype, head_dim):
+def segments(segment_ids, counts, dtype, head_dim):
     """As in `ops/`: on a GPU, where the segments begin, if the kernel for them can be used."""
     # The kernel takes a head's numbers eight at a time.
     takes = varlen.HAS_KERNELS and head_dim % 8 == 0
     if takes and has_flash_attention(segment_ids.device, getattr(torch, dtype), head_dim):
-        return varlen.find_segments(segment_ids)
+        return varlen.find_segments(segment_ids, counts)
     return segment_ids
 
 

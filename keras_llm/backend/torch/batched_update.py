@@ -18,18 +18,18 @@ class BatchedUpdate:
     Args:
         slots: For each variable a tuple of the tensors that its update takes: `value` is the
             variable's own tensor, and only slots of equal `kind` are updated together.
-        tensors: The tensors that `is_for` compares with.
+        made_for: The objects that `is_for` compares with.
         cpu_batch: The most parameters of a batch on a CPU.
     """
 
-    def __init__(self, slots: Iterable, tensors: list[torch.Tensor], cpu_batch: int = CPU_BATCH):
-        self.tensors = tensors
+    def __init__(self, slots: Iterable, made_for: list, cpu_batch: int = CPU_BATCH):
+        self.made_for = made_for
         self.batches = list(batches(slots, cpu_batch))
 
-    def is_for(self, tensors: list[torch.Tensor]) -> bool:
-        """Whether these are the tensors that the update was prepared for, by identity."""
-        same = map(operator.is_, tensors, self.tensors)
-        return len(tensors) == len(self.tensors) and all(same)
+    def is_for(self, objects: list) -> bool:
+        """Whether the update was prepared for these objects, by identity."""
+        same = map(operator.is_, objects, self.made_for)
+        return len(objects) == len(self.made_for) and all(same)
 
 
 def batches(slots: Iterable, cpu_batch: int) -> Iterator[list]:

@@ -33,13 +33,14 @@ class AdamWSlot(NamedTuple):
 class FusedAdamW(BatchedUpdate):
     """AdamW's update; variables with and without weight decay are in different batches."""
 
-    def __init__(self, slots: list[AdamWSlot], tensors: list[torch.Tensor]):
+    def __init__(self, slots: list[AdamWSlot], made_for: list):
         # The kernel needs no temporary tensors that would have to fit in a CPU's cache.
-        super().__init__(slots, tensors, cpu_batch=GPU_BATCH)
+        super().__init__(slots, made_for, cpu_batch=GPU_BATCH)
         self.states = [
             ([slot.momentum for slot in batch], [slot.velocity for slot in batch])
             for batch in self.batches
         ]
+        self.values = [[slot.value for slot in batch] for batch in self.batches]
 
     @staticmethod
     def is_available() -> bool:
@@ -68,9 +69,11 @@ class FusedAdamW(BatchedUpdate):
             beta_2: Decay rate of the velocities.
             epsilon: Added to the denominator.
         """
-        for batch, (momentums, velocities) in zip(self.batches, self.states, strict=True):
+        for batch, values, (momentums, velocities) in zip(
+            self.batches, self.values, self.states, strict=True
+        ):
             dtype, decays = batch[0].kind
-            copies = [working_copy(slot.value, dtype) for slot in batch]
+            copies = [working_copy(value, dtype) for value in values]
             kernel(
                 copies,
                 [working_copy(gradients[slot.position], dtype) for slot in batch],

@@ -18,10 +18,12 @@ from keras_llm.backend.torch.row_kernels import RowNumbers, new_numbers, reduce_
 # Of the logits, which a few rows have at once. None is the dtype of the hidden vectors: half of
 # the traffic, and logits that are rounded as a layer's output is.
 LOGITS_DTYPE = torch.float32
-# How many rows have logits at once: enough for a product to run at full speed.
-LOGITS_ROWS = 512
-# Below it a chunk fits anywhere, and asking how much is free would take longer.
-SMALL_BYTES = 64 * 2**20
+# How many rows have logits at once: to launch products and kernels takes the host as long as the
+# device a product of 512 rows.
+LOGITS_ROWS = 2048
+# The share of a GPU's memory below which nobody asks how much is free: the answer takes longer than
+# a small pass.
+SMALL_SHARE = 1 / 32
 
 
 class FusedRows:
@@ -78,7 +80,7 @@ class FusedRows:
         device, count = self.hidden.device, max(len(self.hidden), 1)
         size = self.kernel.shape[1], device.type, self.hidden.dtype.itemsize
         rows = min(chunk_rows(*size), count)
-        if rows * size[0] * size[2] > SMALL_BYTES and device.type == "cuda":
+        if device.type == "cuda" and rows * size[0] * size[2] > SMALL_SHARE * total_bytes(device):
             rows = min(chunk_rows(*size, free_bytes(device)), count)
         return rows
 
@@ -158,6 +160,11 @@ class FusedRows:
 def slices(start, stop, size):
     """Parts of a range, the last of which may be short."""
     return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
+def total_bytes(device):
+    """All of the GPU's memory."""
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def free_bytes(device):

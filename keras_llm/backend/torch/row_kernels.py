@@ -5,9 +5,13 @@ kernel reads a row once for everything that losses and metrics ask for, and on w
 the cache, to write the softmax; operations of PyTorch read it about ten times.
 """
 
+import functools
+import warnings
 from typing import NamedTuple
 
 import torch
+
+from keras_llm.backend.torch.tensors import is_plain
 
 try:
     import triton
@@ -16,7 +20,9 @@ except ImportError:  # as on Apple's GPUs
     triton = None
 
 # Columns that one program works on at once, and the warps that share them.
-BLOCK_COLUMNS, WARPS = 4096, 8
+BLOCK_COLUMNS, WARPS = 4096, 16
+# Neighbouring columns that a thread reads at once.
+LANE = 8
 
 
 class RowNumbers(NamedTuple):
@@ -41,7 +47,24 @@ class RowNumbers(NamedTuple):
 
 def can_launch(tensor: torch.Tensor) -> bool:
     """Whether the kernels run where the tensor lies."""
-    return triton is not None and tensor.device.type == "cuda"
+    on_gpu = triton is not None and tensor.device.type == "cuda" and is_plain(tensor)
+    return on_gpu and compiles(tensor.device)
+
+
+@functools.cache
+def compiles(device: torch.device) -> bool:
+    """Whether Triton makes kernels for the device, for which it needs a C compiler too."""
+    number, index = torch.ones(1, device=device), torch.zeros(1, device=device, dtype=torch.int64)
+    try:
+        write_gradient(number[None], index, *[number] * 5, out=number[None].clone())
+    except Exception as error:
+        warnings.warn(
+            "Triton cannot compile here, so losses take PyTorch's operations, which are several "
+            f"times slower. It says: {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def new_numbers(rows: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -79,6 +102,7 @@ def reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax=N
         HAS_BIAS=bias is not None,
         COUNTS_HITS=top_k > 0,
         WRITES_SOFTMAX=softmax is not None,
+        LANE=LANE,
     )
     return RowNumbers(*out.unbind())
 
@@ -133,6 +157,7 @@ if triton is not None:
         HAS_BIAS: tl.constexpr,
         COUNTS_HITS: tl.constexpr,
         WRITES_SOFTMAX: tl.constexpr,
+        LANE: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
         # In int64: a buffer may have more than 2^31 numbers.
@@ -141,27 +166,28 @@ if triton is not None:
         out += row
         logits += row * logits_row
         softmax += row * softmax_row
-        columns = tl.arange(0, BLOCK)
+        # A thread has whole lanes: within the loop, none waits for another one's numbers.
+        columns = tl.arange(0, BLOCK // LANE)[:, None] * LANE + tl.arange(0, LANE)[None, :]
         blocks = tl.cdiv(width, BLOCK)
         if tl.load(weights + row) == 0:
             for number in tl.static_range(6):
                 tl.store(out + number * out_row, 1.0 if number == 4 else 0.0)
             if WRITES_SOFTMAX:
-                zeros = tl.zeros((BLOCK,), softmax.dtype.element_ty)
+                zeros = tl.zeros((BLOCK // LANE, LANE), softmax.dtype.element_ty)
                 for block in range(blocks):
                     at = block * BLOCK + columns
                     tl.store(softmax + at, zeros, mask=at < width)
             return
 
-        label = tl.load(labels + row)
-        label_logit = tl.load(logits + label * logits_column).to(accumulated)
+        label = tl.load(labels + row).to(tl.int32)
+        label_logit = tl.load(logits + label.to(tl.int64) * logits_column).to(accumulated)
         if HAS_BIAS:
             label_logit += tl.load(bias + label).to(accumulated)
-        # The label's share is added last: 1 - p of a sure model keeps its digits.
-        max_logit = label_logit
-        others = tl.zeros((BLOCK,), accumulated)
-        sums = tl.zeros((BLOCK,), accumulated)
-        ahead = tl.zeros((BLOCK,), tl.int32)
+        # Of each lane. The label's share is added last: 1 - p of a sure model keeps its digits.
+        largest = tl.full((BLOCK // LANE,), float("-inf"), accumulated)
+        others = tl.zeros((BLOCK // LANE,), accumulated)
+        sums = tl.zeros((BLOCK // LANE,), accumulated)
+        ahead = tl.zeros((BLOCK // LANE,), tl.int32)
         for block in range(blocks):
             at = block * BLOCK + columns
             inside = at < vocab_size
@@ -170,22 +196,23 @@ if triton is not None:
                 mask=at < width,
                 eviction_policy="evict_last",
             ).to(accumulated)
-            z = tl.where(inside, z, float("-inf"))
             if HAS_BIAS:
                 z += tl.load(bias + at, mask=inside, other=0.0).to(accumulated)
+            sums += tl.sum(tl.where(inside, z, 0.0), 1)
+            z = tl.where(inside, z, float("-inf"))
             if COUNTS_HITS:
                 # NaN compares false, so a diverged model is never counted right.
-                behind = (z < label_logit) | ((z == label_logit) & (at >= label))
-                ahead += (inside & (behind == 0)).to(tl.int32)
-            sums += tl.where(inside, z, 0.0)
-            largest = tl.maximum(max_logit, tl.max(z, 0))
+                behind = tl.where(at < label, z < label_logit, z <= label_logit)
+                ahead += tl.sum((behind == 0).to(tl.int32), 1)
+            before = largest
+            largest = tl.maximum(before, tl.max(z, 1))
             # Where all logits so far are -inf, the difference of two of them would be NaN.
             base = tl.where(largest == float("-inf"), 0.0, largest)
             z = tl.where(at == label, float("-inf"), z)
-            others = others * tl.exp(max_logit - base) + tl.exp(z - base)
-            max_logit = largest
+            others = others * tl.exp(before - base) + tl.sum(tl.exp(z - base[:, None]), 1)
+        max_logit = tl.maximum(tl.max(largest, 0), label_logit)
         base = tl.where(max_logit == float("-inf"), 0.0, max_logit)
-        rest = tl.sum(others, 0)
+        rest = tl.sum(others * tl.exp(largest - base), 0)
         total = rest + tl.exp(label_logit - base)
         log_total = tl.log(total)
         tl.store(out, log_total - (label_logit - max_logit))
@@ -243,7 +270,7 @@ if triton is not None:
                 tl.store(out + at.to(tl.int64) * out_column, zeros, mask=at < vocab_size)
             return
 
-        label = tl.load(labels + row)
+        label = tl.load(labels + row).to(tl.int32)
         largest, scale = tl.load(max_logit + row), tl.load(factor + row)
         added, of_label = tl.load(shift + row), tl.load(at_label + row)
         for block in range(blocks):

@@ -7,7 +7,8 @@ its segments begin. So time grows with the sum of the segments' squared lengths,
 The kernels start a block of threads for each 128 tokens of the longest segment, for each segment
 and head. Were there an entry for each token, because each might begin a segment, then almost all of
 the blocks would find nothing to do, and they would take longer than the attention. So the number of
-segments is needed on the host: it is read once for all layers.
+segments, or a bound that is near to it, is needed on the host. A training step knows it from the
+batch before that is copied; elsewhere it is read from the device, once for all layers.
 """
 
 from typing import NamedTuple
@@ -29,17 +30,22 @@ class Segments(NamedTuple):
     Attributes:
         bounds: int32 `[batch * length + 1]`: the first position of each segment in the flattened
             batch, then `batch * length` in all entries that are left.
-        count: How many segments there are, a scalar on the host.
+        counts: Integers on the host, of any shape, whose sum is at least the number of segments.
     """
 
     bounds: torch.Tensor
-    count: torch.Tensor
+    counts: torch.Tensor
 
 
-def find_segments(segment_ids: torch.Tensor) -> Segments:
-    """The segments of `segment_ids` `[batch, length]`, which do not decrease along a row."""
+def find_segments(segment_ids: torch.Tensor, counts: torch.Tensor | None = None) -> Segments:
+    """The segments of `segment_ids` `[batch, length]`, which do not decrease along a row.
+
+    Without `counts` this waits for the device.
+    """
     bounds = segment_bounds(segment_ids)
-    return Segments(bounds, (bounds < segment_ids.numel()).sum().cpu())
+    if counts is None:
+        counts = (bounds < segment_ids.numel()).sum().cpu()
+    return Segments(bounds, counts)
 
 
 def segment_bounds(segment_ids: torch.Tensor) -> torch.Tensor:
@@ -63,19 +69,19 @@ def varlen_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     bounds: torch.Tensor,
-    count: torch.Tensor,
+    counts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The attention output, and the log-sum-exp of each query's scores `[heads, batch * length]`.
 
     Queries and output are `[batch, length, heads, head_dim]`; keys and values may have fewer heads.
     """
     flat = (x.flatten(0, 1) for x in (query, key, value))
-    output, lse, *_ = FORWARD(*flat, *sequences(query, bounds, count), 0.0, True, False)
+    output, lse, *_ = FORWARD(*flat, *sequences(query, bounds, counts), 0.0, True, False)
     return output.unflatten(0, query.shape[:2]), lse
 
 
 @varlen_attention.register_fake
-def _(query, key, value, bounds, count):
+def _(query, key, value, bounds, counts):
     lse = query.new_empty(query.shape[2], query.shape[0] * query.shape[1], dtype=torch.float32)
     return query.new_empty(query.shape), lse
 
@@ -87,7 +93,7 @@ def varlen_attention_backward(
     key: torch.Tensor,
     value: torch.Tensor,
     bounds: torch.Tensor,
-    count: torch.Tensor,
+    counts: torch.Tensor,
     output: torch.Tensor,
     lse: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -95,14 +101,14 @@ def varlen_attention_backward(
     flat = (x.flatten(0, 1).contiguous() for x in (gradient, query, key, value, output))
     # The state of the generator that dropout would need.
     state, unused = bounds.new_zeros(2, dtype=torch.uint64), bounds.new_empty(0)
-    gradients = BACKWARD(*flat, lse, *sequences(query, bounds, count), 0.0, True, state, unused)
+    gradients = BACKWARD(*flat, lse, *sequences(query, bounds, counts), 0.0, True, state, unused)
     return tuple(
         g.unflatten(0, x.shape[:2]) for g, x in zip(gradients, (query, key, value), strict=True)
     )
 
 
 @varlen_attention_backward.register_fake
-def _(gradient, query, key, value, bounds, count, output, lse):
+def _(gradient, query, key, value, bounds, counts, output, lse):
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
@@ -119,8 +125,8 @@ def backward(ctx, gradient, _):
 varlen_attention.register_autograd(backward, setup_context=setup_context)
 
 
-def sequences(query, bounds, count):
+def sequences(query, bounds, counts):
     """The kernels' four arguments that say where sequences begin and how long they are at most."""
-    used = bounds[: int(count) + 1]
+    used = bounds[: int(counts.sum()) + 1]
     length = query.shape[1]
     return used, used, length, length

@@ -11,6 +11,8 @@ with the partial derivatives of f as numbers of one token. With E = exp(z - max 
 and likewise for K and b: one buffer of a few hundred rows holds z, then E, and is used again.
 """
 
+import math
+
 import torch
 
 from keras_llm.backend.chunks import chunk_rows, tiles
@@ -21,8 +23,13 @@ from keras_llm.backend.torch.fused_rows import FusedRows
 from keras_llm.backend.torch.logits_pass import in_top_k
 from keras_llm.backend.torch.products import add_product, product
 
+# On a GPU, to take the rows that count out of more than this costs what it saves.
+ALMOST_ALL = 0.95
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k, training):
+
+def vocabulary_pass(
+    hidden, kernel, bias, labels, weights, formula, scale, top_k, training, at_most=None
+):
     """Reduces hidden vectors over the vocabulary.
 
     Args:
@@ -35,6 +42,8 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k
         scale: What the sum of the losses is multiplied by to be minimised; a number or a scalar.
         top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
         training: Whether gradients are made.
+        at_most: A number on the host that no fewer than the rows with a weight are; None where it
+            is not known.
 
     Returns:
         The number to minimise, which can be differentiated once; the four sums of
@@ -43,7 +52,7 @@ def vocabulary_pass(hidden, kernel, bias, labels, weights, formula, scale, top_k
     # In a Function `needs_input_grad` is true under no_grad too: it is asked out here.
     needs_gradients = training and torch.is_grad_enabled()
     objective, nll, *sums = VocabularyPass.apply(
-        hidden, kernel, bias, labels, weights, formula, scale, top_k, needs_gradients
+        hidden, kernel, bias, labels, weights, formula, scale, top_k, needs_gradients, at_most
     )
     return objective, tuple(sums), nll
 
@@ -52,21 +61,23 @@ class VocabularyPass(torch.autograd.Function):
     """The pass; gradients are made going forward, while the logits are at hand."""
 
     @staticmethod
-    def forward(ctx, hidden, kernel, bias, labels, weights, formula, scale, top_k, needs_gradients):
+    def forward(
+        ctx, hidden, kernel, bias, labels, weights, formula, scale, top_k, needs_gradients, at_most
+    ):
         """The objective, each token's nll and the four sums; see `vocabulary_pass`."""
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, kernel, bias)]
+        count, kept = len(hidden), rows_that_count(weights, at_most)
+        if kept is not None:
+            hidden, labels, weights = (x.index_select(0, kept) for x in (hidden, labels, weights))
         if row_kernels.can_launch(hidden):
             rows = FusedRows(hidden, kernel, bias, labels, weights)
             # float16 would round gradients of a mean to 0 in the middle of the pass.
             ctx.scale = scale
         else:
-            kept = None
-            if facts.is_on_host(hidden) and not bool((weights != 0).all()):
-                kept = weights.nonzero().squeeze(1)
-            rows, ctx.scale = Rows(hidden, kernel, bias, labels, weights, kept, scale), None
-        sums, gradients = rows.reduce(formula, top_k, needs_gradients)
-        ctx.gradients = gradients
-        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, kernel, bias)]
-        objective, nll = sums[0] * scale, rows.nll
+            rows, ctx.scale = Rows(hidden, kernel, bias, labels, weights, scale), None
+        sums, (d_hidden, *others) = rows.reduce(formula, top_k, needs_gradients)
+        ctx.gradients = of_all_rows(d_hidden, kept, count), *others
+        objective, nll = sums[0] * scale, of_all_rows(rows.nll, kept, count)
         ctx.mark_non_differentiable(nll, *sums)
         return objective, nll, *sums
 
@@ -91,8 +102,26 @@ class VocabularyPass(torch.autograd.Function):
         pairs = zip(gradients, ctx.dtypes, strict=True)
         return (
             *(None if g is None else scaled(g, upstream, dtype) for g, dtype in pairs),
-            *[None] * 6,
+            *[None] * 7,
         )
+
+
+def rows_that_count(weights, at_most):
+    """The indices of the rows with a weight, perhaps with some others; None for all rows."""
+    if facts.is_on_host(weights):
+        return None if bool((weights != 0).all()) else weights.nonzero().squeeze(1)
+    # A GPU's products take rows 64 at a time or more.
+    size = len(weights) if at_most is None else 64 * math.ceil(at_most / 64)
+    if size > ALMOST_ALL * len(weights):
+        return None
+    return (weights == 0).to(torch.uint8).argsort(stable=True)[:size]
+
+
+def of_all_rows(values, kept, count):
+    """The values of the rows in `kept`, with zeros for the others."""
+    if values is None or kept is None:
+        return values
+    return values.new_zeros(count, *values.shape[1:]).index_copy_(0, kept, values)
 
 
 def scaled(gradient, factor, dtype):
@@ -106,14 +135,11 @@ def scaled(gradient, factor, dtype):
 class Rows:
     """The rows that count, and what is accumulated over their chunks."""
 
-    def __init__(self, hidden, kernel, bias, labels, weights, kept, scale):
+    def __init__(self, hidden, kernel, bias, labels, weights, scale):
         # CPUs multiply bfloat16 slower than float32; everywhere, sums are made in float32.
         cpu = hidden.device.type == "cpu"
         self.dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         self.product_dtype = self.dtype if cpu else hidden.dtype
-        self.all_rows, self.kept = len(hidden), kept
-        if kept is not None:
-            hidden, labels, weights = (x.index_select(0, kept) for x in (hidden, labels, weights))
         self.hidden = hidden.to(self.product_dtype)
         self.labels, self.weights = labels.long(), weights.to(self.dtype)
         self.kernel = kernel.to(self.product_dtype)
@@ -147,7 +173,7 @@ class Rows:
         exponentials, total = self.exponentials(logits, max_logit)
         lse = total.log() + max_logit
         nll = lse - label_logit
-        self.kept_nll[chunk] = nll
+        self.nll[chunk] = nll
 
         losses, partials = self.differentiate(formula, nll, lse, chunk)
         weighted_losses = (losses * weights).sum()
@@ -198,7 +224,7 @@ class Rows:
 
     def allocate(self, needs_gradients):
         """Makes the accumulators."""
-        self.kept_nll = torch.empty_like(self.weights)
+        self.nll = torch.empty_like(self.weights)
         self.kernel_mean = None
         if not needs_gradients:
             self.d_hidden = self.d_kernel = self.d_bias = None
@@ -231,18 +257,5 @@ class Rows:
                 self.d_bias += share.sum()
 
     def gradients(self):
-        """Of hidden, kernel and bias, for all rows."""
-        d_hidden = None if self.d_hidden is None else self.of_all_rows(self.d_hidden)
-        return d_hidden, self.d_kernel, self.d_bias
-
-    @property
-    def nll(self):
-        """Of all rows."""
-        return self.of_all_rows(self.kept_nll)
-
-    def of_all_rows(self, values):
-        """The values, with zeros for the rows that were dropped."""
-        if self.kept is None:
-            return values
-        whole = values.new_zeros(self.all_rows, *values.shape[1:])
-        return whole.index_copy_(0, self.kept, values)
+        """Of hidden, kernel and bias."""
+        return self.d_hidden, self.d_kernel, self.d_bias

@@ -10,6 +10,7 @@ from keras_llm.backend.ids import check_ids, deferred_checks
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.layer_settings import unknown_layers
 from keras_llm.backend.torch import tensors as facts
+from keras_llm.backend.torch.constants import fold_constants
 from keras_llm.backend.torch.errors import reason_of
 from keras_llm.backend.torch.views import merge_views
 from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse
@@ -52,7 +53,7 @@ class CapturedLayer:
         if self.reason:
             return self.layer(inputs, training=training)
         tensors = keras.tree.flatten(inputs)
-        key = (bool(training), *((tuple(t.shape), t.dtype, t.device) for t in tensors))
+        key = shape_key(tensors, training)
         if key in self.graphs:
             graph = self.graphs[key] = self.graphs[key] or self.trace(inputs, training)
             if graph is not None:
@@ -64,6 +65,10 @@ class CapturedLayer:
         if keras_mask(outputs) is not None or self.layer.losses:
             self.reason = "a layer makes a mask or adds a loss"
         return outputs
+
+    def has_seen(self, inputs, training: bool) -> bool:
+        """Whether the next call with these shapes is answered by a graph, as far as is known."""
+        return not self.reason and shape_key(keras.tree.flatten(inputs), training) in self.graphs
 
     def trace(self, inputs, training):
         """The graph of one shape; None, and a reason, where there is none."""
@@ -78,6 +83,11 @@ class CapturedLayer:
                 stacklevel=2,
             )
             return None
+
+
+def shape_key(tensors, training: bool) -> tuple:
+    """What a graph is made for."""
+    return (bool(training), *((tuple(t.shape), t.dtype, t.device) for t in tensors))
 
 
 class Graph:
@@ -115,6 +125,7 @@ class Graph:
             *self.values(), *tensors
         )
         merge_views(module)
+        fold_constants(module)
         self.in_use = GraphInUse(module, bool(training))
 
     def accept(self, tensors, ids, vocab_size, what) -> bool:

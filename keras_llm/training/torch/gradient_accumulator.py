@@ -105,11 +105,14 @@ def loss_scale(optimizer):
 
 def add_gradients(tensors, gradients):
     """Adds to `.grad`, as a backward pass does."""
+    taken = set()
     for tensor, gradient in zip(tensors, gradients, strict=True):
         if gradient is None:
             continue
         if tensor.grad is None:
-            # Two tensors may share what autograd hands out.
-            tensor.grad = gradient.clone()
+            # Two tensors may share what they are handed.
+            memory = gradient.untyped_storage().data_ptr()
+            tensor.grad = gradient.clone() if memory in taken else gradient
+            taken.add(memory)
         else:
             tensor.grad += gradient

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import torch
 
+from keras_llm.token_statistics import is_counted
+
 
 def copied(leaf):
     """An array or a tensor as a tensor on the model's device; None stays None."""
@@ -35,6 +37,21 @@ def to_gpu(tensor):
 def uses_gpu() -> bool:
     """Whether tensors are made on an NVIDIA GPU."""
     return torch.cuda.is_available() and keras.ops.arange(0).is_cuda
+
+
+def label_counts(labels, ignore_index):
+    """How many labels of each row of a batch may count, `[rows]`, read before the batch is copied.
+
+    None where the host cannot tell: the labels are on a device, or are no integers.
+    """
+    is_readable = isinstance(labels, np.ndarray | torch.Tensor) and labels.ndim > 1
+    if not is_readable or getattr(labels, "is_cuda", False) or ignore_index is None:
+        return None
+    if "int" not in keras.backend.standardize_dtype(labels.dtype):
+        return None
+    with keras.device("cpu"):
+        counted = is_counted(keras.ops.convert_to_tensor(labels), ignore_index)
+    return counted.flatten(1).sum(1)
 
 
 def on_host(data, batch_size, steps, shuffle):

@@ -18,9 +18,10 @@ from keras_llm.training.torch.gradient_accumulator import (
     add_gradients,
     loss_scale,
 )
-from keras_llm.training.torch.host_batches import copied, on_host
+from keras_llm.training.torch.host_batches import copied, label_counts, on_host, uses_gpu
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
+from keras_llm.training.torch.pass_graph import PassGraph, PassGraphs
 
 
 class TorchStep(Step):
@@ -33,7 +34,7 @@ class TorchStep(Step):
         self.micro_batches = MicroBatches(self.micro_batch_size)
         self.policy = CompilePolicy(self.jit_compile)
         self.norms = GradientNorms()
-        self.captured = None
+        self.captured = self.passes = None
         self._settings = self._trained = None
         self._has_looked = False
         # Of the `fit` and the `evaluate` that run, the innermost last.
@@ -49,14 +50,13 @@ class TorchStep(Step):
     def train_batch(self, data):
         """One batch, and an update if enough batches are there; returns the logs."""
         check_one_process()
-        data = on_device(data)
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        data = x, y, *_ = self.on_device(data)
         self.look_at_layers(x)
         positions = self.note_shape(y)
         trained = self.trained()
         if not trained.variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-            return self.test_batch(data, training=True)
+            return self.forward_only(data, training=True)
         if self.accumulator.batches == 0:
             self.accumulator.start(trained.every_tensor, unit_of(positions))
         undo = None
@@ -69,28 +69,66 @@ class TorchStep(Step):
             self.apply_update()
         return logs
 
+    def on_device(self, data):
+        """The batch `(x, y, sample_weight)` where the model is, and `label_counts`."""
+        x, y, sample_weight = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
+        counts = label_counts(self.loss.labels(y), self.loss.ignore_index) if uses_gpu() else None
+        x = self.model.with_host_facts(moved(x), x)
+        return x, moved(y), moved(sample_weight), counts
+
     def backward_pass(self, data, trained, undo):
         """Forward and backward of one micro-batch: its gradient goes into `.grad`."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        passed = self.forward(x, y, sample_weight, training=True, unit=self.accumulator.unit)
-        objective = self.optimizer.scale_loss(passed.objective)
-        if undo is None:
-            objective.backward()
+        x, y, sample_weight, counts = data
+        unit, gradients = self.accumulator.unit, None
+        graph = self.pass_graph(x, sample_weight, trained)
+        if graph is not None:
+            passed, gradients = self.run_graph(graph, x, y, sample_weight)
         else:
-            # All of the gradient or nothing: memory may run out in the middle of it.
-            gradients = torch.autograd.grad(objective, trained.tensors, allow_unused=True)
+            passed = self.forward(x, y, sample_weight, training=True, unit=unit, counts=counts)
+            objective = self.optimizer.scale_loss(passed.objective)
+            if undo is None:
+                objective.backward()
+            else:
+                # All of the gradient or nothing: memory may run out in the middle of it.
+                gradients = torch.autograd.grad(objective, trained.tensors, allow_unused=True)
+        if gradients is not None:
             add_gradients(trained.tensors, gradients)
+        if undo is not None:
             undo.refresh()
         self.accumulator.add(passed.tokens)
         return self.logs_after(passed, y, sample_weight)
 
-    def test_batch(self, data, training=False):
+    def pass_graph(self, x, sample_weight, trained) -> PassGraph | None:
+        """The graph of all that is between a batch and its gradients, if there is one."""
+        captured = self.captured
+        # The first call of a shape tells whether there can be a graph.
+        if captured is None or not captured.has_seen(x, training=True) or trained.are_regularized:
+            return None
+        if self.model.run_eagerly or self.why_logits(sample_weight) or trained.are_watched():
+            return None
+        if self.passes is None:
+            self.passes = PassGraphs(self.model, self.loss, self.sums.top_k, trained, self.policy)
+        return self.passes.graph_of(x)
+
+    @torch.no_grad()
+    def run_graph(self, graph, x, y, sample_weight):
+        """Forward and backward by a graph: the `Pass`, and the gradients."""
+        unit = self.accumulator.unit
+        tokens = self.flat_tokens(y, sample_weight, graph.shape, None, graph.dtype, unit)
+        scale = self.optimizer.scale_loss(torch.as_tensor(tokens.scale, dtype=tokens.weights.dtype))
+        sums, nll, gradients = graph(x, tokens.labels, tokens.weights, scale)
+        return self.counted(tokens, None, sums, nll, 0.0, sample_weight, unit), gradients
+
+    def test_batch(self, data):
         """One batch of evaluation; returns the logs."""
-        data = on_device(data)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self.forward_only(self.on_device(data), training=False)
+
+    def forward_only(self, data, training):
+        """A batch on the device, for the logs alone."""
+        x, y, sample_weight, counts = data
         self.look_at_layers(x)
         with torch.no_grad():
-            passed = self.forward(x, y, sample_weight, training)
+            passed = self.forward(x, y, sample_weight, training, counts=counts)
             return self.logs_after(passed, y, sample_weight)
 
     def logs_after(self, passed, y, sample_weight):
@@ -172,12 +210,12 @@ class TorchStep(Step):
                 model(x, training=False)
         if self._settings is None or not self._settings.unchanged():
             self._settings = LayerSettings(model)
-            self._trained = self.captured = None
+            self._trained = self.captured = self.passes = None
 
     def trained(self) -> "TrainedVariables":
         """The variables that are trainable now."""
         if self._trained is None or not self._trained.is_still_true():
-            self._trained = TrainedVariables(self.model)
+            self._trained, self.passes = TrainedVariables(self.model), None
         return self._trained
 
     def hidden_vectors(self, x, training):
@@ -253,6 +291,12 @@ class TrainedVariables:
         self.are_regularized = any(v.regularizer is not None for v in self.variables)
         self.marks = self.marks_now()
 
+    def are_watched(self) -> bool:
+        """Whether somebody wants to see each gradient while PyTorch computes it."""
+        return torch.is_anomaly_enabled() or any(
+            tensor._backward_hooks or tensor._post_accumulate_grad_hooks for tensor in self.tensors
+        )
+
     def marks_now(self) -> list[bool]:
         """Which of the variables are marked as trainable."""
         return [self.model.trainable, *(variable.trainable for variable in self.every)]
@@ -262,15 +306,10 @@ class TrainedVariables:
         return self.marks_now() == self.marks
 
 
-def on_device(data):
-    """The batch as tensors where the model is."""
-    parts = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
-    return tuple(
-        keras.tree.map_structure(copied, part)
-        if isinstance(part, dict | list | tuple)
-        else copied(part)
-        for part in parts
-    )
+def moved(part):
+    """A part of a batch as tensors where the model is."""
+    is_nested = isinstance(part, dict | list | tuple)
+    return keras.tree.map_structure(copied, part) if is_nested else copied(part)
 
 
 def check_one_process():

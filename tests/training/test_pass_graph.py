@@ -1,0 +1,96 @@
+"""When the loss and the backward pass are in the graph of the layers, and when not.
+
+That the numbers are the same is tested in test_one_pass.py.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from keras_llm import losses, models, optimizers
+from keras_llm.training.torch import pass_graph
+
+pytestmark = pytest.mark.torch_only
+
+VOCAB = 13
+X, Y = np.random.default_rng(0).integers(1, VOCAB, (2, 4, 5))
+
+
+def build(**arguments):
+    model = models.CausalTransformer(VOCAB, 8, 1, 2, max_length=8)
+    loss = losses.MaskedSparseCategoricalCrossentropy(0)
+    model.compile(optimizer=optimizers.AdamW(1e-2), loss=loss, **arguments)
+    return model
+
+
+def graphs_after(model, batches=3, **arguments):
+    for _ in range(batches):
+        model.train_on_batch(X, Y, **arguments)
+    return [] if model.step.passes is None else list(model.step.passes.graphs.values())
+
+
+def test_one_graph_for_each_shape():
+    model = build()
+    for length in (5, 4, 5, 4, 5):
+        model.train_on_batch(X[:, :length], Y[:, :length])
+    graphs = list(model.step.passes.graphs.values())
+    assert [graph.shape for graph in graphs] == [(4, 5, VOCAB), (4, 4, VOCAB)]
+
+
+@pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
+@pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"metrics": ["accuracy"]}])
+def test_none_where_steps_are_eager_or_logits_are_needed(arguments):
+    assert not any(graphs_after(build(**arguments)))
+
+
+def test_none_where_there_are_many_logits(monkeypatch):
+    monkeypatch.setattr(pass_graph, "MAX_LOGITS", X.size * VOCAB - 1)
+    assert graphs_after(build()) == [None]
+    monkeypatch.setattr(pass_graph, "MAX_LOGITS", X.size * VOCAB)
+    assert all(graphs_after(build()))
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_sees_every_gradient(hook):
+    model, seen = build(), []
+    graphs_after(model)
+    tensor = model.trainable_variables[0].value
+    handle = getattr(tensor, hook)(lambda given: seen.append(given.shape))
+    graphs_after(model)
+    assert seen == 3 * [tensor.shape]
+    handle.remove()
+    graphs_after(model)
+    assert len(seen) == 3 and all(model.step.passes.graphs.values())
+
+
+# PyTorch tells by a warning where it was.
+@pytest.mark.filterwarnings("ignore:.*[Aa]nomaly")
+def test_anomaly_detection_sees_the_backward_pass():
+    model = build()
+    graphs_after(model)
+    model.trainable_variables[0].assign(np.full(model.trainable_variables[0].shape, np.nan))
+    with (
+        torch.autograd.detect_anomaly(check_nan=True),
+        warnings.catch_warnings(),
+        pytest.raises(RuntimeError, match="nan"),
+    ):
+        warnings.simplefilter("ignore")
+        model.train_on_batch(X, Y)
+
+
+def test_what_a_row_of_weight_0_holds_counts_for_nothing():
+    weights = np.ones(X.shape)
+    weights[1] = 0.0
+    model, alone = build(), build()
+    alone.set_weights(model.get_weights())
+    rows = [0, 2, 3]
+    for _ in range(4):
+        ids = X.copy()
+        ids[1] = np.random.default_rng(1).integers(1, VOCAB, X.shape[1])
+        model.train_on_batch(ids, Y, sample_weight=weights)
+        alone.train_on_batch(X[rows], Y[rows])
+    assert all(model.step.passes.graphs.values())
+    for mine, theirs in zip(model.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
