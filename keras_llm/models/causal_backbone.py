@@ -1,7 +1,7 @@
 """The body of a decoder-only language model."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
