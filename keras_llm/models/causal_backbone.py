@@ -161,9 +161,11 @@ class CausalBackbone(Backbone):
         start = next_start = state.context
         if self.config.document_end_id is not None:
             is_end = ops.cast(ids == self.config.document_end_id, "int32")
-            starts = ops.concatenate([start, is_end * (positions + 1)], axis=1)
-            starts = ops.associative_scan(ops.maximum, starts, axis=1)
-            start, next_start = starts[:, :-1], starts[:, -1:]
+            starts = is_end * (positions + 1)
+            if length > 1:
+                starts = ops.associative_scan(ops.maximum, starts, axis=1)
+            starts = ops.maximum(starts, start)
+            start, next_start = ops.concatenate([start, starts[:, :-1]], axis=1), starts[:, -1:]
         cos_sin = self.rotary(positions - start)
         mask = state.visible(positions) & (state.places >= start[:, None, :, None])
 

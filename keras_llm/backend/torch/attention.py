@@ -23,6 +23,10 @@ def attend(query, key, value, mask=None, causal=False, segment_ids=None):
     head_dim, groups = query.shape[3], query.shape[2] // key.shape[2]
     if isinstance(segment_ids, varlen.Segments):
         return varlen.varlen_attention(query, key, value, *segment_ids)[0]
+    if groups > 1 and query.shape[1] == 1 and not causal:
+        # One query a row: the queries that share a head are like those of a sequence.
+        query = query.unflatten(2, (-1, groups)).squeeze(1).transpose(1, 2)
+        return attend(query, key, value, mask).transpose(1, 2).flatten(1, 2)[:, None]
     has_flash = has_flash_attention(query.device, query.dtype, head_dim)
     shares_heads = groups > 1 and has_flash and mask is None and segment_ids is None
     if groups > 1 and not shares_heads:

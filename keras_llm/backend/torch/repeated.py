@@ -1,5 +1,6 @@
 """A step that is applied to its own result again and again, as one graph of torch operations."""
 
+import contextlib
 import functools
 import inspect
 import warnings
@@ -42,7 +43,7 @@ class Repeated:
             step = graph_step or self.step_of_leaves(state)
             leaves, goes_on = keras.tree.flatten(state), True
             # Without a record of writes and views an operation starts a tenth sooner.
-            with torch.inference_mode(graph_step is not None):
+            with torch.inference_mode() if graph_step else contextlib.nullcontext():
                 while most and goes_on:
                     *leaves, goes_on = step(*leaves)
                     most -= 1
