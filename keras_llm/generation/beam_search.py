@@ -10,8 +10,8 @@ from keras import ops
 from keras_llm.backend.cache import taken, written
 from keras_llm.backend.float64 import FLOAT64, float64
 from keras_llm.backend.host import to_numpy
+from keras_llm.backend.ranking import largest
 from keras_llm.generation.choice import check_chosen, without
-from keras_llm.generation.ranking import largest
 from keras_llm.tensor import Tensor
 
 
@@ -168,15 +168,14 @@ def extended(logits: Tensor, beams: Beams, num_beams: int):
     # A candidate that ends counts only if it is among the num_beams most probable ones.
     ended = (is_end & ops.isfinite(totals))[:, :num_beams]
     scores = ops.where(ended, beams.score(totals[:, :num_beams], length), -np.inf)
-    best = ops.argmax(scores, axis=-1)[:, None]
+    best = largest(scores, 1)
     score, row, token = (
         ops.take_along_axis(x, best, axis=-1)[:, 0] for x in (scores, parents, tokens)
     )
     beams = beams.compared(score, beams.continued(row, token))
-    num_ended = beams.num_ended + ops.sum(ops.cast(ended, "int32"), axis=-1)
+    num_ended = beams.num_ended + ops.cast(ops.sum(ended, axis=-1), "int32")
 
-    order = ops.cast(is_end, "int32") * (2 * num_beams) + ops.arange(2 * num_beams)
-    stays = ops.argsort(order, axis=-1)[:, :num_beams]
+    stays = largest(ops.cast(~is_end, "int32"), num_beams)
     totals, parents, last = (
         ops.take_along_axis(x, stays, axis=-1) for x in (totals, parents, tokens)
     )

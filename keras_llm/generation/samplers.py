@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.arguments import check_non_negative_int, check_number, check_positive_int
+from keras_llm.backend.among import is_among
 from keras_llm.backend.float64 import FLOAT64, float64
 from keras_llm.backend.host import to_numpy
 from keras_llm.names_elsewhere import NamesElsewhere
@@ -172,11 +173,7 @@ def probabilities(
             is_kept = ops.cumsum(share, axis=-1) - share < ops.cast(top_p, FLOAT64)
             count = ops.sum(ops.cast(is_kept, "int32"), axis=-1, keepdims=True)
             least = ops.take_along_axis(ranked, count - 1, axis=-1)
-        # Of the tokens that are as probable as the last one kept, as many as there is room for.
-        above, equal = p > least, ops.cast(p == least, "int32")
-        room = count - ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
-        is_kept = above | ((p == least) & (ops.cumsum(equal, axis=-1) <= room))
-        p = p * ops.cast(is_kept, FLOAT64)
+        p = p * ops.cast(is_among(p, least, count), FLOAT64)
         return p / ops.sum(p, axis=-1, keepdims=True)
 
 

@@ -16,7 +16,10 @@ def written(cache, new, position):
 
     PyTorch writes in place, so the cache that was given must not be used any more.
     """
-    return ops.slice_update(cache, (0, position, *(0 for _ in cache.shape[2:])), new)
+    position = ops.convert_to_tensor(position, "int32")
+    start = [ops.zeros_like(position)] * len(cache.shape)
+    start[1] = position
+    return ops.slice_update(cache, start, new)
 
 
 def taken(x, indices, axis: int):
