@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from keras_llm.backend.inference import inference_mode
+from keras_llm.backend.python_loop import python_loop
 from keras_llm.backend.repeated import Repeated, compiled
 from keras_llm.backend.sizes import rounded_up
 from keras_llm.tensor import Tensor
@@ -29,19 +30,24 @@ class Decoder:
         layers: All layers that these call.
         example: A function from sizes to a `Decoding` of these sizes, as of `Repeated`.
         jit_compile: As of `Repeated`.
+        run_eagerly: Whether nothing is to be compiled.
     """
 
-    def __init__(self, extend, choose, example, layers, jit_compile):
+    def __init__(self, extend, choose, example, layers, jit_compile, run_eagerly):
         def advance(decoding, ids):
             logits, model = extend(ids, decoding.model)
             choice, parents, goes_on = choose(logits, decoding.choice)
             model = model if parents is None else model.reordered(parents)
             return Decoding(model, choice), goes_on
 
-        self.begin = compiled(advance, layers, jit_compile)
-        self.repeated = Repeated(
-            lambda decoding: advance(decoding, decoding.choice.last), layers, example, jit_compile
-        )
+        def step(decoding):
+            return advance(decoding, decoding.choice.last)
+
+        if run_eagerly:
+            self.begin, self.steps = advance, lambda rows, steps: python_loop(step)
+        else:
+            self.begin = compiled(advance, layers, jit_compile)
+            self.steps = Repeated(step, layers, example, jit_compile).with_weights
 
     def __call__(self, ids: Tensor, decoding: Decoding) -> Any:
         """The last choice: `ids` are taken at once, then token by token."""
@@ -50,7 +56,7 @@ class Decoder:
             decoding, goes_on = self.begin(decoding, ids)
             goes_on = bool(goes_on)
             steps = decoding.model.places.shape[0] - position
-            run = self.repeated.with_weights(decoding.choice.last.shape[0], steps)
+            run = self.steps(decoding.choice.last.shape[0], steps)
             while goes_on:
                 model = decoding.model.narrowed(rounded_up(position + 1))
                 steps = model.places.shape[0] - position

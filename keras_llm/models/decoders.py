@@ -19,14 +19,14 @@ class Decoders:
         """The decoder of these options.
 
         Args:
-            options: All that `make` looks at, hashable.
+            options: All that `make` looks at, a tuple.
             make: Returns the first three arguments of `Decoder`.
         """
         model = self.model
         if self.settings is None or not self.settings.unchanged():
             self.settings, self.known = LayerSettings(model), {}
-        options = options, bool(model.jit_compile)
+        options = *options, model.jit_compile, model.run_eagerly
         if options not in self.known:
             layers = [model.backbone, model.head]
-            self.known[options] = Decoder(*make(), layers, bool(model.jit_compile))
+            self.known[options] = Decoder(*make(), layers, model.jit_compile, model.run_eagerly)
         return self.known[options]

@@ -3,13 +3,12 @@
 import keras
 from keras import ops
 
-from keras_llm.backend.sizes import rounded_up as size_of
+from keras_llm.backend.sizes import rounded_up
 
 if keras.backend.backend() == "tensorflow":
     from keras_llm.backend.tensorflow.compiled import compiled
 else:
     from keras_llm.backend.jax.compiled import compiled
-
 
 __all__ = ["Repeated", "compiled", "size_of"]
 
@@ -24,11 +23,11 @@ class Repeated:
             whether it is to be applied again.
         layers: All layers that it calls, built.
         example: A function from sizes (of the batch, then of other dimensions that may differ from
-            call to call) to a state of these sizes.
+            call to call) to a state of these sizes. Only PyTorch needs it.
         jit_compile: Whether TensorFlow compiles by XLA, and PyTorch by `torch.compile`.
     """
 
-    def __init__(self, step, layers, example, jit_compile=False):
+    def __init__(self, step, layers, example, jit_compile):
         def loop(state, most):
             def again(state, goes_on, taken):
                 return ops.logical_and(goes_on, taken < most)
@@ -57,3 +56,8 @@ class Repeated:
             return state, bool(goes_on)
 
         return run
+
+
+def size_of(length: int) -> int:
+    """The length of which inputs are to be made: padded, they need fewer compiled functions."""
+    return rounded_up(length)
