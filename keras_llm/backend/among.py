@@ -4,7 +4,7 @@ from keras import ops
 
 
 def is_among(values, least, count):
-    """Booleans like `values` `[rows, size]`: which are the `count` largest; of equal ones the first.
+    """Which of `values` `[rows, size]` are the `count` largest; of equal ones, the first are.
 
     Args:
         values: Numbers.

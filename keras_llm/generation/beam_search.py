@@ -27,8 +27,9 @@ class Beams(NamedTuple):
         best_score: Its score, `[batch]`.
         num_ended: How many sequences have ended, `[batch]`.
         done: Which rows are finished, `[batch]`.
-        place: How many tokens the unfinished sequences have, a scalar like the next three.
+        place: How many tokens the unfinished sequences have, a scalar like the next four.
         limit: How many they have at most.
+        pause: As in `Choice`.
         end_id: The id that ends a sequence.
         length_penalty: As in `beam_search`.
     """
@@ -43,6 +44,7 @@ class Beams(NamedTuple):
     done: Any
     place: Any
     limit: Any
+    pause: Any
     end_id: Any
     length_penalty: Any
 
@@ -50,7 +52,7 @@ class Beams(NamedTuple):
     def example(cls, batch: int, num_beams: int, room: int) -> Beams:
         """Beams of these sizes."""
         counts = [ops.zeros((batch,), "int32") for _ in range(2)]
-        scalars = [ops.zeros((), "int32") for _ in range(3)]
+        scalars = [ops.zeros((), "int32") for _ in range(4)]
         with float64():
             # The beams are equal at first. Only one may be continued, or all would stay equal.
             first = ops.arange(num_beams) == 0
@@ -81,6 +83,29 @@ class Beams(NamedTuple):
             limit=ops.convert_to_tensor(limit, "int32"),
             end_id=ops.convert_to_tensor(end_id, "int32"),
             length_penalty=penalty,
+        )
+
+    def pausing(self, count: int) -> Beams:
+        """The beams, with steps that are interrupted when only `count` rows run."""
+        return self._replace(pause=ops.convert_to_tensor(count, "int32"))
+
+    @property
+    def running(self) -> Tensor:
+        """Which rows are not finished."""
+        return ~self.done
+
+    def places_of(self, rows: np.ndarray) -> np.ndarray:
+        """Where in the model's batch the beams of these rows are."""
+        num_beams = self.log_p.shape[1]
+        return (rows[:, None] * num_beams + np.arange(num_beams)).ravel()
+
+    def selected(self, rows: np.ndarray) -> Beams:
+        """The beams of these rows."""
+        beams, rows = map(ops.convert_to_tensor, (self.places_of(rows), rows))
+        names = {name: x for name, x in self._asdict().items() if len(x.shape)}
+        of_beams = ("last", "tokens")
+        return self._replace(
+            **{n: taken(x, beams if n in of_beams else rows, axis=0) for n, x in names.items()}
         )
 
     def rows(self) -> list[np.ndarray]:
@@ -197,4 +222,4 @@ def extended(logits: Tensor, beams: Beams, num_beams: int):
         done=done,
         place=length,
     )
-    return beams, parents, ~ops.all(done)
+    return beams, parents, ops.cast(ops.sum(~done), "int32") > beams.pause

@@ -21,8 +21,9 @@ class Choice(NamedTuple):
         tokens: The chosen ids, `[batch, room]`.
         last: The last ones, `[batch, 1]`.
         running: Booleans `[batch]`: which rows have not ended.
-        place: Where in `tokens` the next one is written, a scalar like the next four.
+        place: Where in `tokens` the next one is written, a scalar like the next five.
         limit: How many tokens are chosen at most.
+        pause: With so few running rows, steps are interrupted.
         end_id: The id that ends a row; -1 for none.
         temperature: As in `Sampler`.
         top_p: As in `Sampler`; 1 for none.
@@ -34,6 +35,7 @@ class Choice(NamedTuple):
     running: Any
     place: Any
     limit: Any
+    pause: Any
     end_id: Any
     temperature: Any
     top_p: Any
@@ -49,7 +51,7 @@ class Choice(NamedTuple):
             ops.zeros((batch, room), "int32"),
             ops.zeros((batch, 1), "int32"),
             ops.ones((batch,), "bool"),
-            *(ops.zeros((), "int32") for _ in range(3)),
+            *(ops.zeros((), "int32") for _ in range(4)),
             *numbers,
         )
 
@@ -74,6 +76,19 @@ class Choice(NamedTuple):
                 top_p=ops.convert_to_tensor(sampler.top_p or 1.0, FLOAT64),
                 draws=ops.convert_to_tensor(draws, FLOAT64),
             )
+
+    def pausing(self, count: int) -> Choice:
+        """The choice, with steps that are interrupted when only `count` rows run."""
+        return self._replace(pause=ops.convert_to_tensor(count, "int32"))
+
+    def places_of(self, rows: np.ndarray) -> np.ndarray:
+        """Where in the model's batch these rows are."""
+        return rows
+
+    def selected(self, rows: np.ndarray) -> Choice:
+        """The choice of these rows."""
+        rows = ops.convert_to_tensor(rows)
+        return Choice(*(taken(x, rows, axis=0) if len(x.shape) else x for x in self))
 
     def rows(self) -> list[np.ndarray]:
         """The ids of each row, `end_id` included.
@@ -112,7 +127,8 @@ def chooser(sampler: Sampler, ruled_out: int | None):
             running=running,
             place=place,
         )
-        return choice, None, ops.any(running) & (place < choice.limit)
+        count = ops.cast(ops.sum(running), "int32")
+        return choice, None, (count > choice.pause) & (place < choice.limit)
 
     return choose
 

@@ -175,7 +175,7 @@ class CausalTransformer(Transformer):
                 state = self.backbone.start(ops.zeros((batch,)), room)
                 return Decoding(state, Choice.example(batch, room, not sampler.greedy))
 
-            return extend, chooser(sampler, ruled_out), example
+            return extend, extend, chooser(sampler, ruled_out), example
 
         decoder = self.decoders.get((sampler.kind, ruled_out), make)
         # Prompts are padded on the left: the next token has one place in all rows.
@@ -184,7 +184,7 @@ class CausalTransformer(Transformer):
         state = self.backbone.start([width - len(row) for row in prompts], capacity)
         choice = Choice.start(sampler, len(prompts), capacity, max_new_tokens, end_id)
         padded = pad_rows(prompts, pad_id=0, side="left", width=width)
-        new = decoder(ops.convert_to_tensor(padded, "int32"), Decoding(state, choice)).rows()
+        new = decoder(ops.convert_to_tensor(padded, "int32"), Decoding(state, choice))
         rows = [np.concatenate(pair) for pair in zip(prompts, new, strict=True)]
         return from_rows(rows, ids, end_id if config.pad_id is None else config.pad_id)
 

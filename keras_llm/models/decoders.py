@@ -20,7 +20,7 @@ class Decoders:
 
         Args:
             options: All that `make` looks at, a tuple.
-            make: Returns the first three arguments of `Decoder`.
+            make: Returns the first four arguments of `Decoder`.
         """
         model = self.model
         if self.settings is None or not self.settings.unchanged():

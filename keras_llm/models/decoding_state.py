@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_llm.backend.cache import latest, narrowed, reordered
+from keras_llm.backend.cache import latest, narrowed, reordered, stored, taken
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.transformer_block import TransformerBlock
 from keras_llm.tensor import Tensor
@@ -48,15 +49,22 @@ class DecodingState(NamedTuple):
         """The state `length` tokens later."""
         return DecodingState(caches, self.places, self.position + length, context)
 
-    def narrowed(self, room: int) -> DecodingState:
-        """The state with caches for `room` tokens, where that costs nothing."""
-        caches = keras.tree.map_structure(lambda x: narrowed(x, room), self.caches)
+    def narrowed(self, length: int) -> DecodingState:
+        """The state with caches for at least `length` tokens: smaller ones, where that is free."""
+        caches = keras.tree.map_structure(lambda x: narrowed(x, length), self.caches)
         return self._replace(caches=caches, places=self.places[: caches[0].key.shape[1]])
 
     def latest(self, after: DecodingState) -> DecodingState:
         """The state that steps from `self.narrowed(...)` led to, with room as before."""
         caches = keras.tree.map_structure(latest, self.caches, after.caches)
         return after._replace(caches=caches, places=self.places)
+
+    def selected(self, rows: np.ndarray) -> DecodingState:
+        """The state of these rows."""
+        rows = ops.convert_to_tensor(rows)
+        context = keras.tree.map_structure(lambda x: taken(x, rows, axis=0), self.context)
+        caches = keras.tree.map_structure(lambda x: stored(taken(x, rows, axis=0)), self.caches)
+        return self._replace(caches=caches, context=context)
 
     def reordered(self, rows: Tensor) -> DecodingState:
         """The state in which row i continues row `rows[i]`, which must have the same context."""

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_llm.arguments import check_positive_int
+from keras_llm.backend.cache import stored
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
@@ -41,10 +42,11 @@ class Source(NamedTuple):
     mask: Any  # booleans [batch, 1, 1, source_length], false for padding; None without a pad_id
 
     def repeated(self, times: int) -> Source:
-        """Each row repeated `times` times, side by side: one for each beam."""
-        if times == 1:
-            return self
-        return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), self)
+        """Each row `times` times, side by side: one for each beam; kept as decoding reads it."""
+        copies = self
+        if times > 1:
+            copies = keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), self)
+        return copies._replace(keys_values=keras.tree.map_structure(stored, copies.keys_values))
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -160,7 +162,7 @@ class Seq2SeqBackbone(Backbone):
         x = self.encoder_norm(x)
         return Source([b.cross_attention.keys_values(x) for b in self.decoder_blocks], mask)
 
-    def example_source(self, batch: int, length: int) -> Source:
+    def empty_source(self, batch: int, length: int) -> Source:
         """A source of this size."""
         keys_values = [
             block.cross_attention.empty_cache(batch, length) for block in self.decoder_blocks
@@ -168,9 +170,8 @@ class Seq2SeqBackbone(Backbone):
         has_mask = self.config.pad_id is not None
         return Source(keys_values, ops.ones((batch, 1, 1, length), "bool") if has_mask else None)
 
-    def start(self, source: Source, capacity: int) -> DecodingState:
+    def start(self, batch: int, capacity: int, source: Source | tuple = ()) -> DecodingState:
         """The state before any token of the target, with empty caches for `capacity` tokens."""
-        batch = source.keys_values[0].key.shape[0]
         return DecodingState.empty(self.decoder_blocks, batch, capacity, context=source)
 
     def extend(self, ids: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:

@@ -7,8 +7,6 @@ import numpy as np
 from keras import ops
 
 from keras_llm.arguments import check_number, check_positive_int
-from keras_llm.backend.inference import inference_mode
-from keras_llm.backend.repeated import size_of
 from keras_llm.backend.sizes import rounded_up
 from keras_llm.generation.beam_search import Beams, beam_search
 from keras_llm.generation.choice import Choice, chooser
@@ -196,36 +194,38 @@ class Seq2SeqTransformer(Transformer):
                 f"Received lengths: {[len(row) for row in sources]}"
             )
         ruled_out = pad_id if pad_id != end_id else None
+        searches = num_beams > 1
 
         def make():
+            def begin(ids, state):
+                source = self.backbone.encode(ids["encoder_ids"]).repeated(num_beams)
+                return extend(ids["decoder_ids"], state._replace(context=source))
+
             def extend(ids, state):
                 hidden, state = self.backbone.extend(ids, state)
                 return self.head(hidden[:, -1]), state
 
             def example(batch, room, source_length):
-                source = self.backbone.example_source(batch * num_beams, source_length)
-                state = self.backbone.start(source, room)
-                if num_beams > 1:
+                source = self.backbone.empty_source(batch * num_beams, source_length)
+                state = self.backbone.start(batch * num_beams, room, source)
+                if searches:
                     return Decoding(state, Beams.example(batch, num_beams, room))
                 return Decoding(state, Choice.example(batch, room, not sampler.greedy))
 
-            if num_beams > 1:
-                return extend, beam_search(num_beams, ruled_out), example
-            return extend, chooser(sampler, ruled_out), example
+            choose = beam_search(num_beams, ruled_out) if searches else chooser(sampler, ruled_out)
+            return begin, extend, choose, example
 
         decoder = self.decoders.get((sampler.kind, num_beams, ruled_out), make)
-        width = size_of(max(map(len, sources)))
-        width = None if pad_id is None else width
+        width = None if pad_id is None else rounded_up(max(map(len, sources)))
         batch, room = len(sources), rounded_up(max_new_tokens)
-        with inference_mode():
-            source = self.backbone.encode(
-                ops.convert_to_tensor(pad_rows(sources, pad_id, width=width))
-            )
-            state = self.backbone.start(source.repeated(num_beams), room)
-            if num_beams > 1:
-                choice = Beams.start(batch, num_beams, room, max_new_tokens, end_id, length_penalty)
-            else:
-                choice = Choice.start(sampler, batch, room, max_new_tokens, end_id)
-            first = ops.full((batch * num_beams, 1), start_id, "int32")
-            rows = decoder(first, Decoding(state, choice)).rows()
+        if searches:
+            choice = Beams.start(batch, num_beams, room, max_new_tokens, end_id, length_penalty)
+        else:
+            choice = Choice.start(sampler, batch, room, max_new_tokens, end_id)
+        ids = {
+            "encoder_ids": ops.convert_to_tensor(pad_rows(sources, pad_id, width=width), "int32"),
+            "decoder_ids": ops.full((batch * num_beams, 1), start_id, "int32"),
+        }
+        state = self.backbone.start(batch * num_beams, room)
+        rows = decoder(ids, Decoding(state, choice))
         return from_rows(rows, encoder_ids, end_id if pad_id is None else pad_id)

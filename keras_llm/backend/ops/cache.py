@@ -11,6 +11,11 @@ def empty(shape, dtype: str):
     return ops.zeros(shape, dtype=dtype)
 
 
+def stored(x):
+    """`x` `[batch, length, heads, head_dim]`, which is to be read in many steps."""
+    return x
+
+
 def written(cache, new, position):
     """`cache` `[batch, room, ...]` with `new` `[batch, length, ...]` from `position` on.
 
@@ -27,8 +32,8 @@ def taken(x, indices, axis: int):
     return ops.take(x, indices, axis=axis)
 
 
-def narrowed(cache, room: int):
-    """The first `room` places of a cache where that is a view; elsewhere all of it."""
+def narrowed(cache, length: int):
+    """A view of at least the first `length` places of a cache; where there are no views, all."""
     return cache
 
 

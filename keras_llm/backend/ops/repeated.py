@@ -10,7 +10,10 @@ if keras.backend.backend() == "tensorflow":
 else:
     from keras_llm.backend.jax.compiled import compiled
 
-__all__ = ["Repeated", "compiled", "size_of"]
+__all__ = ["ANY_SIZE", "Repeated", "compiled", "size_of"]
+
+# Whether a batch of another size needs nothing new to be made.
+ANY_SIZE = False
 
 
 class Repeated:

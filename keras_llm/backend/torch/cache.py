@@ -3,11 +3,18 @@
 import torch
 from keras import ops
 
+from keras_llm.backend.sizes import rounded_up
+
 
 def empty(shape, dtype: str):
-    """As in `ops/`. The numbers of a head lie side by side: attention reads them one by one."""
+    """As in `ops/`. The numbers of a head are next to each other, as attention reads them."""
     batch, room, heads, head_dim = shape
     return ops.zeros((batch, heads, room, head_dim), dtype=dtype).transpose(1, 2)
+
+
+def stored(x):
+    """As in `ops/`: as `empty` has it."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def written(cache, new, position):
@@ -21,8 +28,9 @@ def taken(x, indices, axis: int):
     return x.index_select(axis, indices)
 
 
-def narrowed(cache, room: int):
-    """As in `ops/`."""
+def narrowed(cache, length: int):
+    """As in `ops/`. On a GPU steps are recorded for each room, so there are fewer."""
+    room = max(256, 1 << (length - 1).bit_length()) if cache.is_cuda else rounded_up(length)
     return cache[:, :room]
 
 

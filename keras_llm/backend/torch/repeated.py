@@ -11,6 +11,8 @@ from keras_llm.backend.torch.errors import reason_of
 from keras_llm.backend.torch.replay import repeat
 from keras_llm.backend.torch.step_graph import StepGraph
 
+# Whether a batch of another size needs nothing new to be made.
+ANY_SIZE = True
 # Tracing takes about as long as so many steps layer by layer.
 STEPS_BEFORE = 16
 
