@@ -210,9 +210,10 @@ def extended(logits: Tensor, beams: Beams, num_beams: int):
     beams = beams.compared(ops.where(is_last, now, -np.inf), taken(unfinished, first, axis=0))
     # log_p can only decrease. So no unfinished sequence can get a higher score than the present
     # log_p gives at the next length or at the greatest.
-    later = ops.maximum(*(beams.score(totals[:, 0], n) for n in (length + 1, beams.limit)))
+    next_one, last_one = (beams.score(totals[:, 0], n) for n in (length + 1, beams.limit))
+    has_best = (beams.best_score >= next_one) & (beams.best_score >= last_one)
     has_enough = (num_ended >= num_beams) & (beams.best_score >= now)
-    done = beams.done | is_last | has_enough | (beams.best_score >= later) | is_broken
+    done = beams.done | is_last | has_enough | has_best | is_broken
     beams = beams._replace(
         last=last[:, None],
         tokens=unfinished,

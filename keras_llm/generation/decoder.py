@@ -69,19 +69,16 @@ class Decoder:
 
     def rows(self, decoding: Decoding) -> list[np.ndarray]:
         """The same, when some tokens have been chosen."""
-        position, capacity = int(decoding.model.position), decoding.model.places.shape[0]
-        count = len(decoding.choice.running)
-        choice = decoding.choice.pausing(count // 2 if ANY_SIZE else 0)
-        run, goes_on = self.steps(choice.last.shape[0], capacity - position), True
+        choice, position = decoding.choice, int(decoding.model.position)
+        choice = choice.pausing(choice.running.shape[0] // 2 if ANY_SIZE else 0)
+        run = self.steps(choice.last.shape[0], int(choice.limit) - int(choice.place))
+        goes_on = True
         while goes_on:
             model = decoding.model.narrowed(position + 1)
             steps = model.places.shape[0] - position
             after, goes_on = run(Decoding(model, choice), steps)
-            decoding, choice = (
-                Decoding(decoding.model.latest(after.model), after.choice),
-                after.choice,
-            )
-            position += steps
+            choice, position = after.choice, position + steps
+            decoding = Decoding(decoding.model.latest(after.model), choice)
         rows, running = choice.rows(), np.flatnonzero(to_numpy(choice.running))
         if len(running) and choice.place < choice.limit:
             # Half of the rows have ended: the others go on without them.

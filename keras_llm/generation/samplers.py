@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_llm.arguments import check_non_negative_int, check_number, check_positive_int
 from keras_llm.backend.among import is_among
-from keras_llm.backend.float64 import FLOAT64, float64
+from keras_llm.backend.float64 import FLOAT64, cumulative_sum, float64
 from keras_llm.backend.host import to_numpy
 from keras_llm.names_elsewhere import NamesElsewhere
 from keras_llm.tensor import Tensor
@@ -119,7 +119,7 @@ def drawn(
         top_p: As in `Sampler`.
     """
     with float64():
-        cumulative = ops.cumsum(probabilities(logits, temperature, top_k, top_p), axis=-1)
+        cumulative = cumulative_sum(probabilities(logits, temperature, top_k, top_p))
         total = cumulative[:, -1:]
         # <=, so that an id of probability 0 is never chosen, even if the draw is exactly 0.
         is_before = cumulative <= ops.cast(draws[:, None], FLOAT64) * total
@@ -170,7 +170,7 @@ def probabilities(
         if top_p is not None:
             share = ranked / ops.sum(ranked, axis=-1, keepdims=True)
             # A token is kept if the sum of the more probable ones is below top_p; so is the first.
-            is_kept = ops.cumsum(share, axis=-1) - share < ops.cast(top_p, FLOAT64)
+            is_kept = cumulative_sum(share) - share < ops.cast(top_p, FLOAT64)
             count = ops.sum(ops.cast(is_kept, "int32"), axis=-1, keepdims=True)
             least = ops.take_along_axis(ranked, count - 1, axis=-1)
         p = p * ops.cast(is_among(p, least, count), FLOAT64)

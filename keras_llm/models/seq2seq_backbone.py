@@ -112,6 +112,7 @@ class Seq2SeqBackbone(Backbone):
     def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> Tensor:
         """The hidden vectors of whole targets."""
         encoder_ids, decoder_ids = self._unpack(inputs)
+        encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
         source = self.encode(encoder_ids, training=training)
         cos_sin = self.rotary(ops.arange(ops.shape(decoder_ids)[1]))
 
@@ -150,7 +151,6 @@ class Seq2SeqBackbone(Backbone):
 
     def encode(self, encoder_ids: Tensor, training: bool | None = None) -> Source:
         """The keys and values of the source for every decoder block."""
-        encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
         cos_sin = self.rotary(ops.arange(ops.shape(encoder_ids)[1]))
         mask = None
         if self.config.pad_id is not None:

@@ -13,7 +13,7 @@ from keras_llm.generation.choice import Choice, chooser
 from keras_llm.generation.decoder import Decoding
 from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
 from keras_llm.generation.samplers import Sampler, check_top_k
-from keras_llm.models.checks import check_special_id
+from keras_llm.models.checks import check_ids_shape, check_special_id
 from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
@@ -168,6 +168,7 @@ class Seq2SeqTransformer(Transformer):
             encoder_ids = encoder_ids["encoder_ids"]
         config, pad_id = self.backbone.config, self.backbone.config.pad_id
         sources = to_rows(encoder_ids, config.vocab_size, what="encoder_ids")
+        check_ids_shape(pad_rows(sources, pad_id), config.max_length, "encoder_ids")
         target_vocab_size = self.backbone.target_embedding.vocab_size
         check_special_id(start_id, target_vocab_size, "start_id")
         check_special_id(end_id, target_vocab_size, "end_id")
@@ -216,7 +217,8 @@ class Seq2SeqTransformer(Transformer):
             return begin, extend, choose, example
 
         decoder = self.decoders.get((sampler.kind, num_beams, ruled_out), make)
-        width = None if pad_id is None else rounded_up(max(map(len, sources)))
+        longest = max(map(len, sources))
+        width = longest if pad_id is None else rounded_up(longest)
         batch, room = len(sources), rounded_up(max_new_tokens)
         if searches:
             choice = Beams.start(batch, num_beams, room, max_new_tokens, end_id, length_penalty)

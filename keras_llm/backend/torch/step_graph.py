@@ -63,7 +63,11 @@ class StepGraph:
         return functools.partial(rest.forward, *ahead(*self.values()))
 
     def split(self, product):
-        """What depends on the weights alone, and the rest, with one of the products of `few_rows`."""
+        """What depends on the weights alone, and the rest.
+
+        Args:
+            product: One of those of `few_rows`.
+        """
         graph, count = Graph(), len(self.variables)
         graph.output(graph.graph_copy(self.module.graph, {}))
         prepare_matrices(graph, count, product)
