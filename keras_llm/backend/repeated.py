@@ -3,8 +3,8 @@
 import keras
 
 if keras.backend.backend() == "torch":
-    from keras_llm.backend.torch.repeated import ANY_SIZE, Repeated, compiled, size_of
+    from keras_llm.backend.torch.repeated import Repeated, compiled, size_of
 else:
-    from keras_llm.backend.ops.repeated import ANY_SIZE, Repeated, compiled, size_of
+    from keras_llm.backend.ops.repeated import Repeated, compiled, size_of
 
-__all__ = ["ANY_SIZE", "Repeated", "compiled", "size_of"]
+__all__ = ["Repeated", "compiled", "size_of"]

@@ -57,7 +57,7 @@ class Beams(NamedTuple):
             # The beams are equal at first. Only one may be continued, or all would stay equal.
             first = ops.arange(num_beams) == 0
             log_p = ops.where(first, ops.zeros((batch, 1), FLOAT64), -np.inf)
-            score = ops.full((batch,), -np.inf, FLOAT64)
+            score = ops.zeros((batch,), FLOAT64) - np.inf
             penalty = ops.zeros((), FLOAT64)
         return cls(
             ops.zeros((batch * num_beams, 1), "int32"),

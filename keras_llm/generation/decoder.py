@@ -9,7 +9,7 @@ import numpy as np
 from keras_llm.backend.host import to_numpy
 from keras_llm.backend.inference import inference_mode
 from keras_llm.backend.python_loop import python_loop
-from keras_llm.backend.repeated import ANY_SIZE, Repeated, compiled
+from keras_llm.backend.repeated import Repeated, compiled
 from keras_llm.tensor import Tensor
 
 
@@ -56,7 +56,7 @@ class Decoder:
             return advance(decoding, decoding.choice.last, extend)
 
         if run_eagerly:
-            self.first, self.steps = first, lambda rows, steps: python_loop(step)
+            self.first, self.steps = first, lambda *arguments: (python_loop(step), True)
         else:
             self.first = compiled(first, layers, jit_compile)
             self.steps = Repeated(step, layers, example, jit_compile).with_weights
@@ -70,11 +70,12 @@ class Decoder:
     def rows(self, decoding: Decoding) -> list[np.ndarray]:
         """The same, when some tokens have been chosen."""
         choice, position = decoding.choice, int(decoding.model.position)
-        choice = choice.pausing(choice.running.shape[0] // 2 if ANY_SIZE else 0)
-        run = self.steps(choice.last.shape[0], int(choice.limit) - int(choice.place))
+        steps = int(choice.limit) - int(choice.place)
+        run, takes_any_size = self.steps(decoding, choice.last.shape[0], steps)
+        choice = choice.pausing(choice.running.shape[0] // 2 if takes_any_size else 0)
         goes_on = True
         while goes_on:
-            model = decoding.model.narrowed(position + 1)
+            model = decoding.model.narrowed(position + 1) if takes_any_size else decoding.model
             steps = model.places.shape[0] - position
             after, goes_on = run(Decoding(model, choice), steps)
             choice, position = after.choice, position + steps

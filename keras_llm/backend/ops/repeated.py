@@ -10,10 +10,7 @@ if keras.backend.backend() == "tensorflow":
 else:
     from keras_llm.backend.jax.compiled import compiled
 
-__all__ = ["ANY_SIZE", "Repeated", "compiled", "size_of"]
-
-# Whether a batch of another size needs nothing new to be made.
-ANY_SIZE = False
+__all__ = ["Repeated", "compiled", "size_of"]
 
 
 class Repeated:
@@ -43,22 +40,25 @@ class Repeated:
 
         self.loop = compiled(loop, layers, jit_compile)
 
-    def with_weights(self, rows: int, steps: int):
-        """The loop, with the weights of now: `(state, most) -> (state, goes_on)`.
-
-        It makes at most `most` steps, and returns whether more are wanted. The state that it is
-        given must not be used any more.
+    def with_weights(self, state, rows: int, steps: int):
+        """The loop with the weights of now, and whether it takes states of any size.
 
         Args:
+            state: A state like those that it will be given.
             rows: The size of the batch.
-            steps: About how many steps it will make altogether.
+            steps: At most how many steps it will make altogether.
+
+        Returns:
+            `(state, most) -> (state, goes_on)`: at most `most` steps, and whether more are wanted.
+            The state that it is given must not be used any more. And a boolean: if it is false,
+            something is compiled for each size of a state.
         """
 
         def run(state, most):
             state, goes_on = self.loop(state, ops.convert_to_tensor(most, "int32"))
             return state, bool(goes_on)
 
-        return run
+        return run, False
 
 
 def size_of(length: int) -> int:

@@ -16,6 +16,10 @@ VIEW, EXPAND = torch.ops.aten.view.default, torch.ops.aten.expand.default
 STEP = 16
 
 
+class SizeError(NotImplementedError):
+    """A graph fits only the sizes that it was traced with."""
+
+
 def unusual_sizes(count: int, usual: set[int]) -> list[int]:
     """`count` sizes that have a prime divisor which none of the `usual` numbers has.
 
@@ -35,7 +39,7 @@ def fit_any_size(graph: Graph, sizes: list[int]) -> None:
     """Makes a graph that was traced with `unusual_sizes` one of all sizes. Changed in place.
 
     Raises:
-        NotImplementedError: the graph would not fit other sizes.
+        SizeError: the graph would not fit other sizes.
     """
     primes = [size // (STEP if i else 1) for i, size in enumerate(sizes)]
 
@@ -53,4 +57,4 @@ def fit_any_size(graph: Graph, sizes: list[int]) -> None:
             continue
         numbers = torch.utils._pytree.tree_leaves((list(node.args), dict(node.kwargs)))
         if any(map(depends, numbers)):
-            raise NotImplementedError(f"{node.target} is called with the size of an input")
+            raise SizeError(f"{node.target} is called with the size of an input")

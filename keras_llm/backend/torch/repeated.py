@@ -1,5 +1,6 @@
 """A step that is applied to its own result again and again, as one graph of torch operations."""
 
+import collections
 import warnings
 
 import keras
@@ -7,32 +8,31 @@ import torch
 
 from keras_llm.backend.layer_settings import unknown_layers
 from keras_llm.backend.python_loop import python_loop
+from keras_llm.backend.torch.any_size import SizeError
 from keras_llm.backend.torch.errors import reason_of
 from keras_llm.backend.torch.replay import repeat
 from keras_llm.backend.torch.step_graph import StepGraph
 
-# Whether a batch of another size needs nothing new to be made.
-ANY_SIZE = True
 # Tracing takes about as long as so many steps layer by layer.
 STEPS_BEFORE = 16
 
 
 class Repeated:
-    """As in `ops/`. One graph serves all sizes; where there is none, `reason` says why."""
+    """As in `ops/`. Where there is no graph of the step, `reason` says why."""
 
     def __init__(self, step, layers, example, jit_compile):
-        self.step, self.arguments = step, (step, layers, example, jit_compile)
-        self.graph, self.steps = None, 0
+        self.step, self.example, self.arguments = step, example, (step, layers, jit_compile)
+        # By the shapes of the state, or the only one, which fits all; and the steps of each so far.
+        self.graphs, self.steps = {}, collections.Counter()
+        self.fits_any_size = True
         self.reason = next(filter(None, map(unknown_layers, layers)), "")
 
-    def with_weights(self, rows: int, steps: int):
+    def with_weights(self, state, rows: int, steps: int):
         """As in `ops/`."""
-        self.steps += steps
-        if self.graph is None and not self.reason and self.steps >= STEPS_BEFORE:
-            self.trace()
-        if self.graph is None:
-            return python_loop(self.step)
-        step = self.graph.with_weights(rows, steps)
+        graph = None if self.reason else self.graph(state, steps)
+        if graph is None:
+            return python_loop(self.step), True
+        step = graph.with_weights(rows, steps)
 
         def run(state, most):
             # Without a record of writes and views an operation starts a tenth sooner.
@@ -40,19 +40,28 @@ class Repeated:
                 tensors, goes_on = repeat(step, keras.tree.flatten(state), most)
             return keras.tree.pack_sequence_as(state, tensors), bool(goes_on)
 
-        return run
+        return run, self.fits_any_size
 
-    def trace(self):
-        """Makes the graph; otherwise notes why there is none."""
-        try:
-            self.graph = StepGraph(*self.arguments)
-        except Exception as error:
-            self.reason = reason_of(error)
-            warnings.warn(
-                "Tokens are generated layer by layer, which is slower than as a graph, because the "
-                f"layers could not be traced. {self.reason}",
-                stacklevel=2,
-            )
+    def graph(self, state, steps):
+        """The graph for such a state, if it pays to have one."""
+        any_size = self.fits_any_size
+        shapes = "any" if any_size else tuple(x.shape for x in keras.tree.flatten(state))
+        self.steps[shapes] += steps
+        if shapes not in self.graphs and self.steps[shapes] >= STEPS_BEFORE:
+            try:
+                example = self.example if any_size else state
+                self.graphs[shapes] = StepGraph(*self.arguments, example)
+            except SizeError:
+                self.fits_any_size = False
+                return self.graph(state, steps)
+            except Exception as error:
+                self.reason = reason_of(error)
+                warnings.warn(
+                    "Tokens are generated layer by layer, which is slower than as a graph, because "
+                    f"the layers could not be traced. {self.reason}",
+                    stacklevel=2,
+                )
+        return self.graphs.get(shapes)
 
 
 def compiled(function, layers, jit_compile):

@@ -18,22 +18,27 @@ from keras_llm.backend.torch.views import merge_views
 
 
 class StepGraph:
-    """The operations of a step that calls layers, for states of any size.
+    """The operations of a step that calls layers.
 
     It is the same step, without Keras's Python code around each layer and each operation. The
     weights are inputs, and what depends on them alone is computed once for many steps.
 
     Args:
-        step, layers, example, jit_compile: As of `Repeated`.
+        step, layers, jit_compile: As of `Repeated`.
+        example: A state, for a graph of states of its shapes; or as of `Repeated`, for one of all.
+
+    Raises:
+        SizeError: one graph does not fit all.
     """
 
-    def __init__(self, step, layers, example, jit_compile):
+    def __init__(self, step, layers, jit_compile, example):
         self.variables, self.jit_compile = unique_variables(layers), jit_compile
-        count = len(self.variables)
-        numbers = {size for variable in self.variables for size in variable.shape}
-        sizes = unusual_sizes(len(inspect.signature(example).parameters), numbers)
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            state = example(*sizes)
+        count, state, sizes = len(self.variables), example, []
+        if callable(example):
+            numbers = {size for variable in self.variables for size in variable.shape}
+            sizes = unusual_sizes(len(inspect.signature(example).parameters), numbers)
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                state = example(*sizes)
 
         def call(*tensors):
             values = zip(self.variables, tensors[:count], strict=True)
