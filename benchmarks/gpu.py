@@ -40,9 +40,10 @@ import time
 # The parts in order of importance, and the most seconds that each may take.
 LIMITS = {
     "machine": 60,
-    "correctness": 110,
+    "correctness": 80,
     "step": 170,
     "head": 70,
+    "marked_tests": 110,
     "packed": 40,
     "decoding": 90,
     "profile": 60,

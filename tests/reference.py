@@ -17,7 +17,8 @@ def focal(logits, labels, gamma, alpha=None, smoothing=0.0, z_loss=0.0):
         logits, labels, reduction="none", label_smoothing=smoothing
     )
     if alpha is not None:
-        loss = loss * torch.as_tensor(alpha).to(loss).expand(logits.shape[-1])[labels]
+        alpha = torch.as_tensor(alpha, dtype=loss.dtype, device=loss.device)
+        loss = loss * alpha.expand(logits.shape[-1])[labels]
     return loss + z_loss * torch.logsumexp(logits, -1) ** 2
 
 

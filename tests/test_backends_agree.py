@@ -30,10 +30,10 @@ logs = {}
 for path in sys.argv[2:]:
     model = keras.models.load_model(f"{sys.argv[1]}/{path}.keras")
     x = {k: data[k] for k in ("encoder_ids", "decoder_ids")} if "seq2seq" in path else data["ids"]
-    logs[path] = [model.evaluate(x, data["labels"], batch_size=3, verbose=0, return_dict=True)]
+    logs[path] = [model.evaluate(x, data["labels"], batch_size=4, verbose=0, return_dict=True)]
     for _ in range(3):
         model.fit(x, data["labels"], batch_size=8, shuffle=False, verbose=0)
-    logs[path] += [model.evaluate(x, data["labels"], batch_size=3, verbose=0, return_dict=True)]
+    logs[path] += [model.evaluate(x, data["labels"], batch_size=4, verbose=0, return_dict=True)]
 print(json.dumps(logs))
 """
 
@@ -42,7 +42,7 @@ def build(kind, loss):
     """A small model of each kind, dropout off so that updates can be compared."""
     keras.utils.set_random_seed(0)
     if kind == "causal":
-        model = models.CausalTransformer(23, 16, 2, 4, num_key_value_heads=2, max_length=8)
+        model = models.CausalTransformer(23, 16, 1, 4, num_key_value_heads=2, max_length=8)
     else:
         model = models.Seq2SeqTransformer(23, 16, 1, 2, max_length=8, dropout=0.0)
     model.compile(

@@ -51,7 +51,7 @@ def test_causal_lm_on_a_text_of_ones_own(tmp_path):
 @pytest.mark.torch_only
 def test_seq2seq(tmp_path):
     printed = run(
-        "seq2seq.py", "--words", 400, "--test-words", 40, "--d-model", 16, "--num-layers", 1,
+        "seq2seq.py", "--words", 150, "--test-words", 20, "--d-model", 16, "--num-layers", 1,
         "--verbose", 2, cwd=tmp_path,
     )  # fmt: skip
     assert re.search(r"phoneme error rate \d+.*%, word error rate \d+.*%", printed)

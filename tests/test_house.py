@@ -128,6 +128,16 @@ def test_frameworks_are_imported_where_their_name_says_so():
     assert strangers(PACKAGE) == []
 
 
+def test_what_tests_share_is_no_test():
+    found = [
+        f"{file}:{line} imports {name}"
+        for file, names in imports_of(Path(__file__).parent).items()
+        for name, line in names
+        if name.startswith("tests.") and ".test_" in name
+    ]
+    assert found == []
+
+
 @pytest.fixture
 def house(tmp_path):
     """Writes a small package."""

@@ -209,8 +209,8 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         """Updates all variables at once; returns False where there is no `batched_update`."""
         if self.batched_update is None:
             return False
-        # Made again if there are other variables than last time, because one has no gradient, and in
-        # a stateless scope, which has other tensors for variables and iterations.
+        # Made again if there are other variables than last time, because one has no gradient, and
+        # in a stateless scope, which has other tensors for variables and iterations.
         ends = [v.value for v in (self.variables[0], variables[0], variables[-1])]
         made_for = [*variables, *ends]
         if self._prepared is None or not self._prepared.is_for(made_for):

@@ -23,8 +23,9 @@ def python(code, tmp_path, keras_json=None, **environment):
     )
 
 
-def test_torch_is_the_default_whatever_keras_json_says(tmp_path):
-    got = python(f"import keras_llm; {SHOW}", tmp_path, {"backend": "tensorflow"})
+def test_torch_is_the_default_whatever_keras_json_says_and_needs_no_tensorflow(tmp_path):
+    hide = "import sys; sys.modules['tensorflow'] = None"
+    got = python(f"{hide}\nimport keras_llm; {SHOW}", tmp_path, {"backend": "tensorflow"})
     assert got.stdout.strip() == "torch", got.stderr
 
 
@@ -36,12 +37,6 @@ def test_the_environment_decides(tmp_path):
 def test_a_loaded_keras_is_respected(tmp_path):
     code = f"import os; os.environ['KERAS_BACKEND'] = 'jax'; import keras\nimport keras_llm; {SHOW}"
     assert python(code, tmp_path).stdout.strip() == "jax"
-
-
-def test_tensorflow_need_not_be_installed(tmp_path):
-    hide = "import sys; sys.modules['tensorflow'] = None"
-    got = python(f"{hide}\nimport keras_llm; {SHOW}", tmp_path)
-    assert got.stdout.strip() == "torch", got.stderr
 
 
 def test_a_missing_backend_says_what_to_install(tmp_path):

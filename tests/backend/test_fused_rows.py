@@ -19,8 +19,8 @@ from keras_llm.backend.torch import vocabulary_pass as vocabulary_pass_module
 from keras_llm.backend.torch.fused_rows import FusedRows
 from keras_llm.backend.torch.vocabulary_pass import vocabulary_pass
 from tests import reference
+from tests.backend.cases import cases
 from tests.backend.row_kernels_on import DEVICE, kernels  # noqa: F401
-from tests.backend.test_vocabulary_pass import cases
 
 pytestmark = [
     pytest.mark.torch_only,
@@ -132,8 +132,8 @@ def test_shapes_and_formulas(tokens, width, vocab_size, case, dtype, top_k, tied
     assert not leaves[0].grad[weights == 0].any()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.9, 1.0])
-@pytest.mark.parametrize("more", [0, 1, 70, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+@pytest.mark.parametrize("more", [0, 70, 1000])
 def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     # As on a GPU, where nobody can ask how many rows have a weight.
     monkeypatch.setattr(vocabulary_pass_module.facts, "is_on_host", lambda tensor: False)
@@ -143,9 +143,9 @@ def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
         "FusedRows",
         lambda hidden, *others: multiplied.append(len(hidden)) or FusedRows(hidden, *others),
     )
-    leaves, labels, weights = make_inputs(400, 5, 30, torch.float64)
-    weights = weights * (torch.arange(400, device=weights.device) % 10 < 10 * share)
-    known = min(int((weights != 0).sum()) + more, 400)
+    leaves, labels, weights = make_inputs(140, 5, 30, torch.float64)
+    weights = weights * (torch.arange(140, device=weights.device) % 10 < 10 * share)
+    known = min(int((weights != 0).sum()) + more, 140)
     arguments = labels, weights, PLAIN.formula, SCALE, 1, True
     objective, sums, nll = vocabulary_pass(*leaves, *arguments, at_most=known)
     objective.backward()
@@ -157,7 +157,7 @@ def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     for mine, theirs in zip(leaves, exact, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad.nan_to_num(), rtol=1e-9, atol=1e-11)
     rounded = 64 * -(-known // 64)
-    assert multiplied == [rounded if rounded < 0.95 * 400 else 400]
+    assert multiplied == [rounded if rounded < 0.95 * 140 else 140]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].name)
@@ -364,7 +364,7 @@ def test_a_model_under_mixed_bfloat16_multiplies_no_float32(count):
     ids = torch.zeros(2, 16, dtype=torch.long, device="meta")
     values = [(v, torch.empty_like(v.value, device="meta")) for v in model.variables]
     with keras.device("meta"), keras.StatelessScope(state_mapping=values), count:
-        model.step.one_pass(ids, ids, None, training=True, unit=1.0)
+        model.step.one_pass(ids, ids, None, training=True, unit=1.0, counts=None)
     assert set(count.products) == {torch.bfloat16}
     # The head's three are among them.
     assert count.products[torch.bfloat16] > 3 * 2 * 32 * 32 * 300

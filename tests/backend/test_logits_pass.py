@@ -14,15 +14,15 @@ from keras_llm import losses, metrics
 from keras_llm.backend.torch import logits_pass, lse_cache, row_kernels, tensors
 from keras_llm.token_statistics import reduce_batch, token_statistics
 from tests import reference
-from tests.backend.test_vocabulary_pass import cases
+from tests.backend.cases import cases
 
 pytestmark = pytest.mark.torch_only
 
-TOKENS, VOCAB, IGNORED = 23, 9, -100
+TOKENS, VOCAB, IGNORED = 13, 9, -100
 RNG = np.random.default_rng(0)
 LABELS = torch.tensor(RNG.integers(0, VOCAB, TOKENS))
 # The middle chunks of two rows have nothing that counts.
-LABELS[[0, *range(7, 14)]] = IGNORED
+LABELS[[0, *range(5, 9)]] = IGNORED
 COUNTS = LABELS != IGNORED
 PLAIN = losses.MaskedSparseCategoricalCrossentropy()
 SMOOTH = losses.MaskedSparseCategoricalCrossentropy(label_smoothing=0.1, z_loss=0.01)
@@ -45,26 +45,40 @@ def smooth(logits, labels):
     return reference.crossentropy(logits, labels, 0.1, 0.01)
 
 
-@pytest.fixture(params=[1, 2, 100, "kernels"], ids=lambda rows: f"chunks of {rows}")
-def chunks(request, monkeypatch):
-    """A few rows at a time; or a GPU's kernels, under Triton's interpreter."""
-    if request.param == "kernels":
+# A few rows at a time; or a GPU's kernels, under Triton's interpreter.
+WAYS = [1, 2, 100, "kernels"]
+
+
+def take(way, monkeypatch):
+    """Has the pass go one of the ways."""
+    if way == "kernels":
         pytest.importorskip("triton")
         if torch.cuda.is_available():
             pytest.skip("with a GPU, Triton's interpreter is off")
         monkeypatch.setattr(row_kernels, "can_launch", lambda tensor: True)
     else:
-        monkeypatch.setattr(logits_pass, "chunk_rows", lambda logits: request.param)
+        monkeypatch.setattr(logits_pass, "chunk_rows", lambda logits: way)
 
 
-@pytest.fixture(params=[True, False], ids=["on the host", "elsewhere"])
-def place(request, monkeypatch):
-    """With its values at hand, or not, as on a GPU."""
-    monkeypatch.setattr(tensors, "is_on_host", lambda tensor: request.param)
+@pytest.fixture(params=WAYS, ids=lambda way: f"chunks of {way}")
+def chunks(request, monkeypatch):
+    """Each way."""
+    take(request.param, monkeypatch)
+
+
+@pytest.fixture(
+    params=[(way, here) for way in WAYS for here in (True, False) if way != "kernels" or not here],
+    ids=lambda param: f"chunks of {param[0]} {'on the host' if param[1] else 'elsewhere'}",
+)
+def chunks_anywhere(request, monkeypatch):
+    """Each way with its values at hand, or not, as on a GPU: its kernels do not ask."""
+    way, here = request.param
+    take(way, monkeypatch)
+    monkeypatch.setattr(tensors, "is_on_host", lambda tensor: here)
 
 
 @pytest.mark.parametrize("loss, formula", list(cases()))
-def test_loss_and_gradient(loss, formula, chunks, place):
+def test_loss_and_gradient(loss, formula, chunks_anywhere):
     ours, theirs = make_logits(), make_logits()
     got, want = loss(LABELS, ours), expected(theirs, formula)
     torch.testing.assert_close(got, want)
@@ -298,14 +312,16 @@ class TestMemory:
             assert large.count == 0
 
 
+@pytest.mark.parametrize("here", [True, False], ids=["on the host", "elsewhere"])
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_a_model_that_has_diverged_is_never_right(top_k, place):
+def test_a_model_that_has_diverged_is_never_right(top_k, here, monkeypatch):
+    monkeypatch.setattr(tensors, "is_on_host", lambda tensor: here)
     logits = torch.full((TOKENS, VOCAB), torch.nan)
     assert token_statistics(reduce_batch(LABELS, logits), top_k=top_k).correct == 0
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 5])
-def test_correct_guesses(top_k, chunks, place):
+def test_correct_guesses(top_k, chunks_anywhere):
     # Rounded, so that many logits are equal: then the lowest id goes first, as in a stable sort.
     logits = make_logits(torch.float32, requires_grad=False).round()
     rows = reduce_batch(LABELS, logits)

@@ -9,7 +9,7 @@ from keras_llm.backend import chunks as sizes
 from keras_llm.backend.torch import vocabulary_pass as module
 from keras_llm.token_statistics import TokenStatistics
 from tests import reference
-from tests.losses.test_crossentropy import CROSSENTROPY, FOCAL, SquaredTemperature
+from tests.backend.cases import cases
 
 pytestmark = pytest.mark.torch_only
 
@@ -27,39 +27,6 @@ RNG = np.random.default_rng(0)
 LABELS = torch.tensor(RNG.integers(0, VOCAB, TOKENS))
 WEIGHTS = torch.tensor(RNG.random(TOKENS) * (RNG.random(TOKENS) > 0.3))
 SCALE = 0.37
-
-
-class Own(SquaredTemperature):
-    """A temperature-squared focal variant that no paper knows."""
-
-    def token_loss(self, nll, lse, mean_logit):
-        return (1 - torch.exp(-nll)) ** 1.5 * nll**2 + 0.1 * (lse - mean_logit) ** 2
-
-
-def own(logits, labels):
-    nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    spread = logits.logsumexp(-1) - logits.mean(-1)
-    return (1 - torch.exp(-nll)) ** 1.5 * nll**2 + 0.1 * spread**2
-
-
-def cases():
-    """Pairs of our loss and the reference's per-token formula."""
-    yield pytest.param(Own(), own, id="own")
-    for options in CROSSENTROPY + FOCAL:
-        if options.get("reduction", "mean") != "mean":
-            continue
-        arguments = {k: v for k, v in options.items() if k != "reduction"}
-        theirs = {k: v for k, v in arguments.items() if k != "label_smoothing"}
-        theirs["smoothing"] = arguments["label_smoothing"]
-        if "gamma" in options:
-            ours = losses.MaskedSparseCategoricalFocalCrossentropy(**arguments)
-            formula = reference.focal
-        else:
-            ours = losses.MaskedSparseCategoricalCrossentropy(**arguments)
-            formula = reference.crossentropy
-        yield pytest.param(
-            ours, lambda z, t, f=formula, o=theirs: f(z, t, **o), id=str(options)[:90]
-        )
 
 
 def inputs(dtype=torch.float64, tied=False, bias=True):

@@ -101,7 +101,8 @@ def test_an_incomplete_batch_is_filled_up_with_rows_that_do_not_count(word_token
 @pytest.mark.parametrize("pad_to_multiple_of", [None, 8])
 def test_numbers_do_not_depend_on_the_shapes(word_tokenizer, pad_to_multiple_of):
     random = np.random.default_rng(0)
-    texts = [" ".join(map(str, random.integers(0, 100, n))) for n in random.integers(1, 12, 21)]
+    # Few lengths: JAX compiles the operations of each pair of lengths.
+    texts = [" ".join(map(str, random.integers(0, 100, n))) for n in random.choice([1, 5, 11], 21)]
     pairs = list(itertools.pairwise(texts))
     size = word_tokenizer.vocab_size
     keras.utils.set_random_seed(0)

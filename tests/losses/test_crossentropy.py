@@ -1,7 +1,5 @@
 """Cross entropy and focal loss against torch in float64, their edges and their errors."""
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from keras import ops
 
 from keras_llm import losses
 from tests import reference
+from tests.losses.token_losses import CROSSENTROPY, FOCAL, SquaredTemperature
 
 ROWS, VOCAB, IGNORED = 12, 9, 0
 RNG = np.random.default_rng(0)
@@ -19,18 +18,6 @@ LOGITS = 3 * RNG.standard_normal((ROWS, VOCAB))
 LABELS = RNG.integers(1, VOCAB, ROWS)
 LABELS[[2, 7, 8]] = IGNORED
 WEIGHTS = RNG.random(ROWS)
-CLASS_WEIGHTS = RNG.random(VOCAB)
-
-CROSSENTROPY = [
-    dict(label_smoothing=e, z_loss=z, reduction=r)
-    for e, z, r in itertools.product((0.0, 0.1), (0.0, 1e-2), ("mean", "sum", "none"))
-]
-FOCAL = [
-    dict(gamma=g, alpha=a, label_smoothing=e, z_loss=z)
-    for g, a, e, z in itertools.product(
-        (0.0, 0.5, 2.0), (None, 0.25, CLASS_WEIGHTS.tolist()), (0.0, 0.1), (0.0, 1e-2)
-    )
-]
 
 
 def expected(logits, options, weights):
@@ -273,14 +260,6 @@ def test_wrong_arguments_are_named(options, message):
     )
     with pytest.raises((ValueError, TypeError), match=message):
         cls(**options)
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class SquaredTemperature(losses.TokenLoss):
-    """A user's own loss."""
-
-    def token_loss(self, nll, lse, mean_logit):
-        return nll**2 + 0.1 * (lse - mean_logit)
 
 
 @pytest.mark.torch_only

@@ -69,7 +69,8 @@ def test_an_id_outside_the_vocabulary(what, kind, bad, place):
     # A graph from the second batch on.
     for _ in range(3):
         assert np.isnan(model.train_on_batch(x, y, return_dict=True)["loss"])
-    good = build(kind).evaluate(inputs(kind, GOOD), GOOD, verbose=0)
-    assert np.isfinite(good).all()
+    if place == "cuda" or bad == VOCAB:
+        good = build(kind).evaluate(inputs(kind, GOOD), GOOD, verbose=0)
+        assert np.isfinite(good).all()
     if place == "cuda":
         torch.cuda.synchronize()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras_llm import models
 from keras_llm.layers import attention
 from tests.models.llama import to_llama
 from tests.models.weights import randomize
+from tests.torch_operations import Shapes
 
 SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=4, max_length=64)
 IDS = np.array(
@@ -85,20 +85,6 @@ def test_the_decoder_needs_no_mask(pad_id, monkeypatch):
     monkeypatch.setattr(attention, "attend", spy)
     build(pad_id=pad_id)(IDS, training=True)
     assert masks == [(3, True)] * 2
-
-
-class Shapes(TorchDispatchMode):
-    """The shapes of all that PyTorch's operations return."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        outputs = function(*args, **(kwargs or {}))
-        tensors = outputs if isinstance(outputs, tuple | list) else [outputs]
-        self.seen |= {tuple(x.shape) for x in tensors if isinstance(x, torch.Tensor)}
-        return outputs
 
 
 @pytest.mark.torch_only

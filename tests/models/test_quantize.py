@@ -1,5 +1,7 @@
 """Models whose layers Keras has quantized, or given low-rank adapters."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -8,12 +10,19 @@ from keras import ops
 from keras_llm.models import CausalTransformer, Seq2SeqTransformer
 from tests.models.weights import randomize
 
-SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=2, max_length=12)
+SIZES = dict(vocab_size=23, d_model=16, num_layers=1, num_heads=2, max_length=12)
 IDS = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
 MODELS = {
     CausalTransformer: IDS,
     Seq2SeqTransformer: {"encoder_ids": IDS, "decoder_ids": IDS},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freeze():
+    """Keras collects garbage for each weight that it replaces: not among what is here already."""
+    gc.collect()
+    gc.freeze()
 
 
 def logits(model, inputs):

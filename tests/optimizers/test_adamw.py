@@ -8,37 +8,18 @@ import transformers
 
 from keras_llm import optimizers, schedules
 from tests.optimizers.updates import (
-    MATRICES,
+    RATE,
     SHAPES,
     apply,
     as_arrays,
     as_variables,
     assert_close,
     gradients,
+    torch_adamw,
     updated,
     updated_by_torch,
     values,
 )
-
-# A power of two, so that float32 holds it exactly.
-RATE = 2.0**-7
-
-
-def torch_adamw(decayed=MATRICES, weight_decay=0.01, schedule=None, **arguments):
-    """Makes PyTorch's AdamW with two groups, those in `decayed` and the others."""
-
-    def make(parameters):
-        groups = [
-            {"params": [parameters[name] for name in SHAPES if name in decayed]},
-            {
-                "params": [parameters[name] for name in SHAPES if name not in decayed],
-                "weight_decay": 0.0,
-            },
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=weight_decay, **arguments)
-        return optimizer, schedule and schedule(optimizer)
-
-    return make
 
 
 def moments(optimizer):

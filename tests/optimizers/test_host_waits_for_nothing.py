@@ -4,25 +4,11 @@ import keras
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras_llm import optimizers, schedules
+from tests.torch_operations import CountWaits
 
 pytestmark = pytest.mark.torch_only
-
-aten = torch.ops.aten
-# What `tensor.item()` and `torch.tensor(1.0)` are, on a CPU too.
-WAITS = (aten._local_scalar_dense.default, aten.lift_fresh.default)
-
-
-class CountWaits(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.waits = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.waits += function in WAITS
-        return function(*args, **(kwargs or {}))
 
 
 def test_the_counter_counts():

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from keras_llm import optimizers
-from tests.optimizers.test_adamw import RATE, torch_adamw
 from tests.optimizers.updates import (
+    RATE,
     SHAPES,
     apply,
     as_arrays,
     as_variables,
     assert_close,
     gradients,
+    torch_adamw,
     updated,
     updated_by_torch,
     values,

@@ -5,6 +5,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
+# A power of two, so that float32 holds it exactly.
+RATE = 2.0**-7
 UPDATES = 50
 SHAPES = {
     "kernel": (11, 6),
@@ -111,6 +113,23 @@ def updated_by_torch(make_optimizer, gradients, dtype=torch.float64, each_step=N
         if scheduler is not None:
             scheduler.step()
     return {name: parameter.detach().double().numpy() for name, parameter in parameters.items()}
+
+
+def torch_adamw(decayed=MATRICES, weight_decay=0.01, schedule=None, **arguments):
+    """Makes PyTorch's AdamW with two groups, those in `decayed` and the others."""
+
+    def make(parameters):
+        groups = [
+            {"params": [parameters[name] for name in SHAPES if name in decayed]},
+            {
+                "params": [parameters[name] for name in SHAPES if name not in decayed],
+                "weight_decay": 0.0,
+            },
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=weight_decay, **arguments)
+        return optimizer, schedule and schedule(optimizer)
+
+    return make
 
 
 def assert_close(ours, theirs, atol):

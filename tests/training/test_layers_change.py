@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keras_llm import losses, metrics, models, optimizers
-from keras_llm.training.torch import captured_layer
+from keras_llm.training.torch import captured_layer, pass_graph
 
 BACKEND = keras.backend.backend()
 VOCAB = 31
@@ -80,8 +80,10 @@ def test_a_graph_ends_with_the_layers_that_it_was_made_from(change):
 
 @pytest.mark.torch_only
 def test_a_graph_lives_as_long_as_its_layers(monkeypatch):
-    made, graph = [], captured_layer.Graph
-    monkeypatch.setattr(captured_layer, "Graph", lambda *a: made.append(1) or graph(*a))
+    made = []
+    for module, name in ((captured_layer, "Graph"), (pass_graph, "PassGraph")):
+        graph = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, g=graph: made.append(1) or g(*a))
     model = build(rate=0.1)
     for _ in range(3):
         model.fit(X, Y, batch_size=4, verbose=0)

@@ -54,13 +54,10 @@ def known_ahead(graph: Graph, weights: int) -> set[Node]:
     nodes, written = list(graph.nodes), written_nodes(graph)
     known = {node for node in nodes[:weights] if node not in written}
     for node in nodes[weights:]:
+        is_free = node.op in ("get_attr", "call_function") and node not in written
         inputs = node.all_input_nodes
-        if (
-            node.op in ("get_attr", "call_function")
-            and node not in written
-            and known.issuperset(inputs)
-            and (not inputs or size(node) <= sum(map(size, inputs)))
-        ):
+        is_small = not inputs or size(node) <= sum(map(size, inputs))
+        if is_free and known.issuperset(inputs) and is_small:
             known.add(node)
     return known
 
