@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import time
+from statistics import median
 
 import harness
 
@@ -34,13 +35,19 @@ def main():
         return
     print(harness.machine())
     for batch in args.batches:
-        results = harness.measure(__file__, args.sides, args.rounds, batch)
-        first = results[args.sides[0]]["seconds"]
-        print(f"\nbatch {batch}\n| side | ms a token | / {args.sides[0]} | first call s |")
+        runs = {side: [] for side in args.sides}
+        for _ in range(args.rounds):
+            for side in args.sides:
+                runs[side].append(harness.one_run(__file__, side, batch))
+        print(f"\nbatch {batch}\n| side | ms a token | / {args.sides[0]} | first call, s |")
         print("| --- | --- | --- | --- |")
-        for side, result in results.items():
-            per_token, ratio = 1e3 * result["seconds"], result["seconds"] / first
-            print(f"| {side} | {per_token:.2f} | {ratio:.2f} | {result['first']:.1f} |")
+        for side in args.sides:
+            seconds, first = (
+                median(run[key] for run in runs[side]) for key in ("seconds", "first")
+            )
+            both = zip(runs[side], runs[args.sides[0]], strict=True)
+            ratio = median(mine["seconds"] / theirs["seconds"] for mine, theirs in both)
+            print(f"| {side} | {1e3 * seconds:.2f} | {ratio:.2f} | {first:.1f} |")
 
 
 def run(side, batch):
@@ -52,7 +59,7 @@ def run(side, batch):
         rows = generate()
         seconds.append(time.process_time() - begin)
         assert len(rows) == batch and len(rows[0]) == PROMPT + NEW
-    return {"seconds": [s / NEW for s in seconds[1:]], "first": seconds[0]}
+    return {"seconds": median(seconds[1:]) / NEW, "first": seconds[0]}
 
 
 def prompts(batch):

@@ -8,7 +8,7 @@ import operator
 import torch
 from torch.fx import Graph, Node
 
-from keras_llm.backend.torch.graph_passes import known_ahead
+from keras_llm.backend.torch.graph_passes import add_node, known_ahead
 
 ATEN = torch.ops.aten
 # oneDNN's product, which reads a matrix that was packed for it.
@@ -36,21 +36,22 @@ def plain_product(graph: Graph, source: Node, matrix: Node) -> Node:
     A transposed embedding is not such a one; to read it takes three times as long.
     """
     if not matrix.meta["val"].is_contiguous():
-        matrix = add(graph, ATEN.clone.default, matrix, memory_format=torch.contiguous_format)
-    return add(graph, ATEN.mm.default, source, matrix)
+        matrix = add_node(graph, ATEN.clone.default, matrix, memory_format=torch.contiguous_format)
+    return add_node(graph, ATEN.mm.default, source, matrix)
 
 
 def sum_of_rows(graph: Graph, source: Node, matrix: Node) -> Node:
     """The product with one row is the sum of the matrix's rows, weighted by the row's numbers.
 
-    FBGEMM's sum reads up to twice as fast as MKL's product.
+    FBGEMM's sum reads a matrix that is not wide twice as fast as MKL's product.
     """
-    if not matrix.meta["val"].is_contiguous():
-        matrix = add(graph, ATEN.clone.default, matrix, memory_format=torch.contiguous_format)
+    height, width = matrix.meta["val"].shape
+    if width > height or not matrix.meta["val"].is_contiguous():
+        return plain_product(graph, source, matrix)
     device = {"device": matrix.meta["val"].device}
-    indices = add(graph, ATEN.arange.default, matrix.meta["val"].shape[0], **device)
-    offsets = add(graph, ATEN.zeros.default, [1], dtype=torch.int64, **device)
-    weights = add(graph, ATEN.view.default, source, [-1])
+    indices = add_node(graph, ATEN.arange.default, height, **device)
+    offsets = add_node(graph, ATEN.zeros.default, [1], dtype=torch.int64, **device)
+    weights = add_node(graph, ATEN.view.default, source, [-1])
     sums = graph.call_function(
         torch.embedding_bag, (matrix, indices, offsets, False, 0, False, weights)
     )
@@ -60,11 +61,13 @@ def sum_of_rows(graph: Graph, source: Node, matrix: Node) -> Node:
 
 
 def packed_product(graph: Graph, source: Node, matrix: Node) -> Node:
-    """oneDNN's product."""
-    columns = add(graph, ATEN.t.default, matrix)
+    """oneDNN's product, which starts later than MKL's: for large matrices."""
+    if matrix.meta["val"].numel() < 2**18:
+        return plain_product(graph, source, matrix)
+    columns = add_node(graph, ATEN.t.default, matrix)
     packed = graph.call_function(PACK.default, (columns,))
     packed.meta["val"] = columns.meta["val"]
-    return add(graph, PACKED_PRODUCT.default, source, packed, None, "none", [], "")
+    return add_node(graph, PACKED_PRODUCT.default, source, packed, None, "none", [], "")
 
 
 def prepare_matrices(graph: Graph, weights: int, product) -> None:
@@ -98,23 +101,15 @@ def prepare(graph: Graph, products: list[Node], product) -> None:
     values = [matrix.meta["val"] for matrix in matrices]
     if sum(value.nbytes for value in values) > LARGEST:
         return
-    matrix = add(graph, ATEN.cat.default, matrices, 1) if len(products) > 1 else matrices[0]
+    matrix = add_node(graph, ATEN.cat.default, matrices, 1) if len(products) > 1 else matrices[0]
     if values[0].device.type == "cpu" and values[0].dtype == torch.float32:
         result = product(graph, source, matrix)
     else:
-        result = add(graph, ATEN.mm.default, source, matrix)
+        result = add_node(graph, ATEN.mm.default, source, matrix)
     results = [result]
     if len(products) > 1:
         widths = [value.shape[1] for value in values]
-        parts = add(graph, ATEN.split_with_sizes.default, result, widths, 1)
-        results = [add(graph, operator.getitem, parts, i) for i in range(len(products))]
+        parts = add_node(graph, ATEN.split_with_sizes.default, result, widths, 1)
+        results = [add_node(graph, operator.getitem, parts, i) for i in range(len(products))]
     for before, after in zip(products, results, strict=True):
         before.replace_all_uses_with(after)
-
-
-def add(graph: Graph, target, *args, **kwargs) -> Node:
-    """A new operation, which knows its result's shape as a tracer's do."""
-    node = graph.call_function(target, args, kwargs)
-    args, kwargs = torch.fx.node.map_arg((args, kwargs), lambda argument: argument.meta["val"])
-    node.meta["val"] = target(*args, **kwargs)
-    return node

@@ -98,8 +98,17 @@ def call_directly(graph: Graph) -> None:
         if getattr(node.target, "namespace", None) != "aten":
             continue
         name = node.target._schema.name.removeprefix("aten::")
-        function = getattr(torch, name, None)
-        if isinstance(function, types.BuiltinFunctionType):
-            node.target = function
+        found = (getattr(place, name, None) for place in (torch, torch._C._nn, torch._C._linalg))
+        functions = [f for f in found if isinstance(f, types.BuiltinFunctionType)]
+        if functions:
+            node.target = functions[0]
         elif hasattr(torch.Tensor, name):
             node.op, node.target = "call_method", name
+
+
+def add_node(graph: Graph, target, *args, **kwargs) -> Node:
+    """A new operation, which knows its result's shape as a tracer's do."""
+    node = graph.call_function(target, args, kwargs)
+    args, kwargs = torch.fx.node.map_arg((args, kwargs), lambda argument: argument.meta["val"])
+    node.meta["val"] = target(*args, **kwargs)
+    return node

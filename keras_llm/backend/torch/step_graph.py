@@ -13,6 +13,7 @@ from keras_llm.backend.ids import deferred_checks
 from keras_llm.backend.layer_settings import unique_variables
 from keras_llm.backend.torch.any_size import fit_any_size, unusual_sizes
 from keras_llm.backend.torch.few_rows import best_product, prepare_matrices
+from keras_llm.backend.torch.fewer_operations import fuse
 from keras_llm.backend.torch.graph_passes import call_directly, share_equal, split
 from keras_llm.backend.torch.views import merge_views
 
@@ -53,6 +54,7 @@ class StepGraph:
         merge_views(self.module)
         fit_any_size(self.module.graph, sizes)
         share_equal(self.module.graph)
+        fuse(self.module.graph)
         self.parts = {}
 
     def with_weights(self, rows: int, steps: int):
