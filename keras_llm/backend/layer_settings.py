@@ -66,3 +66,8 @@ def unknown_layers(layer) -> str:
         if type(part).__module__.split(".")[0] not in ("keras", "keras_llm"):
             return f"{type(part).__name__} is not a layer of keras or keras_llm"
     return ""
+
+
+def unique_variables(layers) -> list:
+    """All variables of layers, each once."""
+    return list({id(v): v for layer in layers for v in layer.variables}.values())

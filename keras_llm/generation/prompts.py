@@ -65,17 +65,21 @@ def from_rows(
     return rows[0] if np.ndim(like) == 1 else pad_rows(rows, pad_id)
 
 
-def pad_rows(rows: list[np.ndarray], pad_id: int | None, side: str = "right") -> np.ndarray:
-    """Rows as a batch `[rows, longest]`. `pad_id` may be None if all rows have one length.
+def pad_rows(
+    rows: list[np.ndarray], pad_id: int | None, side: str = "right", width: int | None = None
+) -> np.ndarray:
+    """Rows as a batch `[rows, width]`, by default as wide as the longest.
+
+    `pad_id` may be None if all rows have that length.
 
     >>> import numpy as np
     >>> pad_rows([np.array([1, 2]), np.array([3])], pad_id=0, side="left").tolist()
     [[1, 2], [0, 3]]
     """
-    longest = max(len(row) for row in rows)
-    batch = np.full((len(rows), longest), 0 if pad_id is None else pad_id, dtype="int64")
+    width = max(len(row) for row in rows) if width is None else width
+    batch = np.full((len(rows), width), 0 if pad_id is None else pad_id, dtype="int64")
     for target, row in zip(batch, rows, strict=True):
-        target[slice(len(row)) if side == "right" else slice(longest - len(row), None)] = row
+        target[slice(len(row)) if side == "right" else slice(width - len(row), None)] = row
     return batch
 
 

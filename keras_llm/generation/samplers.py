@@ -4,9 +4,14 @@ import random
 from typing import ClassVar
 
 import numpy as np
+from keras import ops
 
 from keras_llm.arguments import check_non_negative_int, check_number, check_positive_int
+from keras_llm.backend.among import is_among
+from keras_llm.backend.float64 import FLOAT64, cumulative_sum, float64
+from keras_llm.backend.host import to_numpy
 from keras_llm.names_elsewhere import NamesElsewhere
+from keras_llm.tensor import Tensor
 
 
 class Sampler(NamesElsewhere):
@@ -66,32 +71,69 @@ class Sampler(NamesElsewhere):
         if seed is not None:
             check_non_negative_int(seed, "seed")
         self.greedy = temperature is None and top_k is None and top_p is None
-        self.options = (1.0 if temperature is None else temperature, top_k, top_p)
+        # What a compiled step is made for; the numbers it is given.
+        self.kind = self.greedy, top_k, top_p is not None
+        self.temperature = 1.0 if temperature is None else float(temperature)
+        self.top_k, self.top_p = top_k, top_p
         self.seeds = np.random.SeedSequence(random.getrandbits(32) if seed is None else seed)
         self.generators: list[np.random.Generator] = []
 
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
+    def __call__(self, logits: Tensor) -> np.ndarray:
         """The chosen ids `[batch]`, from logits `[batch, vocab]`."""
         if self.greedy:
-            return np.argmax(logits, axis=-1)
+            return to_numpy(most_probable(logits))
+        options = self.temperature, self.top_k, self.top_p
+        draws = self.draws(len(logits), 1)[:, 0]
+        with float64():
+            return to_numpy(drawn(logits, ops.convert_to_tensor(draws), *options))
+
+    def draws(self, rows: int, count: int) -> np.ndarray:
+        """The next `count` random numbers of each row, float64 `[rows, count]`."""
         if not self.generators:
-            self.generators = [np.random.default_rng(s) for s in self.seeds.spawn(len(logits))]
-        cumulative = np.cumsum(probabilities(logits, *self.options), axis=-1)
-        # With side="right" an id of probability 0 is never chosen, even if the draw is exactly 0.
-        return np.array(
-            [
-                np.searchsorted(row, generator.random() * row[-1], side="right")
-                for row, generator in zip(cumulative, self.generators, strict=True)
-            ]
-        )
+            self.generators = [np.random.default_rng(s) for s in self.seeds.spawn(rows)]
+        return np.stack([generator.random(count) for generator in self.generators])
+
+
+def most_probable(logits: Tensor) -> Tensor:
+    """The ids of the largest logits `[batch]`; -1 in a row with NaN."""
+    logits = ops.convert_to_tensor(logits)
+    chosen = ops.argmax(logits, axis=-1)
+    largest = ops.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
+    return ops.where(ops.isnan(largest), -ops.ones_like(chosen), chosen)
+
+
+def drawn(
+    logits: Tensor,
+    draws: Tensor,
+    temperature: Tensor,
+    top_k: int | None = None,
+    top_p: Tensor | None = None,
+) -> Tensor:
+    """The ids `[batch]` at which the cumulative probability passes the draws; -1 for NaN.
+
+    Args:
+        logits: `[batch, vocab]`.
+        draws: Numbers in [0, 1), `[batch]`.
+        temperature: As in `Sampler`, like the next two.
+        top_k: As in `Sampler`.
+        top_p: As in `Sampler`.
+    """
+    with float64():
+        cumulative = cumulative_sum(probabilities(logits, temperature, top_k, top_p))
+        total = cumulative[:, -1:]
+        # <=, so that an id of probability 0 is never chosen, even if the draw is exactly 0.
+        is_before = cumulative <= ops.cast(draws[:, None], FLOAT64) * total
+        chosen = ops.sum(ops.cast(is_before, "int32"), axis=-1)
+        chosen = ops.cast(chosen, "int32")
+        return ops.where(ops.isnan(total[:, 0]), -ops.ones_like(chosen), chosen)
 
 
 def probabilities(
-    logits: np.ndarray,
-    temperature: float = 1.0,
+    logits: Tensor,
+    temperature: Tensor = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
-) -> np.ndarray:
+    top_p: Tensor | None = None,
+) -> Tensor:
     """The distribution of `Sampler`: softmax(logits / temperature), then `top_k`, then `top_p`.
 
     Both set the probability of the other tokens to 0 and divide by the sum of those that remain,
@@ -112,31 +154,33 @@ def probabilities(
     Example:
     >>> import numpy as np
     >>> logits = np.log([[0.5, 0.3, 0.2]])
-    >>> probabilities(logits, top_k=2).round(3).tolist()
+    >>> ops.convert_to_numpy(probabilities(logits, top_k=2)).round(3).tolist()
     [[0.625, 0.375, 0.0]]
-    >>> probabilities(logits, top_p=0.5).round(3).tolist()
+    >>> ops.convert_to_numpy(probabilities(logits, top_p=0.5)).round(3).tolist()
     [[1.0, 0.0, 0.0]]
     """
-    if top_k is not None and top_k > logits.shape[-1]:
+    check_top_k(top_k, logits.shape[-1])
+    with float64():
+        logits = ops.cast(logits, FLOAT64) / ops.cast(temperature, FLOAT64)
+        p = ops.softmax(logits, axis=-1)
+        if top_k is None and top_p is None:
+            return p
+        ranked = ops.top_k(p, logits.shape[-1] if top_k is None else top_k)[0]
+        count, least = ranked.shape[-1], ranked[:, -1:]
+        if top_p is not None:
+            share = ranked / ops.sum(ranked, axis=-1, keepdims=True)
+            # A token is kept if the sum of the more probable ones is below top_p; so is the first.
+            is_kept = cumulative_sum(share) - share < ops.cast(top_p, FLOAT64)
+            count = ops.sum(ops.cast(is_kept, "int32"), axis=-1, keepdims=True)
+            least = ops.take_along_axis(ranked, count - 1, axis=-1)
+        p = p * ops.cast(is_among(p, least, count), FLOAT64)
+        return p / ops.sum(p, axis=-1, keepdims=True)
+
+
+def check_top_k(top_k: int | None, vocab_size: int) -> None:
+    """Raises `ValueError` for a `top_k` that is larger than the vocabulary."""
+    if top_k is not None and top_k > vocab_size:
         raise ValueError(
-            f"top_k must be at most {logits.shape[-1]}, the size of the vocabulary. "
+            f"top_k must be at most {vocab_size}, the size of the vocabulary. "
             f"Received: top_k={top_k}"
         )
-    scaled = logits.astype("float64") / temperature
-    p = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
-    if top_k is None and top_p is None:
-        return p
-
-    order = np.argsort(-p, axis=-1, kind="stable")
-    ranked = np.take_along_axis(p, order, axis=-1)
-    if top_k is not None:
-        ranked[:, top_k:] = 0.0
-        ranked /= ranked.sum(axis=-1, keepdims=True)
-    if top_p is not None:
-        # A token is kept if the sum of the more probable ones is below top_p; so is the first.
-        before = np.cumsum(ranked, axis=-1) - ranked
-        ranked[before >= top_p] = 0.0
-        ranked /= ranked.sum(axis=-1, keepdims=True)
-    np.put_along_axis(p, order, ranked, axis=-1)
-    return p

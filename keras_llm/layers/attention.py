@@ -35,7 +35,8 @@ class Attention(keras.layers.Layer):
             projections have 0.02.
 
     Call arguments:
-        x: `[batch, length, d_model]`, from which the queries are computed.
+        x: `[batch, length, d_model]`, from which the queries are computed, or `[batch, d_model]`,
+            which is one token a row.
         keys_values: The keys and values to attend to, from `keys_values(source)`.
         cos_sin: The output of `RotaryEmbedding` at the positions of `x`, or None.
         attention_mask: Booleans that broadcast to `[batch, heads, length, source_length]`: true
@@ -46,9 +47,11 @@ class Attention(keras.layers.Layer):
         segment_ids: Integers `[batch, length]`, or None. With `causal`, a token attends only to
             tokens with its own segment id, as for several documents in one row. They must not
             decrease along a row, and cannot be combined with a mask of pairs.
+        sees_any: Whether it is known that every query may attend to a key. Otherwise a mask is
+            searched for such as may not.
 
     Returns:
-        `[batch, length, d_model]`.
+        The shape of `x`.
 
     Raises:
         ValueError: `num_heads` does not divide `d_model`, or `num_key_value_heads` does not divide
@@ -114,6 +117,12 @@ class Attention(keras.layers.Layer):
         value = self._split_heads(self.value(source), self.num_key_value_heads)
         return KeyValues(key if cos_sin is None else rotate(key, cos_sin), value)
 
+    def empty_cache(self, batch: int, capacity: int) -> KeyValues:
+        """An empty cache for at most `capacity` tokens per row."""
+        return KeyValues.empty(
+            batch, capacity, self.num_key_value_heads, self.head_dim, self.compute_dtype
+        )
+
     def call(
         self,
         x: Tensor,
@@ -122,6 +131,7 @@ class Attention(keras.layers.Layer):
         attention_mask: Tensor | None = None,
         causal: bool = False,
         segment_ids: Tensor | None = None,
+        sees_any: bool = False,
     ) -> Tensor:
         """The equation above, then the output projection."""
         masks_pairs = attention_mask is not None and attention_mask.shape[-1] != 1
@@ -142,15 +152,15 @@ class Attention(keras.layers.Layer):
                 past = causal_mask(ops.shape(x)[1], ops.shape(key)[1])
                 attention_mask = attention_mask & past
             output = attend(query, key, value, attention_mask)
-        if attention_mask is not None:
+        if attention_mask is not None and not sees_any:
             # Masked scores are a large negative number, not -inf: the softmax of a row with only
             # masked scores would be the mean of values that must not be seen.
-            sees_any = ops.any(attention_mask, axis=-1, keepdims=True)
-            output = ops.where(ops.swapaxes(sees_any, 1, 2), output, ops.zeros_like(output))
+            sees = ops.any(attention_mask, axis=-1, keepdims=True)
+            output = ops.where(ops.swapaxes(sees, 1, 2), output, ops.zeros_like(output))
         return self.output_projection(ops.reshape(output, ops.shape(x)))
 
     def _split_heads(self, x, num_heads):
-        return ops.reshape(x, (*ops.shape(x)[:2], num_heads, self.head_dim))
+        return ops.reshape(x, (ops.shape(x)[0], -1, num_heads, self.head_dim))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -163,9 +173,6 @@ class Attention(keras.layers.Layer):
         }
 
 
-def causal_mask(length: int, capacity: int, cache_position: int = 0) -> Tensor:
-    """Booleans `[length, capacity]`: whether query t, at `cache_position + t`, may attend to key s.
-
-    True for s <= cache_position + t.
-    """
-    return ops.arange(capacity) <= cache_position + ops.arange(length)[:, None]
+def causal_mask(length: int, source_length: int) -> Tensor:
+    """Booleans `[length, source_length]`: whether query t may attend to key s, true for s <= t."""
+    return ops.arange(source_length) <= ops.arange(length)[:, None]

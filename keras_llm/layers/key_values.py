@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from keras import ops
+from keras_llm.backend.cache import empty, written
+from keras_llm.tensor import Tensor
 
 
 class KeyValues(NamedTuple):
     """Keys and values of one attention layer, both `[batch, length, key_value_heads, head_dim]`.
 
-    As a cache it has a fixed length, its capacity, so that a compiled step sees one shape. It is
-    immutable: `write` returns a new cache, and beam search can reorder the rows of an old one.
+    As a cache it has a fixed length, its capacity, so that a compiled step sees one shape. `write`
+    returns the new cache. The old one must not be used after that: PyTorch writes in place.
 
     Example:
     >>> from keras import ops
@@ -34,13 +35,9 @@ class KeyValues(NamedTuple):
         dtype: str,
     ) -> KeyValues:
         """An empty cache for at most `capacity` tokens per row."""
-        zeros = ops.zeros((batch, capacity, num_heads, head_dim), dtype=dtype)
-        return cls(zeros, zeros)
+        shape = (batch, capacity, num_heads, head_dim)
+        return cls(empty(shape, dtype), empty(shape, dtype))
 
-    def write(self, new: KeyValues, cache_position: int) -> KeyValues:
-        """A copy of this cache in which `new` begins at `cache_position`."""
-        start = (0, cache_position, 0, 0)
-        return KeyValues(
-            ops.slice_update(self.key, start, new.key),
-            ops.slice_update(self.value, start, new.value),
-        )
+    def write(self, new: KeyValues, cache_position: Tensor) -> KeyValues:
+        """This cache, with `new` from `cache_position` on."""
+        return KeyValues(*(written(c, n, cache_position) for c, n in zip(self, new, strict=True)))

@@ -36,7 +36,7 @@ class TransformerBlock(keras.layers.Layer):
         cross_attention: Whether the block has cross-attention to a source.
 
     Call arguments:
-        x: `[batch, length, d_model]`.
+        x: `[batch, length, d_model]`, or `[batch, d_model]`, one token a row.
         cos_sin: The output of `RotaryEmbedding` at the positions of `x`.
         attention_mask: The mask of self-attention, as in `Attention`; None masks nothing.
         causal: Whether token t attends only to tokens 0..t.
@@ -48,7 +48,7 @@ class TransformerBlock(keras.layers.Layer):
         cache_position: Where in the cache `x` begins.
 
     Returns:
-        `[batch, length, d_model]`; with a cache, that and the new cache.
+        The shape of `x`; with a cache, that and the new cache.
 
     Example:
     >>> import numpy as np
@@ -140,12 +140,16 @@ class TransformerBlock(keras.layers.Layer):
             attention_mask=attention_mask,
             causal=causal,
             segment_ids=segment_ids,
+            # With a cache a token sees itself, and what padding sees is never looked at.
+            sees_any=cache is not None,
         )
         x = x + self.dropout(attended, training=training)
 
         if self.has_cross_attention:
             normed = self.cross_attention_norm(x)
-            attended = self.cross_attention(normed, source, attention_mask=cross_attention_mask)
+            attended = self.cross_attention(
+                normed, source, attention_mask=cross_attention_mask, sees_any=cache is not None
+            )
             x = x + self.dropout(attended, training=training)
 
         x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)), training=training)

@@ -9,12 +9,11 @@ from keras import ops
 
 from keras_llm.backend import host_values
 from keras_llm.backend.attention import segments
-from keras_llm.layers.attention import causal_mask
-from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.models.backbone import Backbone, TransformerConfig
 from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
+from keras_llm.models.decoding_state import DecodingState
 from keras_llm.tensor import Tensor
 
 
@@ -34,16 +33,6 @@ class CausalConfig(TransformerConfig):
                 "document_end_id must not be pad_id: padding is masked, so it cannot separate "
                 f"documents. Received: document_end_id={self.document_end_id}, pad_id={self.pad_id}"
             )
-
-
-class DecodingState(NamedTuple):
-    """What a decoder keeps of the tokens so far."""
-
-    caches: list[KeyValues]  # one per block
-    cache_position: int  # where the next token is written
-    # [batch, 1]: the cache position at which each row's current document begins. Earlier positions
-    # hold padding or other documents, and are masked.
-    start_position: Any
 
 
 class PackedIds(NamedTuple):
@@ -156,46 +145,41 @@ class CausalBackbone(Backbone):
         """The state before any token, with empty caches.
 
         Args:
-            start_position: Integers `[batch]`: the cache position of each row's first token.
+            start_position: Integers `[batch]`: the place in the cache of each row's first token.
+                Earlier places hold padding, and are masked.
             capacity: The number of tokens that the caches can hold.
         """
-        attention = self.blocks[0].self_attention
-        cache = KeyValues.empty(
-            len(start_position),
-            capacity,
-            attention.num_key_value_heads,
-            attention.head_dim,
-            self.compute_dtype,
-        )
         start_position = ops.convert_to_tensor(start_position, "int32")[:, None]
-        return DecodingState([cache] * self.config.num_layers, 0, start_position)
+        batch = start_position.shape[0]
+        return DecodingState.empty(self.blocks, batch, capacity, context=start_position)
 
     def extend(self, ids: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         """The hidden vectors of the next tokens `[batch, length]`, and the state after them."""
-        length, capacity = ids.shape[1], state.caches[0].key.shape[1]
-        positions = state.cache_position + ops.arange(length)
-        start = next_start = state.start_position
+        length = ids.shape[1]
+        positions = state.positions(length)
+        # Where each row's current document begins, [batch, 1] or [batch, length].
+        start = next_start = state.context
         if self.config.document_end_id is not None:
-            after_end = ops.where(ids == self.config.document_end_id, positions + 1, 0)
-            starts = ops.concatenate([start, ops.cast(after_end, start.dtype)], axis=1)
-            starts = ops.associative_scan(ops.maximum, starts, axis=1)
-            start, next_start = starts[:, :-1], starts[:, -1:]
+            is_end = ops.cast(ids == self.config.document_end_id, "int32")
+            starts = is_end * (positions + 1)
+            if length > 1:
+                starts = ops.associative_scan(ops.maximum, starts, axis=1)
+            starts = ops.maximum(starts, start)
+            start, next_start = ops.concatenate([start, starts[:, :-1]], axis=1), starts[:, -1:]
         cos_sin = self.rotary(positions - start)
-        mask = causal_mask(length, capacity, state.cache_position)
-        mask = mask & (ops.arange(capacity) >= start[:, None, :, None])
+        mask = state.visible(positions) & (state.places >= start[:, None, :, None])
 
-        x = self.token_embedding(ids)
+        # Without an axis for the length one token a row takes fewer operations.
+        x = self.token_embedding(ids[:, 0] if length == 1 else ids)
         caches = []
         for block, cache in zip(self.blocks, state.caches, strict=True):
             x, cache = block(
-                x,
-                cos_sin,
-                attention_mask=mask,
-                cache=cache,
-                cache_position=state.cache_position,
+                x, cos_sin, attention_mask=mask, cache=cache, cache_position=state.position
             )
             caches.append(cache)
-        return self.norm(x), DecodingState(caches, state.cache_position + length, next_start)
+        return ops.reshape(self.norm(x), (ops.shape(ids)[0], length, -1)), state.after(
+            length, caches, next_start
+        )
 
 
 def reordered(x: Tensor, order: Tensor) -> Tensor:

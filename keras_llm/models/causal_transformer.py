@@ -4,13 +4,15 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_llm.arguments import check_positive_int
-from keras_llm.backend.inference import inference_mode
-from keras_llm.generation.generate import generate
-from keras_llm.generation.logits_to_numpy import logits_to_numpy
+from keras_llm.backend.repeated import size_of
+from keras_llm.backend.sizes import rounded_up
+from keras_llm.generation.choice import Choice, chooser
+from keras_llm.generation.decoder import Decoding
 from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
-from keras_llm.generation.samplers import Sampler
+from keras_llm.generation.samplers import Sampler, check_top_k
 from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig
 from keras_llm.models.checks import check_special_id
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
@@ -161,17 +163,28 @@ class CausalTransformer(Transformer):
         if end_id is not None:
             check_special_id(end_id, config.vocab_size, "end_id")
         sampler = Sampler(temperature, top_k, top_p, seed)
+        check_top_k(top_k, config.vocab_size)
+        ruled_out = config.pad_id if config.pad_id != end_id else None
 
-        def step(ids, state):
-            hidden, state = self.backbone.extend(ids, state)
-            return logits_to_numpy(self.head(hidden[:, -1]), config.pad_id, end_id), state
+        def make():
+            def extend(ids, state):
+                hidden, state = self.backbone.extend(ids, state)
+                return self.head(hidden[:, -1]), state
 
-        with inference_mode():
-            # Prompts are padded on the left: the next token has one cache position in all rows.
-            start_position = np.array([longest - len(row) for row in prompts])
-            state = self.backbone.start(start_position, capacity=longest + max_new_tokens)
-            logits, state = step(pad_rows(prompts, pad_id=0, side="left"), state)
-            new = generate(logits, state, step, sampler, max_new_tokens, end_id)
+            def example(batch, room):
+                state = self.backbone.start(ops.zeros((batch,)), room)
+                return Decoding(state, Choice.example(batch, room, not sampler.greedy))
+
+            return extend, extend, chooser(sampler, ruled_out), example
+
+        decoder = self.decoders.get((sampler.kind, ruled_out), make)
+        # Prompts are padded on the left: the next token has one place in all rows.
+        width = size_of(longest)
+        capacity = rounded_up(width + max_new_tokens)
+        state = self.backbone.start([width - len(row) for row in prompts], capacity)
+        choice = Choice.start(sampler, len(prompts), capacity, max_new_tokens, end_id)
+        padded = pad_rows(prompts, pad_id=0, side="left", width=width)
+        new = decoder(ops.convert_to_tensor(padded, "int32"), Decoding(state, choice))
         rows = [np.concatenate(pair) for pair in zip(prompts, new, strict=True)]
         return from_rows(rows, ids, end_id if config.pad_id is None else config.pad_id)
 

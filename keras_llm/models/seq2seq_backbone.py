@@ -9,12 +9,13 @@ import keras
 from keras import ops
 
 from keras_llm.arguments import check_positive_int
-from keras_llm.layers.attention import causal_mask
+from keras_llm.backend.cache import stored
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.rms_norm import RMSNorm
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.models.backbone import Backbone, TransformerConfig
 from keras_llm.models.checks import check_ids_shape, check_special_id, checked_ids
+from keras_llm.models.decoding_state import DecodingState
 from keras_llm.tensor import Tensor
 
 
@@ -41,23 +42,11 @@ class Source(NamedTuple):
     mask: Any  # booleans [batch, 1, 1, source_length], false for padding; None without a pad_id
 
     def repeated(self, times: int) -> Source:
-        """Each row repeated `times` times, side by side: one for each beam."""
-        if times == 1:
-            return self
-        return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), self)
-
-
-class DecodingState(NamedTuple):
-    """What the decoder keeps of the source and of the tokens so far."""
-
-    caches: list[KeyValues]  # one per block
-    cache_position: int  # where the next token is written
-    source: Source
-
-    def reordered(self, rows: Tensor) -> DecodingState:
-        """The state in which row i continues row `rows[i]`, which must have the same source."""
-        caches = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), self.caches)
-        return self._replace(caches=caches)
+        """Each row `times` times, side by side: one for each beam; kept as decoding reads it."""
+        copies = self
+        if times > 1:
+            copies = keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), self)
+        return copies._replace(keys_values=keras.tree.map_structure(stored, copies.keys_values))
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -123,6 +112,7 @@ class Seq2SeqBackbone(Backbone):
     def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> Tensor:
         """The hidden vectors of whole targets."""
         encoder_ids, decoder_ids = self._unpack(inputs)
+        encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
         source = self.encode(encoder_ids, training=training)
         cos_sin = self.rotary(ops.arange(ops.shape(decoder_ids)[1]))
 
@@ -161,7 +151,6 @@ class Seq2SeqBackbone(Backbone):
 
     def encode(self, encoder_ids: Tensor, training: bool | None = None) -> Source:
         """The keys and values of the source for every decoder block."""
-        encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
         cos_sin = self.rotary(ops.arange(ops.shape(encoder_ids)[1]))
         mask = None
         if self.config.pad_id is not None:
@@ -173,32 +162,41 @@ class Seq2SeqBackbone(Backbone):
         x = self.encoder_norm(x)
         return Source([b.cross_attention.keys_values(x) for b in self.decoder_blocks], mask)
 
-    def start(self, source: Source, capacity: int) -> DecodingState:
+    def empty_source(self, batch: int, length: int) -> Source:
+        """A source of this size."""
+        keys_values = [
+            block.cross_attention.empty_cache(batch, length) for block in self.decoder_blocks
+        ]
+        has_mask = self.config.pad_id is not None
+        return Source(keys_values, ops.ones((batch, 1, 1, length), "bool") if has_mask else None)
+
+    def start(self, batch: int, capacity: int, source: Source | tuple = ()) -> DecodingState:
         """The state before any token of the target, with empty caches for `capacity` tokens."""
-        batch, _, num_heads, head_dim = source.keys_values[0].key.shape
-        cache = KeyValues.empty(batch, capacity, num_heads, head_dim, self.compute_dtype)
-        return DecodingState([cache] * self.config.num_layers, 0, source)
+        return DecodingState.empty(self.decoder_blocks, batch, capacity, context=source)
 
     def extend(self, ids: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
         """The hidden vectors of the next tokens `[batch, length]`, and the state after them."""
-        length, capacity = ids.shape[1], state.caches[0].key.shape[1]
-        cos_sin = self.rotary(state.cache_position + ops.arange(length))
-        mask = causal_mask(length, capacity, state.cache_position)[None, None]
+        length, source = ids.shape[1], state.context
+        positions = state.positions(length)
+        cos_sin = self.rotary(positions)
+        mask = state.visible(positions)[None, None]
 
-        x = self.target_embedding(ids)
+        # Without an axis for the length one token a row takes fewer operations.
+        x = self.target_embedding(ids[:, 0] if length == 1 else ids)
         caches = []
         for block, cache, keys_values in zip(
-            self.decoder_blocks, state.caches, state.source.keys_values, strict=True
+            self.decoder_blocks, state.caches, source.keys_values, strict=True
         ):
             x, cache = block(
                 x,
                 cos_sin,
                 attention_mask=mask,
                 source=keys_values,
-                cross_attention_mask=state.source.mask,
+                cross_attention_mask=source.mask,
                 cache=cache,
-                cache_position=state.cache_position,
+                cache_position=state.position,
             )
             caches.append(cache)
-        cache_position = state.cache_position + length
-        return self.decoder_norm(x), DecodingState(caches, cache_position, state.source)
+        return ops.reshape(self.decoder_norm(x), (ops.shape(ids)[0], length, -1)), state.after(
+            length, caches, source
+        )

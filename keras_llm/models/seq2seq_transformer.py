@@ -7,13 +7,13 @@ import numpy as np
 from keras import ops
 
 from keras_llm.arguments import check_number, check_positive_int
-from keras_llm.backend.inference import inference_mode
-from keras_llm.generation.beam_search import beam_search
-from keras_llm.generation.generate import generate
-from keras_llm.generation.logits_to_numpy import logits_to_numpy
+from keras_llm.backend.sizes import rounded_up
+from keras_llm.generation.beam_search import Beams, beam_search
+from keras_llm.generation.choice import Choice, chooser
+from keras_llm.generation.decoder import Decoding
 from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
-from keras_llm.generation.samplers import Sampler
-from keras_llm.models.checks import check_special_id
+from keras_llm.generation.samplers import Sampler, check_top_k
+from keras_llm.models.checks import check_ids_shape, check_special_id
 from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
@@ -168,6 +168,7 @@ class Seq2SeqTransformer(Transformer):
             encoder_ids = encoder_ids["encoder_ids"]
         config, pad_id = self.backbone.config, self.backbone.config.pad_id
         sources = to_rows(encoder_ids, config.vocab_size, what="encoder_ids")
+        check_ids_shape(pad_rows(sources, pad_id), config.max_length, "encoder_ids")
         target_vocab_size = self.backbone.target_embedding.vocab_size
         check_special_id(start_id, target_vocab_size, "start_id")
         check_special_id(end_id, target_vocab_size, "end_id")
@@ -181,6 +182,7 @@ class Seq2SeqTransformer(Transformer):
         check_positive_int(num_beams, "num_beams")
         check_number(length_penalty, "length_penalty", "(-inf, inf)")
         sampler = Sampler(temperature, top_k, top_p, seed)
+        check_top_k(top_k, target_vocab_size)
         if num_beams > 1 and not sampler.greedy:
             raise ValueError(
                 "Beam search does not sample: give num_beams, or temperature, top_k and top_p. "
@@ -192,21 +194,40 @@ class Seq2SeqTransformer(Transformer):
                 "Sources of different lengths need a model with a pad_id. "
                 f"Received lengths: {[len(row) for row in sources]}"
             )
+        ruled_out = pad_id if pad_id != end_id else None
+        searches = num_beams > 1
 
-        def step(ids, state, parents=None):
-            if parents is not None:
-                state = state.reordered(parents)
-            hidden, state = self.backbone.extend(ids, state)
-            return logits_to_numpy(self.head(hidden[:, -1]), pad_id, end_id), state
+        def make():
+            def begin(ids, state):
+                source = self.backbone.encode(ids["encoder_ids"]).repeated(num_beams)
+                return extend(ids["decoder_ids"], state._replace(context=source))
 
-        with inference_mode():
-            source = self.backbone.encode(ops.convert_to_tensor(pad_rows(sources, pad_id)))
-            state = self.backbone.start(source.repeated(num_beams), capacity=max_new_tokens)
-            logits, state = step(np.full((len(sources) * num_beams, 1), start_id), state)
-            if num_beams == 1:
-                rows = generate(logits, state, step, sampler, max_new_tokens, end_id)
-            else:
-                rows = beam_search(
-                    logits, state, step, num_beams, max_new_tokens, end_id, length_penalty
-                )
+            def extend(ids, state):
+                hidden, state = self.backbone.extend(ids, state)
+                return self.head(hidden[:, -1]), state
+
+            def example(batch, room, source_length):
+                source = self.backbone.empty_source(batch * num_beams, source_length)
+                state = self.backbone.start(batch * num_beams, room, source)
+                if searches:
+                    return Decoding(state, Beams.example(batch, num_beams, room))
+                return Decoding(state, Choice.example(batch, room, not sampler.greedy))
+
+            choose = beam_search(num_beams, ruled_out) if searches else chooser(sampler, ruled_out)
+            return begin, extend, choose, example
+
+        decoder = self.decoders.get((sampler.kind, num_beams, ruled_out), make)
+        longest = max(map(len, sources))
+        width = longest if pad_id is None else rounded_up(longest)
+        batch, room = len(sources), rounded_up(max_new_tokens)
+        if searches:
+            choice = Beams.start(batch, num_beams, room, max_new_tokens, end_id, length_penalty)
+        else:
+            choice = Choice.start(sampler, batch, room, max_new_tokens, end_id)
+        ids = {
+            "encoder_ids": ops.convert_to_tensor(pad_rows(sources, pad_id, width=width), "int32"),
+            "decoder_ids": ops.full((batch * num_beams, 1), start_id, "int32"),
+        }
+        state = self.backbone.start(batch * num_beams, room)
+        rows = decoder(ids, Decoding(state, choice))
         return from_rows(rows, encoder_ids, end_id if pad_id is None else pad_id)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.vocabulary_head import VocabularyHead
 from keras_llm.models.backbone import Backbone, quantized_dtype
+from keras_llm.models.decoders import Decoders
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.names_elsewhere import NamesElsewhere
 
@@ -115,6 +116,7 @@ class Transformer(NamesElsewhere, LanguageModel):
         head.build()
         super().__init__(backbone, head, dtype=dtype, **kwargs)
         self.tie_embeddings = tie_embeddings
+        self.decoders = Decoders(self)
         self.built = True
 
     def get_config(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_llm.generation import Sampler, beam_search, generate
+from keras_llm.backend.host import to_numpy
+from keras_llm.generation.beam_search import Beams, beam_search
 
 pytestmark = pytest.mark.backend_free
 
@@ -20,18 +21,6 @@ class Tables:
 
     def logits(self, row, prefix):
         return 0.5 * np.random.default_rng([self.seed, row, *prefix]).standard_normal(VOCAB)
-
-    def start(self, copies):
-        """The logits of the first token, and as state each beam's row and prefix."""
-        state = [(row, ()) for row in range(self.batch) for _ in range(copies)]
-        return np.stack([self.logits(*beam) for beam in state]), state
-
-    def step(self, ids, state, parents=None):
-        beams = state if parents is None else [state[parent] for parent in parents]
-        state = [
-            (row, (*prefix, int(i))) for (row, prefix), i in zip(beams, ids[:, 0], strict=True)
-        ]
-        return np.stack([self.logits(*beam) for beam in state]), state
 
     def score(self, row, ids, length_penalty):
         total = 0.0
@@ -50,10 +39,18 @@ class Tables:
         return max(sequences, key=lambda ids: self.score(row, ids, length_penalty))
 
 
-def search(tables, num_beams, length_penalty=1.0):
-    logits, state = tables.start(num_beams)
-    found = beam_search(logits, state, tables.step, num_beams, LENGTH, END, length_penalty)
-    return [tuple(ids.tolist()) for ids in found]
+def search(tables, num_beams, length_penalty=1.0, ruled_out=None):
+    step = beam_search(num_beams, ruled_out)
+    beams = Beams.start(tables.batch, num_beams, LENGTH, LENGTH, END, length_penalty)
+    # Each beam's row and prefix.
+    prefixes = [(row, ()) for row in range(tables.batch) for _ in range(num_beams)]
+    goes_on = True
+    while goes_on:
+        beams, parents, goes_on = step(np.stack([tables.logits(*p) for p in prefixes]), beams)
+        last = to_numpy(beams.last)[:, 0].tolist()
+        prefixes = [prefixes[parent] for parent in to_numpy(parents)]
+        prefixes = [(row, (*prefix, i)) for (row, prefix), i in zip(prefixes, last, strict=True)]
+    return [tuple(ids.tolist()) for ids in beams.rows()]
 
 
 @pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 1.0, 2.0])
@@ -75,9 +72,11 @@ def test_the_length_penalty_matters():
 @pytest.mark.parametrize("seed", range(10))
 def test_one_beam_is_greedy(seed):
     tables = Tables(seed)
-    logits, state = tables.start(1)
-    greedy = generate(logits, state, tables.step, Sampler(), LENGTH, END)
-    assert search(tables, num_beams=1) == [tuple(ids.tolist()) for ids in greedy]
+    for row, found in enumerate(search(tables, num_beams=1)):
+        greedy = ()
+        while len(greedy) < LENGTH and END not in greedy:
+            greedy = (*greedy, int(tables.logits(row, greedy).argmax()))
+        assert found == greedy
 
 
 @pytest.mark.parametrize("num_beams", [2, 3, 5])
@@ -101,15 +100,15 @@ def test_more_beams_find_better_sequences_on_the_whole():
 
 
 def test_a_token_that_is_ruled_out_is_never_chosen():
-    tables = Tables(1)
-    step = tables.step
+    assert any(2 in ids for ids in search(Tables(1), 4))
+    assert not any(2 in ids for ids in search(Tables(1), 4, ruled_out=2))
 
-    def never_two(ids, state, parents=None):
-        logits, state = step(ids, state, parents)
-        return np.where(np.arange(VOCAB) == 2, -np.inf, logits), state
 
-    tables.step = never_two
-    logits, state = tables.start(4)
-    logits[:, 2] = -np.inf
-    found = beam_search(logits, state, tables.step, 4, LENGTH, END)
-    assert not any(2 in ids for ids in found)
+def test_of_equal_sequences_the_first_is_found():
+    class Equal(Tables):
+        def logits(self, row, prefix):
+            return np.zeros(VOCAB)
+
+    # All have the same probability per token; the first of the highest score is found.
+    assert search(Equal(0), 4, length_penalty=0.0) == [(END,)] * 3
+    assert search(Equal(0), 4, length_penalty=2.0) == [(0, 0, 0, END)] * 3

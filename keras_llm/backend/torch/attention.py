@@ -23,6 +23,10 @@ def attend(query, key, value, mask=None, causal=False, segment_ids=None):
     head_dim, groups = query.shape[3], query.shape[2] // key.shape[2]
     if isinstance(segment_ids, varlen.Segments):
         return varlen.varlen_attention(query, key, value, *segment_ids)[0]
+    if groups > 1 and query.shape[1] == 1 and not causal:
+        # One query a row: the queries that share a head are like those of a sequence.
+        query = query.unflatten(2, (-1, groups)).squeeze(1).transpose(1, 2)
+        return attend(query, key, value, mask).transpose(1, 2).flatten(1, 2)[:, None]
     has_flash = has_flash_attention(query.device, query.dtype, head_dim)
     shares_heads = groups > 1 and has_flash and mask is None and segment_ids is None
     if groups > 1 and not shares_heads:
@@ -36,8 +40,7 @@ def attend(query, key, value, mask=None, causal=False, segment_ids=None):
         causal = False
     if mask is not None:
         # Not -inf: some kernels return NaN for a row of -inf.
-        lowest = torch.finfo(query.dtype).min / 2
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, lowest)
+        mask = (~mask).to(query.dtype) * (torch.finfo(query.dtype).min / 2)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     output = F.scaled_dot_product_attention(
         query, key, value, mask, is_causal=causal, enable_gqa=shares_heads

@@ -42,21 +42,16 @@ def share_equal(graph: Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def split(module: GraphModule, weights: int) -> tuple[GraphModule, GraphModule]:
-    """A graph in two: what depends on the weights alone, and the rest.
+def known_ahead(graph: Graph, weights: int) -> set[Node]:
+    """The weights, and what depends on them alone, if it takes no more memory than they do.
 
-    What would take more memory than it is made of, such as a dequantized matrix, is not computed
-    ahead.
+    A dequantized matrix, for example, takes more.
 
     Args:
-        module: A graph, of which the first inputs are weights.
+        graph: Its first inputs are weights.
         weights: Their number.
-
-    Returns:
-        `ahead: weights -> values`, and `rest: (*values, *other inputs) -> outputs`.
     """
-    nodes = list(module.graph.nodes)
-    written = written_nodes(module.graph)
+    nodes, written = list(graph.nodes), written_nodes(graph)
     known = {node for node in nodes[:weights] if node not in written}
     for node in nodes[weights:]:
         is_free = node.op in ("get_attr", "call_function") and node not in written
@@ -64,6 +59,16 @@ def split(module: GraphModule, weights: int) -> tuple[GraphModule, GraphModule]:
         is_small = not inputs or size(node) <= sum(map(size, inputs))
         if is_free and known.issuperset(inputs) and is_small:
             known.add(node)
+    return known
+
+
+def split(module: GraphModule, weights: int) -> tuple[GraphModule, GraphModule]:
+    """A graph in two: what is known from the weights alone, and the rest.
+
+    Returns:
+        `ahead: weights -> values`, and `rest: (*values, *other inputs) -> outputs`.
+    """
+    nodes, known = list(module.graph.nodes), known_ahead(module.graph, weights)
     ahead, rest, in_ahead, in_rest = Graph(), Graph(), {}, {}
     for node in nodes[:weights]:
         in_ahead[node] = ahead.placeholder(node.name)
@@ -93,8 +98,17 @@ def call_directly(graph: Graph) -> None:
         if getattr(node.target, "namespace", None) != "aten":
             continue
         name = node.target._schema.name.removeprefix("aten::")
-        function = getattr(torch, name, None)
-        if isinstance(function, types.BuiltinFunctionType):
-            node.target = function
+        found = (getattr(place, name, None) for place in (torch, torch._C._nn, torch._C._linalg))
+        functions = [f for f in found if isinstance(f, types.BuiltinFunctionType)]
+        if functions:
+            node.target = functions[0]
         elif hasattr(torch.Tensor, name):
             node.op, node.target = "call_method", name
+
+
+def add_node(graph: Graph, target, *args, **kwargs) -> Node:
+    """A new operation, which knows its result's shape as a tracer's do."""
+    node = graph.call_function(target, args, kwargs)
+    args, kwargs = torch.fx.node.map_arg((args, kwargs), lambda argument: argument.meta["val"])
+    node.meta["val"] = target(*args, **kwargs)
+    return node

@@ -1,7 +1,6 @@
 """A layer as one captured graph of torch operations, replayed without Keras's Python code."""
 
 import inspect
-import re
 import warnings
 
 import keras
@@ -12,8 +11,9 @@ from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.layer_settings import unknown_layers
 from keras_llm.backend.torch import tensors as facts
 from keras_llm.backend.torch.constants import fold_constants
+from keras_llm.backend.torch.errors import reason_of
 from keras_llm.backend.torch.views import merge_views
-from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse, reason_of
+from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse
 
 # The second call with a shape is traced, for at most so many shapes.
 MAX_GRAPHS = 32
@@ -75,8 +75,8 @@ class CapturedLayer:
         try:
             return Graph(self.layer, inputs, training)
         except Exception as error:
-            # What the tracer cannot follow still runs layer by layer. Keras's errors are coloured.
-            self.reason = re.sub(r"\x1b\[[0-9;]*m", "", reason_of(error))
+            # What the tracer cannot follow still runs layer by layer.
+            self.reason = reason_of(error)
             warnings.warn(
                 f"{self.layer.name!r} runs layer by layer, which is slower than as a graph, "
                 f"because it could not be traced. {self.reason}",

@@ -5,6 +5,8 @@ import time
 
 import torch
 
+from keras_llm.backend.torch.errors import reason_of
+
 # The share of a graph's remaining time that compiling may take.
 SHARE = 0.1
 # An estimate for forward and backward on one slow core; the first compilation corrects it.
@@ -173,16 +175,3 @@ def wait():
     """Lets a GPU finish."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def reason_of(error: Exception) -> str:
-    """What an error says in one line; some of PyTorch's say it in attributes only.
-
-    >>> reason_of(ValueError("no\\n  room")), reason_of(KeyError())
-    ('ValueError: no room', 'KeyError: it says no more')
-    """
-    text = " ".join(str(error).split())
-    if not text and error.__cause__ is not None:
-        return reason_of(error.__cause__)
-    text = text or ", ".join(f"{name} = {value}" for name, value in vars(error).items())
-    return f"{type(error).__name__}: {text[:300] or 'it says no more'}"
