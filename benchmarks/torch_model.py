@@ -46,11 +46,14 @@ class Transformer(nn.Module):
         self.register_buffer("sin", angles.sin().repeat(1, 2))
 
     def forward(self, ids):
+        return self.hidden(ids) @ self.embedding.weight.T
+
+    def hidden(self, ids):
         length = ids.shape[1]
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, self.cos[:length], self.sin[:length])
-        return self.norm(x) @ self.embedding.weight.T
+        return self.norm(x)
 
 
 def rotate(x, cos, sin):

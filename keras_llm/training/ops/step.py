@@ -244,8 +244,16 @@ class CompiledStep(Step):
 
     def count_compilation(self, seconds: float):
         """Notes that a function was compiled, and how long its first call took."""
-        if not self.model.run_eagerly:
+        if not self.why_eager():
             self.shapes, self.seconds = self.shapes + 1, self.seconds + seconds
+
+    def why_eager(self) -> str:
+        """Why the step is not compiled; empty where it is."""
+        if self.model.run_eagerly:
+            return "compile was given run_eagerly=True"
+        if BACKEND == "jax" and not self.model.jit_compile:
+            return "compile was given jit_compile=False"
+        return ""
 
     def gradient_norm(self) -> float | None:
         """The mean global norm of this epoch's gradients before clipping; None before any."""
@@ -254,11 +262,8 @@ class CompiledStep(Step):
 
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""
-        model = self.model
-        if model.run_eagerly:
-            return self.description("eager", "compile was given run_eagerly=True", "")
-        if BACKEND == "jax" and not model.jit_compile:
-            return self.description("eager", "compile was given jit_compile=False", "")
+        if why := self.why_eager():
+            return self.description("eager", why, "")
         cost = f"{self.shapes} shapes of a batch so far, in {self.seconds:.0f} s"
         compiling = cost if self.shapes else "once for each shape of a batch"
         if BACKEND == "jax":

@@ -21,6 +21,8 @@ class StepFunction:
         self.variables = step.model.variables
         # Now: under a distribution Keras asks the variables, whose values are elsewhere in `fit`.
         self.functions = {self.marks(): make()}
+        # Looking for a model's variables takes as long as a small step.
+        self.parts_of = {}
         # JAX's last state, and the variables that its first two parts are the values of.
         self.returned, self.parts = None, ()
 
@@ -47,8 +49,10 @@ class StepFunction:
 
     def parts_now(self):
         """The variables that are trainable now, and the others."""
-        model = self.step.model
-        return model.trainable_variables, model.non_trainable_variables
+        marks, model = self.marks(), self.step.model
+        if marks not in self.parts_of:
+            self.parts_of[marks] = model.trainable_variables, model.non_trainable_variables
+        return self.parts_of[marks]
 
     def sorted(self, state):
         """JAX's state `(trainable, others, ...)` with each value where its variable is now.
@@ -57,10 +61,12 @@ class StepFunction:
         """
         if self.returned is None or state[0] is not self.returned[0]:
             return state
+        now = self.parts_now()
+        if now is self.parts:
+            return state
         values = {
             id(variable): value
             for variables, part in zip(self.parts, state, strict=False)
             for variable, value in zip(variables, part, strict=True)
         }
-        now = self.parts_now()
         return (*([values[id(variable)] for variable in part] for part in now), *state[2:])
