@@ -51,10 +51,13 @@ docs: .venv/docs.installed
 .venv/%.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e ".[$(EXTRAS)]"
+	$(if $(MORE),$(INSTALL) --no-deps $(MORE))
 	touch $@
 
 .venv/train.installed: EXTRAS := examples
 .venv/test.installed: EXTRAS := dev
+# keras-hub declares tensorflow-text, which its models do not need.
+.venv/test.installed: MORE := keras-hub
 .venv/docs.installed: EXTRAS := docs
 
 clean:
