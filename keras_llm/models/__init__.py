@@ -2,6 +2,7 @@
 
 from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig
 from keras_llm.models.causal_transformer import CausalTransformer
+from keras_llm.models.from_transformers import from_transformers
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
 from keras_llm.models.seq2seq_transformer import Seq2SeqTransformer
@@ -14,4 +15,5 @@ __all__ = [
     "Seq2SeqBackbone",
     "Seq2SeqConfig",
     "Seq2SeqTransformer",
+    "from_transformers",
 ]

@@ -18,6 +18,8 @@ class StepModel(keras.Model):
 
     # The `Step` that compile made; None with a loss that is not one of tokens.
     step = None
+    # Whether an update may leave weights without a gradient; else Keras warns of them.
+    may_leave_weights_unused = False
     # The `FirstBatch` that waits for the first step of a `fit`, and the one that sees it run.
     _waiting = _watching = None
     # On JAX and TensorFlow, by kind.
@@ -164,6 +166,10 @@ class StepModel(keras.Model):
         return self._step_functions[kind]
 
     # What a step asks of a model
+
+    def unpack(self, data):
+        """A batch as `(x, y, sample_weight)`."""
+        return keras.utils.unpack_x_y_sample_weight(data)
 
     def penalty(self):
         """What the layers add to the loss of every token: regularisation and `add_loss`."""
