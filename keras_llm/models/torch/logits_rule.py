@@ -20,7 +20,7 @@ class LogitsRule(NamedTuple):
 
     Attributes:
         scale: A number; 1.0 where there is none.
-        bias: One number an id, `[vocab]`, or None. It is a constant, not a parameter.
+        bias: One number an id, `[vocab]`, or None. It is a buffer or a constant, not a parameter.
         soft_cap: The number c, or None.
         reason: Why it is none of these; empty where it is.
     """
@@ -98,8 +98,24 @@ def logits_rule(model, head, inputs: dict) -> LogitsRule:
         if (z + zero - logits).abs().max() <= TOLERANCE * z.abs().max():
             is_constant = torch.equal(zero, bias.expand(shape))
             if is_constant and (rule.bias is None or rule.soft_cap is None):
-                return rule
+                buffer = added_buffer(model, bias, lambda: logits_of(torch.zeros_like))
+                return rule if buffer is None else rule._replace(bias=buffer.flatten())
     return LogitsRule(reason="the logits are neither the head's product, scaled, nor soft-capped")
+
+
+def added_buffer(model, bias, logits_of_zero):
+    """The buffer that is the constant, None without one: what is loaded later counts too."""
+    for buffer in model.buffers():
+        if buffer.numel() != bias.numel() or not torch.equal(buffer.flatten().double(), bias):
+            continue
+        buffer.add_(1.0)
+        try:
+            grown = logits_of_zero().reshape(-1, len(bias))[0]
+        finally:
+            buffer.copy_(bias.reshape(buffer.shape))
+        if torch.allclose(grown, bias + 1.0):
+            return buffer
+    return None
 
 
 def candidates(one, huge, bias):

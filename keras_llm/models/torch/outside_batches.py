@@ -1,5 +1,6 @@
 """Batches as Hugging Face's users have them: dictionaries with labels inside, rows of lists."""
 
+import inspect
 from collections.abc import Mapping
 
 import keras
@@ -8,6 +9,7 @@ import torch
 
 from keras_llm.backend.ids import check_ids, check_integers
 from keras_llm.models.torch.labels_rule import IGNORED, shifted_left
+from keras_llm.training.arrays import as_arrays
 
 # What the other models' batches call the same things.
 OTHER_NAMES = {
@@ -28,14 +30,16 @@ class BatchReader:
         shifts_labels: Whether labels inside a dictionary are the inputs themselves.
         decoder_inputs: From labels to the decoder's ids; None for a model without a decoder of its
             own.
+        packing: The `Packing`.
     """
 
-    def __init__(self, accepted, vocab_size, pad_id, shifts_labels, decoder_inputs):
+    def __init__(self, accepted, vocab_size, pad_id, shifts_labels, decoder_inputs, packing):
         self.accepted = accepted
         self.vocab_size = vocab_size
         self.pad_id = pad_id
         self.shifts_labels = shifts_labels
         self.decoder_inputs = decoder_inputs
+        self.packing = packing
 
     def read(self, x, y, ignore_index: int | None):
         """The inputs as a dictionary of tensors, and the label of each position.
@@ -71,6 +75,7 @@ class BatchReader:
             if name in inputs:
                 check_integers(inputs[name], name)
                 check_ids(inputs[name], self.vocab_size, name)
+        inputs = self.packing.inputs(inputs)
         if labels is not None:
             y = as_tensor(labels)
             y = shifted_left(y) if self.shifts_labels else y
@@ -105,10 +110,13 @@ class BatchReader:
         return {name: filled_up(rows, fill.get(name, 0)) for name, rows in columns.items()}
 
     def loader(self, x, batch_size, shuffle):
-        """Rows of `datasets` or a list of dictionaries as a `DataLoader`; else what it is."""
+        """Rows of `datasets` or a list of dictionaries as a `DataLoader`; else what is read."""
+        if inspect.isgenerator(x):
+            # Keras takes tuples of one.
+            return ((dict(batch),) if isinstance(batch, Mapping) else batch for batch in x)
         is_list = isinstance(x, list | tuple) and x and isinstance(x[0], Mapping)
         if not is_list and not type(x).__module__.startswith("datasets."):
-            return dict(x) if isinstance(x, Mapping) else x
+            return {k: as_arrays(v) for k, v in x.items()} if isinstance(x, Mapping) else x
         shuffle = None if isinstance(x, torch.utils.data.IterableDataset) else bool(shuffle)
         return torch.utils.data.DataLoader(
             x, batch_size=batch_size or 32, shuffle=shuffle, collate_fn=self.collate

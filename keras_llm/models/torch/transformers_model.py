@@ -9,6 +9,7 @@ from keras_llm.models.torch.outside_batches import BatchReader
 from keras_llm.models.torch.outside_checks import inner_model
 from keras_llm.models.torch.outside_facts import OutsideFacts
 from keras_llm.models.torch.outside_layers import OutsideBackbone, OutsideHead
+from keras_llm.models.torch.packing import Packing
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -22,14 +23,15 @@ class TransformersModel(LanguageModel):
     # Experts that no token chose, an unused half of an encoder-decoder.
     may_leave_weights_unused = True
 
-    def __init__(self, hf, shift_labels: bool | None = None, **kwargs):
+    def __init__(self, hf, shift_labels: bool | None = None, dtype=None, **kwargs):
         model = inner_model(hf)
         if not getattr(model, "is_quantized", False):
             model.to(keras.ops.zeros(()).device)
         facts = OutsideFacts(model)
         super().__init__(
-            OutsideBackbone(model, facts, name="backbone"),
-            OutsideHead(facts, name="head"),
+            OutsideBackbone(model, facts, name="backbone", dtype=dtype),
+            OutsideHead(facts, name="head", dtype=dtype),
+            dtype=dtype,
             **kwargs,
         )
         self.built = True
@@ -44,6 +46,7 @@ class TransformersModel(LanguageModel):
             pad_id=0 if pad_id is None else pad_id,
             shifts_labels=facts.shifts_labels if shift_labels is None else shift_labels,
             decoder_inputs=facts.decoder_inputs,
+            packing=Packing(model),
         )
 
     def compile(self, *args, **kwargs):
@@ -118,15 +121,17 @@ class TransformersModel(LanguageModel):
         with self.backbone.modes_kept():
             return super().predict(x, batch_size, *args, **kwargs)
 
-    def train_on_batch(self, *args, **kwargs):
-        """Keras's `train_on_batch`."""
+    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """Keras's `train_on_batch`; `x` may have `labels` inside."""
+        batch = self.unpack((x, y, sample_weight))
         with self.backbone.modes_kept():
-            return super().train_on_batch(*args, **kwargs)
+            return super().train_on_batch(*batch, *args, **kwargs)
 
-    def test_on_batch(self, *args, **kwargs):
-        """Keras's `test_on_batch`."""
+    def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """Keras's `test_on_batch`; `x` may have `labels` inside."""
+        batch = self.unpack((x, y, sample_weight))
         with self.backbone.modes_kept():
-            return super().test_on_batch(*args, **kwargs)
+            return super().test_on_batch(*batch, *args, **kwargs)
 
     # Saving
 
