@@ -2,6 +2,7 @@
 
 from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig
 from keras_llm.models.causal_transformer import CausalTransformer
+from keras_llm.models.distillation import Distillation
 from keras_llm.models.from_transformers import from_transformers
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
@@ -11,6 +12,7 @@ __all__ = [
     "CausalBackbone",
     "CausalConfig",
     "CausalTransformer",
+    "Distillation",
     "LanguageModel",
     "Seq2SeqBackbone",
     "Seq2SeqConfig",

@@ -20,6 +20,8 @@ class StepModel(keras.Model):
     step = None
     # Whether an update may leave weights without a gradient; else Keras warns of them.
     may_leave_weights_unused = False
+    # What a model makes of the loss of its labels, where it does: see `Distillation.mixed`.
+    mixed = None
     # The `FirstBatch` that waits for the first step of a `fit`, and the one that sees it run.
     _waiting = _watching = None
     # On JAX and TensorFlow, by kind.
