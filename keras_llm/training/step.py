@@ -294,21 +294,22 @@ class Step(ABC):
     def one_pass(self, x, y, sample_weight, training, unit, counts) -> Pass:
         """A forward pass without logits: straight from the hidden vectors."""
         hidden, penalty = self.hidden_vectors(x, training)
-        kernel, bias = self.model.head_matrix()
-        shape = (*hidden.shape[:-1], kernel.shape[1])
+        head = self.model.head_matrix()
+        shape = (*hidden.shape[:-1], head.kernel.shape[1])
         kind = keras_mask(hidden), upcast_dtype(hidden)
         tokens = self.flat_tokens(y, sample_weight, shape, *kind, unit)
         objective, sums, nll = vocabulary_pass(
             ops.reshape(hidden, (-1, hidden.shape[-1])),
-            kernel,
-            bias,
+            head.kernel,
+            head.bias,
             tokens.labels,
             tokens.weights,
             self.loss.formula,
             tokens.scale,
             self.sums.top_k,
             training,
-            None if counts is None else int(counts.sum()),
+            at_most=None if counts is None else int(counts.sum()),
+            soft_cap=head.soft_cap,
         )
         return self.counted(tokens, objective, sums, nll, penalty, sample_weight, unit)
 
