@@ -10,6 +10,8 @@ choose_backend()
 
 import keras  # noqa: E402
 
+from keras_llm.backend.head_matrix import HeadMatrix  # noqa: E402
+
 if keras.backend.backend() == "torch":
     from keras_llm.backend.torch.device import peak_flops, peak_memory_gb
     from keras_llm.backend.torch.divergence_pass import divergence_pass
@@ -26,6 +28,7 @@ else:
 __all__ = [
     "LARGE_ID_DTYPE",
     "SUM_DTYPE",
+    "HeadMatrix",
     "divergence_pass",
     "host_values",
     "in_top_k",

@@ -6,6 +6,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_llm.backend import HeadMatrix
 from keras_llm.backend.keras_private import jax_state
 
 BACKEND = keras.backend.backend()
@@ -190,8 +191,8 @@ class StepModel(keras.Model):
         """Why the logits cannot be computed from `head_matrix`; empty where they can."""
         return "the model has no head of its own"
 
-    def head_matrix(self):
-        """The kernel `[d_model, vocab]` and the bias (or None) that make the logits."""
+    def head_matrix(self) -> HeadMatrix:
+        """What makes the logits from the backbone's hidden vectors."""
         raise NotImplementedError
 
     def call_ends_with_head(self) -> bool:

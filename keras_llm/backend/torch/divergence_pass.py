@@ -22,7 +22,9 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
     rows = (hidden.index_select(0, kept), teacher_hidden.index_select(0, kept))
     constants = head.soft_cap, teacher_head, weights.index_select(0, kept), temperature
     needs_gradients = training and torch.is_grad_enabled()
-    return DivergencePass.apply(rows[0], head.kernel, head.bias, rows[1], *constants, needs_gradients)
+    return DivergencePass.apply(
+        rows[0], head.kernel, head.bias, rows[1], *constants, needs_gradients
+    )
 
 
 class DivergencePass(torch.autograd.Function):
@@ -30,7 +32,16 @@ class DivergencePass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden, kernel, bias, teacher_hidden, soft_cap, teacher_head, weights, temperature, grads
+        ctx,
+        hidden,
+        kernel,
+        bias,
+        teacher_hidden,
+        soft_cap,
+        teacher_head,
+        weights,
+        temperature,
+        grads,
     ):
         """The sum over the tokens; see `divergence_pass`."""
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32

@@ -65,8 +65,6 @@ class OutsideFacts:
         is_scale = self.rule._replace(scale=1.0) == LogitsRule()
         self.hidden_vectors = HiddenVectors(model, head, inputs, is_scale)
         self.why_logits = self.rule.reason or self.hidden_vectors.reason
-        if self.rule.soft_cap and not self.why_logits:
-            self.why_logits = f"the logits are soft-capped at {self.rule.soft_cap:g}"
         self.shifts_labels = shifts_labels(model, inputs, labels, self.hidden_vectors.penalty_of)
 
     def check_looks_back_only(self, inputs: dict, logits):

@@ -6,6 +6,7 @@ import keras
 import torch
 from keras import ops
 
+from keras_llm.backend.head_matrix import soft_capped
 from keras_llm.models.torch.parameter_variable import ParameterVariable
 
 
@@ -138,12 +139,16 @@ class OutsideHead(keras.layers.Layer):
             return own
         return rule.bias if own is None else own + rule.bias
 
+    @property
+    def soft_cap(self):
+        """A number, or None."""
+        return self.rule.soft_cap
+
     def call(self, hidden):
         """The logits of hidden vectors."""
         logits = hidden @ self.kernel.to(hidden.dtype)
         logits = logits if self.bias is None else logits + self.bias
-        cap = self.rule.soft_cap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return soft_capped(logits, self.soft_cap)
 
     def save_own_variables(self, store):
         """Nothing: the backbone saves the whole module."""

@@ -110,6 +110,8 @@ class TorchStep(Step):
             return None
         if self.model.run_eagerly or self.why_logits(sample_weight) or trained.are_watched():
             return None
+        if self.model.mixed is not None:
+            return None
         if self.passes is None:
             self.passes = PassGraphs(self.model, self.loss, self.sums.top_k, trained, self.policy)
         return self.passes.graph_of(x)
