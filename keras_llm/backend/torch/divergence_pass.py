@@ -19,12 +19,10 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
         The sum, which can be differentiated once.
     """
     kept = weights.nonzero().squeeze(1)
-    rows = (hidden.index_select(0, kept), teacher_hidden.index_select(0, kept))
-    constants = head.soft_cap, teacher_head, weights.index_select(0, kept), temperature
+    hidden, taught, weights = (x.index_select(0, kept) for x in (hidden, teacher_hidden, weights))
     needs_gradients = training and torch.is_grad_enabled()
-    return DivergencePass.apply(
-        rows[0], head.kernel, head.bias, rows[1], *constants, needs_gradients
-    )
+    constants = taught, head.soft_cap, teacher_head, weights, temperature, needs_gradients
+    return DivergencePass.apply(hidden, head.kernel, head.bias, *constants)
 
 
 class DivergencePass(torch.autograd.Function):
@@ -32,16 +30,7 @@ class DivergencePass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
-        hidden,
-        kernel,
-        bias,
-        teacher_hidden,
-        soft_cap,
-        teacher_head,
-        weights,
-        temperature,
-        grads,
+        ctx, hidden, kernel, bias, taught, soft_cap, teacher_head, weights, temperature, grads
     ):
         """The sum over the tokens; see `divergence_pass`."""
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
@@ -52,7 +41,7 @@ class DivergencePass(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             chunk = slice(start, start + size)
             logits = capped_logits(hidden[chunk], (kernel, bias, soft_cap), dtype)
-            target = capped_logits(teacher_hidden[chunk], teacher_head, dtype)
+            target = capped_logits(taught[chunk], teacher_head, dtype)
             student = torch.log_softmax(logits / temperature, dim=1)
             teacher = torch.log_softmax(target / temperature, dim=1)
             share = teacher.exp()
