@@ -144,7 +144,7 @@ def test_statistics_and_gradients(name, compiled):
 
 
 # Logits reach 8 in size.
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["smoothed", "focal", "own"])
 def test_under_a_soft_cap(name):
     check(*CASES[name], *INPUTS, soft_cap=3.0)
 
