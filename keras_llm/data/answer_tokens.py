@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from keras_llm.data.chat_template import Row
+from keras_llm.data.chat_template import Row, common_length
 from keras_llm.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from keras_llm.data.tokenizer import Tokenizer
 
@@ -62,17 +62,6 @@ def tokens_before(place: int, beginning: list[int], ids: list[int], ends: list[i
     if ends is None:
         return common_length(beginning, ids)
     return int(np.searchsorted(np.maximum.accumulate(ends), place, side="right"))
-
-
-def common_length(one: list[int], other: list[int]) -> int:
-    """The number of ids at the beginning in which both agree.
-
-    >>> common_length([1, 2, 3], [1, 2, 4, 5])
-    2
-    """
-    pairs = zip(one, other, strict=False)
-    agree = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-    return sum(1 for _ in agree)
 
 
 def with_first_and_last(

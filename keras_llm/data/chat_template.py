@@ -1,6 +1,8 @@
 """Where the answers stand in a chat that a tokenizer's chat template has written as text."""
 
+import itertools
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -9,6 +11,16 @@ MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 SHOWN = 60
 
 Span = tuple[int, int]
+
+
+def common_length(one: Sequence, other: Sequence) -> int:
+    """How long the beginning is in which both agree.
+
+    >>> common_length("prompt", "proof")
+    3
+    """
+    agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return sum(1 for _ in agree)
 
 
 class Row(NamedTuple):
@@ -57,7 +69,7 @@ class Chat:
         """The text, and the answers among the messages from `first` on.
 
         Raises:
-            ValueError: neither rule finds them.
+            ValueError: no rule finds them.
         """
         if MARK.search(self.template):
             text, marked = self.marked(len(self.messages))
@@ -110,17 +122,14 @@ class Chat:
         """The error where no rule finds the answers."""
         try:
             prompt = self.written(turn, asking=True)
-            same = next(
-                (i for i, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b),
-                min(len(prompt), len(text)),
-            )
+            same = common_length(prompt, text)
             why = f"the prompt has {prompt[same:][:SHOWN]!r} where it has {text[same:][:SHOWN]!r}"
         except (jinja2.TemplateError, ValueError) as error:
             why = f"for the prompt alone, the template raises: {error}"
         name = self.tokenizer.name_or_path or type(self.tokenizer).__name__
         return (
             f"The chat template of the tokenizer {name!r} does not tell which tokens are answers. "
-            "It has no {% generation %} mark, and not even before the last answer is the prompt, "
+            "No {% generation %} marks them, and not even before the last answer is the prompt, "
             f"written with add_generation_prompt=True, the beginning of the whole text: {why}. "
             "Write {% generation %} before and {% endgeneration %} behind what the assistant "
             "writes, its end of turn included, in tokenizer.chat_template, or give rows of "

@@ -104,6 +104,6 @@ def check_messages(messages, name: str):
     ):
         raise TypeError(
             f"{name} must be a list of dictionaries with 'role' and 'content'"
-            f"{'' if name == 'messages' else ', or, as its fellow, a string'}. "
+            f"{'' if name == 'messages' else ', or prompt and completion both strings'}. "
             f"Received: {name}={messages!r:.80}"
         )
