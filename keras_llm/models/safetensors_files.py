@@ -44,8 +44,13 @@ def write_tensors(
         files |= dict.fromkeys(names, file)
         # save_file writes the memory of an array as it lies there, transposed or not.
         arrays = {name: np.ascontiguousarray(array(name)) for name in names}
+        path = folder / file
+        path.touch()
+        mode = path.stat().st_mode
         # transformers refuses a file that does not say whose it is.
-        save_file(arrays, folder / file, metadata={"format": "pt"})
+        save_file(arrays, path, metadata={"format": "pt"})
+        # It makes files that only their owner can read.
+        path.chmod(mode)
     if len(groups) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
         (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")

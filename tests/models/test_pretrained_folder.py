@@ -284,6 +284,7 @@ class TestWriting:
         model.save_pretrained(tmp_path)
         files = sorted(tmp_path.glob("*.safetensors"))
         assert len(files) > 3
+        assert {file.stat().st_mode for file in files} == {(tmp_path / "README.md").stat().st_mode}
         assert all(sum(a.nbytes for a in load_file(file).values()) <= 5000 for file in files)
         equal(by_transformers(tmp_path), logits(model))
         equal(logits(CausalTransformer.from_pretrained(tmp_path)), logits(model))
