@@ -1,7 +1,7 @@
 """Train here, run elsewhere: a model as a Hugging Face folder, which transformers reads.
 
-A `CausalTransformer` has the architecture of Llama, so vLLM, llama.cpp and the like read the folder
-too. Needs transformers: pip install -e ".[hf]"
+A `CausalTransformer` has the architecture of Llama, so llama.cpp, vLLM and their like read the
+folder too. Needs transformers: pip install -e ".[hf]"
 """
 
 import argparse

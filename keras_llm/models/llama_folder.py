@@ -115,7 +115,7 @@ def _special_ids(tokenizer, config):
     """`bos_token_id` and its like, of a tokenizer of ours or of Hugging Face's, or of none."""
     if tokenizer is None:
         return {**dict.fromkeys(SPECIAL_IDS), "pad_token_id": config.pad_id}
-    if not hasattr(tokenizer, "save_pretrained"):
+    if not hasattr(tokenizer, "save_pretrained") or not hasattr(tokenizer, "encode"):
         raise TypeError(
             "tokenizer must be a data.Tokenizer, or one of Hugging Face transformers. "
             f"Received: a {type(tokenizer).__name__}"

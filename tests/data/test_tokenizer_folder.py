@@ -5,7 +5,7 @@ import json
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
@@ -32,6 +32,7 @@ def both(tmp_path_factory):
 
 
 @pytest.mark.parametrize("unit", UNITS)
+@settings(max_examples=50)
 @given(
     text=st.text() | st.lists(st.sampled_from([*SPECIAL_TOKENS, " ", "the", "  ."])).map("".join)
 )
