@@ -64,6 +64,23 @@ def test_plain_keras(tmp_path):
 
 
 @pytest.mark.torch_only
+def test_to_hugging_face(tmp_path):
+    text = tmp_path / "my.txt"
+    text.write_text("\n\n".join(f"The with statement number {i} ends." for i in range(200)))
+    printed = run(
+        "to_hugging_face.py", "--text", text, "--steps", 20, "--vocab-size", 300,
+        "--output", tmp_path / "model", cwd=tmp_path,
+    )  # fmt: skip
+    assert "Saved config.json, generation_config.json, model.safetensors" in printed
+    [ours, theirs] = re.findall(
+        r"^(?:keras_llm|transformers): +('The with.*)", printed, re.MULTILINE
+    )
+    assert ours == theirs
+    assert float(re.search(r"differ by at most (\S+)\.", printed)[1]) < 1e-4
+    assert "The same tokens: True" in printed
+
+
+@pytest.mark.torch_only
 def test_error_rates_of_the_seq2seq_example():
     names = {}
     source = (EXAMPLES / "seq2seq.py").read_text()
