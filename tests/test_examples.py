@@ -81,6 +81,19 @@ def test_to_hugging_face(tmp_path):
 
 
 @pytest.mark.torch_only
+def test_distillation(tmp_path):
+    text, numbers = tmp_path / "my.txt", ["one", "two", "three", "four", "five", "six", "seven"]
+    rows = (f"{a} and {b} are numbers, {b} and {a} too." for a in numbers for b in numbers)
+    text.write_text("\n\n".join(rows) * 4)
+    printed = run(
+        "distillation.py", "--text", text, "--vocab-size", 270, "--d-model", 32, "--seq-len", 16,
+        "--epochs", 4, "--verbose", 2, cwd=tmp_path,
+    )  # fmt: skip
+    teacher, alone, taught = map(float, re.findall(r"perplexity ([\d.]+)\n", printed))
+    assert teacher < taught < alone
+
+
+@pytest.mark.torch_only
 def test_error_rates_of_the_seq2seq_example():
     names = {}
     source = (EXAMPLES / "seq2seq.py").read_text()

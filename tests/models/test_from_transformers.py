@@ -66,10 +66,9 @@ def test_loss_and_every_gradient_are_the_models_own(name):
     assert not hf.training
 
 
-@pytest.mark.parametrize("name", EVERY)
+# A router's loss is of the rows that are there at once.
+@pytest.mark.parametrize("name", [name for name in EVERY if "routers" not in str(name)])
 def test_micro_batches_and_accumulation_are_one_batch(name):
-    if "routers" in name:
-        pytest.skip("a router's loss is of the rows that are there at once")
     batch, ways = zoo.batch(name), []
     for size, micro, accumulation in [(4, None, None), (4, 1, None), (1, None, 4)]:
         hf = zoo.make(name)

@@ -16,7 +16,6 @@ OTHER_NAMES = {
     "token_ids": "input_ids",
     "padding_mask": "attention_mask",
     "encoder_ids": "input_ids",
-    "decoder_ids": "decoder_input_ids",
 }
 
 
@@ -55,6 +54,8 @@ class BatchReader:
             TypeError: ids that are not integers.
         """
         inputs = dict(x) if isinstance(x, Mapping) else {"input_ids": x}
+        if "encoder_ids" in inputs:
+            inputs = self.of_seq2seq(inputs, y)
         inputs = {OTHER_NAMES.get(name, name): value for name, value in inputs.items()}
         labels = inputs.pop("labels", None)
         if labels is not None and y is not None:
@@ -91,6 +92,13 @@ class BatchReader:
             of_theirs = y if ignore_index is None else y.masked_fill(y == ignore_index, IGNORED)
             inputs["decoder_input_ids"] = self.decoder_inputs(of_theirs.long())
         return inputs, y
+
+    def of_seq2seq(self, inputs: dict, y) -> dict:
+        """The inputs of `data.seq2seq`, padding masked, the decoder's start as this model's."""
+        ids, decoder_ids = as_tensor(inputs["encoder_ids"]), inputs.pop("decoder_ids", None)
+        if y is None and decoder_ids is not None:
+            inputs["decoder_input_ids"] = decoder_ids
+        return {"attention_mask": (ids != self.pad_id).long(), **inputs}
 
     def collate(self, rows):
         """A batch of rows, each a dictionary of lists; the shorter ones are filled up on the right.
