@@ -156,7 +156,7 @@ def next_token_inputs(model, x, shape):
     if not getattr(getattr(model, "backbone", None), "is_causal", False):
         return None
     if isinstance(x, dict):
-        x = x.get("decoder_ids")
+        x = x.get("decoder_ids", x.get("token_ids"))
     ids = integers(x)
     return ids if ids is not None and ids.shape == shape else None
 

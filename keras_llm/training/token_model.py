@@ -138,7 +138,7 @@ class TokenModel(StepModel):
             # A DataLoader has an order of its own, and Keras warns that it does not change it.
             shuffle = not hasattr(x, "batch_sampler")
         if isinstance(validation_data, tuple):
-            validation_data = tuple(as_arrays(part) for part in validation_data)
+            validation_data = self._prepared(*(*validation_data, None, None)[:3])
         ours = []
         if self.step is not None:
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]
