@@ -1,5 +1,6 @@
 """The examples run, in processes of their own and on little data, and leave what they print."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -61,6 +62,19 @@ def test_seq2seq(tmp_path):
 def test_plain_keras(tmp_path):
     printed = run("plain_keras.py", "--texts", 3, "--epochs", 1, cwd=tmp_path)
     assert ": perplexity " in printed
+
+
+@pytest.mark.torch_only
+@pytest.mark.parametrize("model", ["gpt2", "llama3"])
+def test_keras_hub_model_without_tensorflow(model, tmp_path, monkeypatch):
+    pytest.importorskip("keras_hub")
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('there is none')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    sizes = ["--texts", 12, "--vocab-size", 300, "--hidden-dim", 16, "--num-layers", 1]
+    printed = run("keras_hub_model.py", "--model", model, *sizes, "--epochs", 2, cwd=tmp_path)
+    perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", printed)]
+    assert len(perplexities) == 2 and perplexities[1] < perplexities[0] < 310
+    assert "A sample:\nThe with statement" in printed
 
 
 @pytest.mark.torch_only
