@@ -84,7 +84,8 @@ class KerasHubModel(LanguageModel):
         except ImportError as error:
             raise ImportError(
                 f"{type(preprocessor).__name__} cannot read texts here, for want of a package: "
-                f"give ids, for example batches of data.causal_lm(texts, tokenizer). Received: {error}"
+                "give ids, for example batches of data.causal_lm(texts, tokenizer). "
+                f"Received: {error}"
             ) from error
         x, y, weights = keras.tree.map_structure(
             to_numpy, keras.utils.unpack_x_y_sample_weight(parts)
