@@ -80,7 +80,7 @@ class KerasHubModel(LanguageModel):
                 "example batches of data.causal_lm(texts, tokenizer). Received: texts"
             )
         try:
-            parts = preprocessor(texts)
+            parts = preprocessor(as_lists(texts))
         except ImportError as error:
             raise ImportError(
                 f"{type(preprocessor).__name__} cannot read texts here, for want of a package: "
@@ -178,10 +178,17 @@ def vocab_sizes(task: Any) -> dict[str, int]:
     return sizes
 
 
+def as_lists(texts: Any) -> Any:
+    """Arrays of texts as lists of them, which KerasHub reads without TensorFlow."""
+    if isinstance(texts, dict):
+        return {key: as_lists(value) for key, value in texts.items()}
+    return texts.tolist() if isinstance(texts, np.ndarray) else texts
+
+
 def is_text(x: Any) -> bool:
     """Whether these are texts: strings in a list or an array, perhaps in a dictionary."""
     if isinstance(x, dict):
         return bool(x) and all(map(is_text, x.values()))
     if isinstance(x, np.ndarray):
-        return x.dtype.kind in "US" or (x.dtype.kind == "O" and is_text(x.tolist()))
-    return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], str | bytes)
+        return x.dtype.kind in "UO" and is_text(x[:1].tolist())
+    return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], str)
