@@ -7,11 +7,12 @@ AdamW, gradients clipped to norm 1, a tenth of the labels left out; float32. Bot
 same task object, `task` with the loss and the one metric that its `compile` gives it and Keras's
 AdamW, `ours` with the optimizer of keras_llm, `ours+metrics` with two metrics. The task's `fit`
 needs TensorFlow or grain; `task+loader` is Keras's `fit` without the task's way of reading, and
-needs neither. All ids are ready: no side tokenises.
+needs neither. All ids are ready: no side tokenises. Times are CPU seconds of the process.
 """
 
 import argparse
 import json
+import time
 
 import harness
 import train_step
@@ -41,7 +42,7 @@ def main():
     base = results.get("task") or results[args.sides[0]]
     sizes = train_step.SHAPES[SHAPE]
     print(f"\nvocab, d_model, layers, heads, batch, length = {sizes}; dropout {args.dropout}")
-    print("| side | ms a step | / task | memory MB | / task |")
+    print("| side | CPU ms a step | / task | memory MB | / task |")
     print("| --- | --- | --- | --- | --- |")
     for side, result in results.items():
         seconds, size = result["seconds"], result["bytes"]
@@ -54,6 +55,7 @@ def run(args):
     """Seconds of each step, and the peak memory above weights and moments."""
     kind, *options = args.side.split("+")
     job = train_step.make_job(SHAPE, "cpu", options, steps=args.steps)
+    job.clock = harness.Clock("cpu", time.process_time)
     return (own_fit if kind == "task" else our_fit)(make_task(job, args.dropout), job)
 
 

@@ -4,9 +4,9 @@ import operator
 
 from keras_llm.backend.keras_private import all_layers
 
-# `training` is an argument of a graph, `_trainable` is looked up for each batch, and the others
-# change without an effect on what a layer computes.
-IGNORED = {"training", "_trainable", "_called", "_jit_compile", "_parent_path"}
+# `training` is an argument of a graph, `_trainable` is looked up for each batch, `_losses` are what
+# a call has added, and the others change without an effect on what a layer computes.
+IGNORED = {"training", "_trainable", "_called", "_jit_compile", "_losses", "_parent_path"}
 # Packages whose layers keep what changes while training in variables, and no Python numbers. Not so
 # anybody's subclass of one: its module is another.
 TRUSTED = ("keras", "keras_llm", "keras_hub")

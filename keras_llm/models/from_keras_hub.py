@@ -67,8 +67,8 @@ def as_task(model: Any) -> Any:
     made = [cls for cls in subclasses(CausalLM) if cls.backbone_cls is type(model)]
     if not made:
         raise TypeError(
-            f"{needs}, which has none: it does not predict the next token. Use a KerasHub task for "
-            "what it does, or models.LanguageModel(backbone, head) with a head of your own"
+            f"{needs}, which has none. Use a KerasHub task that there is, or "
+            "models.LanguageModel(backbone, head) with a head of your own"
         )
     if len(made) > 1:
         names = " or ".join(sorted(cls.__name__ for cls in made))

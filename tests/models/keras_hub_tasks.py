@@ -29,6 +29,7 @@ TASKS = {
     "falcon": ("Falcon", "CausalLM", dict(num_attention_heads=2, attention_dropout_rate=0.0,
                                           feedforward_dropout_rate=0.0)),
     "opt": ("OPT", "CausalLM", dict(num_heads=2, dropout=0.0, max_sequence_length=16)),
+    "mixtral": ("Mixtral", "CausalLM", QUERIES | dict(num_experts=2, top_k=1)),
     "bart": ("Bart", "Seq2SeqLM", dict(num_heads=2, dropout=0.0, max_sequence_length=16)),
     "t5": ("T5", "Seq2SeqLM", dict(num_heads=2, dropout=0.0)),
 }  # fmt: skip
