@@ -1,5 +1,6 @@
 """The examples run, in processes of their own and on little data, and leave what they print."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -91,6 +92,17 @@ def test_distillation(tmp_path):
     )  # fmt: skip
     teacher, alone, taught = map(float, re.findall(r"perplexity ([\d.]+)\n", printed))
     assert teacher < taught < alone
+
+
+def test_keras_hub_model_without_tensorflow(tmp_path, monkeypatch):
+    pytest.importorskip("keras_hub")
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('there is none')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    sizes = ["--texts", 12, "--vocab-size", 300, "--hidden-dim", 16, "--num-layers", 1]
+    printed = run("keras_hub_model.py", "--seq-len", 32, *sizes, cwd=tmp_path)
+    perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", printed)]
+    assert len(perplexities) == 2 and perplexities[1] < perplexities[0] < 310
+    assert "A sample:\nThe with statement" in printed
 
 
 @pytest.mark.torch_only

@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 
@@ -20,6 +22,33 @@ def all_layers(layer) -> list:
     """A layer and all layers inside it. Where Keras cannot tell, the list holds an unknown one."""
     flatten = getattr(layer, "_flatten_layers", None)
     return [layer, object()] if flatten is None else list(flatten())
+
+
+class Made(NamedTuple):
+    """How a tensor of the functional API was made.
+
+    Attributes:
+        operation: The layer or other operation.
+        inputs: The tensors that it read.
+        again: The same call as a function of values for `inputs`.
+    """
+
+    operation: Any
+    inputs: list
+    again: Callable
+
+
+def made_from(tensor: keras.KerasTensor) -> Made:
+    """How a tensor of the functional API was made, which its class tells by private names only."""
+    operation, node_index, _ = tensor._keras_history
+    node = operation._inbound_nodes[node_index]
+
+    def again(*values):
+        given = {id(x): value for x, value in zip(node.input_tensors, values, strict=True)}
+        args, kwargs = node.arguments.fill_in(given)
+        return operation(*args, **kwargs)
+
+    return Made(operation, node.input_tensors, again)
 
 
 def loss_setting(loss, name: str):

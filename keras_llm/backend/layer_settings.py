@@ -4,9 +4,12 @@ import operator
 
 from keras_llm.backend.keras_private import all_layers
 
-# `training` is an argument of a graph, `_trainable` is looked up for each batch, and the others
-# change without an effect on what a layer computes.
-IGNORED = {"training", "_trainable", "_called", "_jit_compile"}
+# `training` is an argument of a graph, `_trainable` is looked up for each batch, `_losses` are what
+# a call has added, and the others change without an effect on what a layer computes.
+IGNORED = {"training", "_trainable", "_called", "_jit_compile", "_losses", "_parent_path"}
+# Packages whose layers keep what changes while training in variables, and no Python numbers. Not so
+# anybody's subclass of one: its module is another.
+TRUSTED = ("keras", "keras_llm", "keras_hub")
 
 
 class LayerSettings:
@@ -59,12 +62,12 @@ def copied(value):
 def unknown_layers(layer) -> str:
     """A reason not to trust a graph of `layer`; empty where there is none.
 
-    A graph keeps the Python numbers that it was made with. Keras's layers and ours do not change
+    A graph keeps the Python numbers that it was made with. The layers of `TRUSTED` do not change
     theirs while training; anybody else's may.
     """
     for part in all_layers(layer):
-        if type(part).__module__.split(".")[0] not in ("keras", "keras_llm"):
-            return f"{type(part).__name__} is not a layer of keras or keras_llm"
+        if type(part).__module__.split(".")[0] not in TRUSTED:
+            return f"{type(part).__name__} is not a layer of {' or '.join(TRUSTED)}"
     return ""
 
 

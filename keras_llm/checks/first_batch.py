@@ -156,7 +156,8 @@ def next_token_inputs(model, x, shape):
     if not getattr(getattr(model, "backbone", None), "is_causal", False):
         return None
     if isinstance(x, dict):
-        x = x.get("decoder_ids", x.get("input_ids"))
+        names = ("decoder_ids", "input_ids", "token_ids")
+        x = next((x[name] for name in names if name in x), None)
     ids = integers(x)
     return ids if ids is not None and ids.shape == shape else None
 

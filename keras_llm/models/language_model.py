@@ -62,10 +62,15 @@ class LanguageModel(TokenModel):
 
     def why_logits(self) -> str:
         """Why the logits cannot be computed from `head_matrix`; empty where they can."""
-        cls, head = type(self), self.head
+        cls = type(self)
         for name in ("call", "compute_loss", "compute_metrics"):
             if getattr(cls, name) is not getattr(LanguageModel, name):
                 return f"{cls.__name__} has a {name} of its own"
+        return self.why_head_is_no_matrix()
+
+    def why_head_is_no_matrix(self) -> str:
+        """Why `head_matrix` is not all that the head does; empty where it is."""
+        head = self.head
         what = f"the head, a {type(head).__name__},"
         if not isinstance(head, VocabularyHead) and type(head) is not keras.layers.Dense:
             return f"{what} is not known to be a matrix"

@@ -100,7 +100,7 @@ def decoder_input(x, shape) -> np.ndarray | None:
     """The ids that are read position by position, of the labels' shape; None without any."""
     parts = x if isinstance(x, dict) else dict(enumerate(x if isinstance(x, list | tuple) else [x]))
     # A mask has this shape too; an encoder's ids may have.
-    names = ("decoder_ids", "decoder_input_ids", "input_ids", "token_ids")
+    names = ("decoder_ids", "decoder_input_ids", "decoder_token_ids", "input_ids", "token_ids")
     for name in names if isinstance(x, dict) else (*names, 0):
         ids = integers(parts.get(name))
         if ids is not None and ids.shape == shape:

@@ -139,7 +139,7 @@ class TokenModel(StepModel):
             # These have an order of their own, and Keras warns that it does not change it.
             shuffle = not (hasattr(x, "batch_sampler") or inspect.isgenerator(x))
         if isinstance(validation_data, tuple):
-            validation_data = tuple(as_arrays(part) for part in validation_data)
+            validation_data = self._prepared(*(*validation_data, None, None)[:3])
         ours = []
         if self.step is not None:
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]

@@ -12,6 +12,7 @@ from keras_llm.backend.keras_private import (
     keras_mask,
     known_names,
     loss_setting,
+    made_from,
     optimizer_settings,
 )
 
@@ -52,6 +53,17 @@ def test_the_settings_of_a_loss_are_found():
     model = keras.Sequential([keras.layers.Embedding(5, 4), keras.layers.Dense(5)])
     model.compile(loss=OfKeras316())
     assert explain(model, show=False)["Loss"]["left out"].value == 0
+
+
+def test_how_a_tensor_was_made():
+    inputs, scale = keras.Input((3,)), keras.layers.Rescaling(2.0)
+    made = made_from(keras.ops.add(scale(inputs), 1.0))
+    assert type(made.operation).__name__ == "Add" and len(made.inputs) == 1
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(made.again(np.ones(3))), 2 * np.ones(3)
+    )
+    [before] = made.inputs
+    assert made_from(before).operation is scale and made_from(before).inputs[0] is inputs
 
 
 def test_layers_inside_layers_are_found():
