@@ -1,5 +1,6 @@
 """The examples run, in processes of their own and on little data, and leave what they print."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -61,6 +62,35 @@ def test_seq2seq(tmp_path):
 def test_plain_keras(tmp_path):
     printed = run("plain_keras.py", "--texts", 3, "--epochs", 1, cwd=tmp_path)
     assert ": perplexity " in printed
+
+
+@pytest.mark.torch_only
+@pytest.mark.parametrize("options", [(), ("--lora",)])
+def test_finetune_transformers(options, tmp_path):
+    printed = run(
+        "finetune_transformers.py", "--chats", 100, "--epochs", 2, "--verbose", 2, *options,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert re.search(r"row 0: 10 of 38 tokens count\n.*\n.*\n«\d+ is larger than \d+.*»", printed)
+    before, after = re.search(r"chats: ([\d.]+) before, ([\d.]+) after", printed).groups()
+    assert float(after) < float(before)
+    assert re.search(r"the model: .*\n  the data:   \d+ is larger than \d+\.", printed)
+    saved = {path.name for path in (tmp_path / "runs/finetuned").iterdir()}
+    assert ("adapter_model.safetensors" if options else "model.safetensors") in saved
+    assert ("model.safetensors" in saved) != bool(options)
+
+
+@pytest.mark.torch_only
+def test_chats_of_ones_own_and_a_saved_model(tmp_path):
+    run("finetune_transformers.py", "--chats", 20, "--epochs", 1, cwd=tmp_path)
+    messages = [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "chats.jsonl").write_text(20 * (json.dumps({"messages": messages}) + "\n"))
+    printed = run(
+        "finetune_transformers.py", "--model", "runs/finetuned", "--data", "chats.jsonl",
+        "--epochs", 1, "--output", "again", cwd=tmp_path,
+    )  # fmt: skip
+    assert "Say yes.\n  the model: " in printed
+    assert (tmp_path / "again" / "model.safetensors").exists()
 
 
 @pytest.mark.torch_only
