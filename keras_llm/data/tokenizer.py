@@ -114,6 +114,13 @@ class Tokenizer(NamesElsewhere):
             for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
                 yield encoding.ids
 
+    def encode_with_ends(self, texts: Iterable[str]) -> Iterator[tuple[list[int], list[int]]]:
+        """The ids of every text, and the number of its characters up to the end of each token."""
+        texts = iter(texts)
+        while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
+            for encoding in self._tokenizer.encode_batch(some, add_special_tokens=False):
+                yield encoding.ids, [end for _, end in encoding.offsets]
+
     @names_elsewhere(NO_SPECIAL_IDS)
     def decode(self, ids) -> str:
         """The text of one row of ids; special ids are left out.
@@ -144,6 +151,10 @@ class Tokenizer(NamesElsewhere):
                 f"ids must be in [0, {self.vocab_size}), the vocabulary. Received: {outside[0]}"
             )
         return self._tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+
+    def spelled(self, ids: list[int]) -> str:
+        """The text of one row of ids, special ones included."""
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -221,15 +232,6 @@ def load_tokenizer(
             f"path must be a JSON file of the tokenizers library. Received: {path} ({error})"
         ) from error
     return Tokenizer(tokenizer, pad_token, start_token, end_token)
-
-
-def check_tokenizer(tokenizer, name: str = "tokenizer") -> None:
-    """Raises `TypeError`, with the name, unless `tokenizer` is one of ours."""
-    if not hasattr(tokenizer, "encode_each"):
-        raise TypeError(
-            f"{name} must come from data.train_tokenizer, or from data.load_tokenizer, which "
-            f"also reads Hugging Face's tokenizer.json. Received: a {type(tokenizer).__name__}"
-        )
 
 
 def _utf8_size(text: str) -> int:
