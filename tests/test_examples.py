@@ -1,5 +1,6 @@
 """The examples run, in processes of their own and on little data, and leave what they print."""
 
+import json
 import os
 import re
 import runpy
@@ -103,6 +104,28 @@ def test_keras_hub_model_without_tensorflow(tmp_path, monkeypatch):
     perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", printed)]
     assert len(perplexities) == 2 and perplexities[1] < perplexities[0] < 310
     assert "A sample:\nThe with statement" in printed
+
+
+@pytest.mark.torch_only
+def test_finetune_transformers_and_then_adapters_of_what_it_saved(tmp_path):
+    printed = run(
+        "finetune_transformers.py", "--chats", 100, "--epochs", 2, "--verbose", 2, cwd=tmp_path
+    )
+    assert re.search(r"row 0: 10 of 38 tokens count\n.*\n.*\n«\d+ is larger than \d+.*»", printed)
+    before, after = re.search(r"chats: ([\d.]+) before, ([\d.]+) after", printed).groups()
+    assert float(after) < float(before)
+    assert re.search(r"the model: .*\n  the data:   \d+ is larger than \d+\.", printed)
+    assert (tmp_path / "runs" / "finetuned" / "model.safetensors").exists()
+
+    messages = [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "chats.jsonl").write_text(20 * (json.dumps({"messages": messages}) + "\n"))
+    printed = run(
+        "finetune_transformers.py", "--model", "runs/finetuned", "--data", "chats.jsonl", "--lora",
+        "--epochs", 1, "--output", "adapters", cwd=tmp_path,
+    )  # fmt: skip
+    assert "Say yes.\n  the model: " in printed
+    saved = {path.name for path in (tmp_path / "adapters").iterdir()}
+    assert "adapter_model.safetensors" in saved and "model.safetensors" not in saved
 
 
 @pytest.mark.torch_only
