@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tempfile
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ import transformers
 
 from keras_llm import losses, models
 from tests.models import transformers_zoo as zoo
+from tests.models.folders import build, edit
 
 pytestmark = [
     pytest.mark.torch_only,
@@ -93,6 +95,24 @@ def wrap(make):
     return lambda: models.from_transformers(make())
 
 
+def read(damage):
+    """Reads a folder of a model of ours, after something was done to it."""
+
+    def call():
+        with tempfile.TemporaryDirectory() as folder:
+            build().save_pretrained(folder)
+            damage(Path(folder))
+            models.CausalTransformer.from_pretrained(folder)
+
+    return call
+
+
+def write_quantized():
+    model = build()
+    model.backbone.blocks[0].feed_forward.up.quantize("int8")
+    model.save_pretrained("never made")
+
+
 REFUSED = {
     "another kind of model": wrap(lambda: torch.nn.Linear(2, 2)),
     "an encoder": wrap(lambda: bert("BertForMaskedLM")),
@@ -118,6 +138,14 @@ REFUSED = {
     ),
     "adapters as one file": lambda: adapters().get_config(),
     "a saved model whose class is not of transformers": of_an_unknown_class,
+    "a folder of another architecture, for `CausalTransformer.from_pretrained`": read(
+        lambda folder: edit(folder, attention_bias=True)
+    ),
+    "a folder whose weights are not those of its config": read(
+        lambda folder: edit(folder, tie_word_embeddings=False)
+    ),
+    "a folder without safetensors": read(lambda folder: (folder / "model.safetensors").unlink()),
+    "a quantised `CausalTransformer` as a folder": write_quantized,
 }
 OTHER_BACKEND = "JAX and TensorFlow"
 
