@@ -187,7 +187,7 @@ def test_every_formula(case, soft_cap, chunks_of_seven):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_as_good_as_its_roundings(dtype, logits_dtype, soft_cap, monkeypatch):
     monkeypatch.setattr(fused_rows, "LOGITS_DTYPE", logits_dtype)
-    leaves, labels, weights = make_inputs(40, 16, 300, dtype)
+    leaves, labels, weights = make_inputs(20, 16, 300, dtype)
     arguments = labels, weights, PLAIN.formula, SCALE, 1, True
     objective, sums, _ = vocabulary_pass(*leaves, *arguments, soft_cap=soft_cap)
     objective.backward()
