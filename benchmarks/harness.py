@@ -39,10 +39,12 @@ def one_run(script, side, *arguments, timeout=None):
 
 
 def medians(runs):
-    """The median seconds and the median bytes, over all rounds of a side."""
+    """The median seconds, the median bytes and that of any other number, over a side's rounds."""
+    others = runs[0].keys() - {"seconds", "bytes"}
     return {
         "seconds": statistics.median(s for run in runs for s in run["seconds"]),
         "bytes": statistics.median(run.get("bytes", 0) for run in runs),
+        **{name: statistics.median(run[name] for run in runs) for name in sorted(others)},
     }
 
 

@@ -23,6 +23,7 @@ TOOL = runpy.run_path(str(GUIDES / "update.py"))
 TEXTS = {
     "README.md": "index.md",
     "docs/learn.md": "learn/index.md",
+    "docs/outside_models.md": "learn/outside_models.md",
     "benchmarks/RESULTS.md": "results.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -1,5 +1,6 @@
 """The examples run, in processes of their own and on little data, and leave what they print."""
 
+import json
 import os
 import re
 import runpy
@@ -65,6 +66,35 @@ def test_plain_keras(tmp_path):
 
 
 @pytest.mark.torch_only
+def test_to_hugging_face(tmp_path):
+    text = tmp_path / "my.txt"
+    text.write_text("\n\n".join(f"The with statement number {i} ends." for i in range(200)))
+    printed = run(
+        "to_hugging_face.py", "--text", text, "--steps", 20, "--vocab-size", 300,
+        "--output", tmp_path / "model", cwd=tmp_path,
+    )  # fmt: skip
+    assert "Saved config.json, generation_config.json, model.safetensors" in printed
+    [ours, theirs] = re.findall(
+        r"^(?:keras_llm|transformers): +('The with.*)", printed, re.MULTILINE
+    )
+    assert ours == theirs
+    assert float(re.search(r"differ by at most (\S+)\.", printed)[1]) < 1e-4
+    assert "The same tokens: True" in printed
+
+
+@pytest.mark.torch_only
+def test_distillation(tmp_path):
+    text, numbers = tmp_path / "my.txt", ["one", "two", "three", "four", "five", "six", "seven"]
+    rows = (f"{a} and {b} are numbers, {b} and {a} too." for a in numbers for b in numbers)
+    text.write_text("\n\n".join(rows) * 4)
+    printed = run(
+        "distillation.py", "--text", text, "--vocab-size", 270, "--d-model", 32, "--seq-len", 16,
+        "--epochs", 4, "--verbose", 2, cwd=tmp_path,
+    )  # fmt: skip
+    teacher, alone, taught = map(float, re.findall(r"perplexity ([\d.]+)\n", printed))
+    assert teacher < taught < alone
+
+
 def test_keras_hub_model_without_tensorflow(tmp_path, monkeypatch):
     pytest.importorskip("keras_hub")
     (tmp_path / "tensorflow.py").write_text("raise ImportError('there is none')")
@@ -74,6 +104,28 @@ def test_keras_hub_model_without_tensorflow(tmp_path, monkeypatch):
     perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", printed)]
     assert len(perplexities) == 2 and perplexities[1] < perplexities[0] < 310
     assert "A sample:\nThe with statement" in printed
+
+
+@pytest.mark.torch_only
+def test_finetune_transformers_and_then_adapters_of_what_it_saved(tmp_path):
+    printed = run(
+        "finetune_transformers.py", "--chats", 100, "--epochs", 2, "--verbose", 2, cwd=tmp_path
+    )
+    assert re.search(r"row 0: 10 of 38 tokens count\n.*\n.*\n«\d+ is larger than \d+.*»", printed)
+    before, after = re.search(r"chats: ([\d.]+) before, ([\d.]+) after", printed).groups()
+    assert float(after) < float(before)
+    assert re.search(r"the model: .*\n  the data:   \d+ is larger than \d+\.", printed)
+    assert (tmp_path / "runs" / "finetuned" / "model.safetensors").exists()
+
+    messages = [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "chats.jsonl").write_text(20 * (json.dumps({"messages": messages}) + "\n"))
+    printed = run(
+        "finetune_transformers.py", "--model", "runs/finetuned", "--data", "chats.jsonl", "--lora",
+        "--epochs", 1, "--output", "adapters", cwd=tmp_path,
+    )  # fmt: skip
+    assert "Say yes.\n  the model: " in printed
+    saved = {path.name for path in (tmp_path / "adapters").iterdir()}
+    assert "adapter_model.safetensors" in saved and "model.safetensors" not in saved
 
 
 @pytest.mark.torch_only

@@ -1,4 +1,6 @@
-"""The guides run with every backend, and each of their numbers is compared with one from here.
+"""The guides run, and each of their numbers is compared with one from here.
+
+The ninth needs PyTorch, the others run with every backend.
 
 Expected numbers are closed forms, or a float64 training in PyTorch from the guide's initial
 weights. What a guide's file shows below its code is what PyTorch prints.
@@ -401,9 +403,53 @@ def test_8_why_not_plain_keras(run):
     )
 
 
+@pytest.mark.torch_only
+def test_9_what_trainer_does(run):
+    names, printed = run("9_what_trainer_does.py")
+
+    def rows(model, shifts):
+        """The sum of each row's loss, and how many of its tokens count, in float64."""
+        logits, labels = model.double()(**names["batch"]).logits, names["batch"]["labels"]
+        if shifts:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        loss = F.cross_entropy(logits.mT, labels, reduction="none", ignore_index=-100)
+        return loss.sum(1), (labels != -100).sum(1)
+
+    def gradient_norm(model, loss):
+        gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        return sum((gradient**2).sum() for gradient in gradients).sqrt().item()
+
+    t5 = names["new_t5"]()
+    t5_sums, t5_counts = rows(t5, shifts=False)
+    assert t5_counts.tolist() == [9, 3, 3, 5]
+    right = gradient_norm(t5, t5_sums.sum() / 20)
+    sums, counts = rows(names["new_llama"](), shifts=True)
+    assert counts.tolist() == [8, 2, 2, 4]
+    loss = (sums.sum() / 16).item()
+    check(
+        printed,
+        {
+            "trainer_in_parts": gradient_norm(t5, (t5_sums / t5_counts).sum()),
+            **dict.fromkeys(("trainer_at_once", "ours_in_parts", "ours_at_once", "loop_t5"), right),
+            "gpt2_in_parts / our_gpt2_in_parts": 16 / 20,
+            "gpt2_at_once / our_gpt2_at_once": 16 / 20,
+            "our_gpt2_in_parts / our_gpt2_at_once": 1,
+            "our_gpt2_at_once / loop_gpt2": 1,
+            "llama_in_parts / our_llama_in_parts": 1,
+            "llama_at_once / our_llama_at_once": 1,
+            "trainer_eval[1]": (sums / counts).mean().item(),
+            "trainer_eval[2]": (sums.view(2, 2).sum(1) / counts.view(2, 2).sum(1)).mean().item(),
+            "trainer_eval[4]": loss,
+            **{f"ours_eval[{size}]": loss for size in (1, 2, 4)},
+            **{f"perplexity[{size}]": math.exp(loss) for size in (1, 2, 4)},
+            "loop_eval": loss,
+        },
+    )
+
+
 @pytest.mark.backend_free
 def test_there_is_a_test_of_every_guide():
-    assert [f"test_{name.removesuffix('.py')}" in globals() for name in NAMES] == [True] * 8
+    assert [f"test_{name.removesuffix('.py')}" in globals() for name in NAMES] == [True] * 9
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -112,6 +112,20 @@ def test_another_day(folder):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.torch_only
+def test_in_other_programs(folder, capsys):
+    write, read = blocks("In other programs")
+    names = run(smaller(blocks("Program 1")[0]) + write)
+    capsys.readouterr()
+    hf = run(read)
+    printed = capsys.readouterr().out
+    assert printed.startswith("The with statement")
+    model, ids = names["model"], np.array([names["tokenizer"].encode("The with statement")])
+    np.testing.assert_array_equal(hf["inputs"]["input_ids"], ids)
+    logits = hf["hf_model"](**hf["inputs"]).logits.detach().numpy()
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(ids)), logits, 1e-5, 1e-5)
+
+
 def arrays(path):
     """The arrays that a file holds, in order."""
     with np.load(path) as file:

@@ -135,7 +135,7 @@ class FirstBatch(keras.callbacks.Callback):
 
 def read(model, batch) -> Batch | None:
     """A batch in numpy; None where its labels are not token ids."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    x, y, sample_weight = model.unpack(batch)
     loss = model.loss
     if isinstance(loss, MaskedLoss):
         y = loss.labels(y)
@@ -156,7 +156,8 @@ def next_token_inputs(model, x, shape):
     if not getattr(getattr(model, "backbone", None), "is_causal", False):
         return None
     if isinstance(x, dict):
-        x = x.get("decoder_ids", x.get("token_ids"))
+        names = ("decoder_ids", "input_ids", "token_ids")
+        x = next((x[name] for name in names if name in x), None)
     ids = integers(x)
     return ids if ids is not None and ids.shape == shape else None
 

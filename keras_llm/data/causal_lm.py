@@ -9,8 +9,9 @@ from keras_llm.arguments import check_positive_int
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
+from keras_llm.data.hugging_face_tokenizer import as_tokenizer
 from keras_llm.data.token_array import TokenArray
-from keras_llm.data.tokenizer import Tokenizer, check_tokenizer
+from keras_llm.data.tokenizer import Tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
 
@@ -55,7 +56,8 @@ def causal_lm(
     Args:
         texts: A split, or an iterable of strings. Where a row has several fields, a newline joins
             them; `split["field"]` picks one.
-        tokenizer: What encodes them.
+        tokenizer: What encodes them: one of ours, or of transformers, with the `bos_token` before
+            every text if it writes that itself.
         seq_len: Positions per row.
         batch_size: Rows per batch; the last batch of an epoch may be smaller.
         pack: Whether to cut blocks from one stream (True) or to keep texts apart (False).
@@ -67,8 +69,9 @@ def causal_lm(
     Returns:
         A `torch.utils.data.DataLoader`, which `fit` accepts on every backend, of pairs of int64
         tensors `[batch, seq_len]`. Padding is `tokenizer.pad_id` in both: give the loss and the
-        metrics `ignore_index=tokenizer.pad_id`. For a tokenizer whose `pad_id` is None, the label
-        of padding is -100, their default `ignore_index`, and the id there is `end_id`.
+        metrics `ignore_index=tokenizer.pad_id`. For a tokenizer whose `pad_id` is None, and for one
+        of transformers, the label of padding is -100, their default `ignore_index`, and the id
+        there is `end_id`.
 
     Raises:
         TypeError: `texts` is not text.
@@ -87,9 +90,10 @@ def causal_lm(
     [[4, 5, 2, 4], [4, 2, 0, 0]]
     """
     check_positive_int(seq_len, "seq_len")
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     joined = ("\n".join(row) for row in iterate_rows(texts, "texts"))
-    tokens = TokenArray(joined, tokenizer, end=(tokenizer.end_id,))
+    start = getattr(tokenizer, "begin_ids", ())
+    tokens = TokenArray(joined, tokenizer, start, end=(tokenizer.end_id,))
     ends = tokens.offsets[[0, -1]] if pack else tokens.offsets
     blocks = Blocks(tokens, ends, seq_len)
     if not len(blocks):

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 
-import keras
 import numpy as np
 
 from keras_llm.arguments import check_positive_int
 from keras_llm.data.batch_order import BatchOrder
-from keras_llm.data.batch_shapes import choose_shapes, round_up, smallest_cover
+from keras_llm.data.batch_shapes import BatchShapes
 from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
+from keras_llm.data.hugging_face_tokenizer import as_tokenizer
 from keras_llm.data.token_array import TokenArray, padded_rows
-from keras_llm.data.tokenizer import Tokenizer, check_tokenizer
+from keras_llm.data.tokenizer import Tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
 
@@ -56,6 +56,7 @@ def seq2seq(
         pairs: A split with two fields, or an iterable of `(source, target)`. Pairs whose source
             is empty, which leave the decoder nothing to read, are left out.
         tokenizer: What encodes the source, and the target too unless the next argument is given.
+            One of transformers encodes a source with its special ids, as `tokenizer(text)` does.
         target_tokenizer: What encodes the target.
         batch_size: Pairs per batch; the last batch of an epoch may be smaller.
         max_length: Ids beyond this number are cut off from `encoder_ids`, `decoder_ids` and
@@ -71,7 +72,8 @@ def seq2seq(
         A `torch.utils.data.DataLoader`, which `fit` accepts on every backend, of int64 tensors
         `[batch, length]`. Sources are padded with `tokenizer.pad_id`, the rest with
         `target_tokenizer.pad_id`: give that to the loss and the metrics as `ignore_index`. For a
-        target tokenizer whose `pad_id` is None, the label of padding is -100, their default.
+        target tokenizer whose `pad_id` is None, and for one of transformers, the label of padding
+        is -100, their default.
 
     Raises:
         TypeError: `pairs` is not text.
@@ -94,19 +96,18 @@ def seq2seq(
     """
     if pad_to_multiple_of is not None:
         check_positive_int(pad_to_multiple_of, "pad_to_multiple_of")
-    elif keras.backend.backend() == "torch":
-        pad_to_multiple_of = 8
     if max_length is not None:
         check_positive_int(max_length, "max_length")
     check_positive_int(batch_size, "batch_size")
-    check_tokenizer(tokenizer)
     target_tokenizer = tokenizer if target_tokenizer is None else target_tokenizer
-    check_tokenizer(target_tokenizer, "target_tokenizer")
+    tokenizer = as_tokenizer(tokenizer, is_source=True)
+    target_tokenizer = as_tokenizer(target_tokenizer, "target_tokenizer")
     if tokenizer.pad_id is None:
         raise ValueError(
             "tokenizer must have a pad_id, which the model masks in sources. Load it with a "
             "pad_token (its end_token may serve, since no source has an end), and give "
-            "the one without a pad_id as target_tokenizer. Received: pad_id=None"
+            "the one without a pad_id as target_tokenizer; a tokenizer of transformers needs a "
+            "tokenizer.pad_token. Received: pad_id=None"
         )
     sources, targets = [], []
     for position, row in enumerate(iterate_rows(pairs, "pairs")):
@@ -161,26 +162,16 @@ class Pairs:
         # shorter than the target by one.
         lengths = np.stack([sources.lengths, targets.lengths - 1], axis=1)[self.rows]
         self.lengths = lengths if max_length is None else np.minimum(lengths, max_length)
-        self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
-        self.shapes, self.min_rows = None, 1
-        if pad_to_multiple_of is None:
-            self.shapes = choose_shapes(self.lengths, batch_size)
-            self.min_rows = min(batch_size, len(self.rows))
+        self.shapes = BatchShapes(self.lengths, batch_size, max_length, pad_to_multiple_of)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def padded(self, lengths: np.ndarray) -> np.ndarray:
-        """The lengths `[..., 2]` to which rows, or a batch, of these lengths are padded."""
-        if self.shapes is not None:
-            return smallest_cover(lengths, self.shapes)
-        return round_up(lengths, self.pad_to_multiple_of, self.max_length)
-
     def __getitems__(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         num_rows = len(rows)
         # Copies of a row rather than rows of padding: an encoder cannot attend to padding only.
-        rows = np.pad(rows, (0, max(0, self.min_rows - num_rows)), mode="edge")
-        lengths = self.padded(self.lengths[rows].max(axis=0))
+        rows = self.shapes.filled_up(rows)
+        lengths = self.shapes.padded(self.lengths[rows].max(axis=0))
         counts = self.lengths[rows].T
         sources, targets, rows = self.sources, self.targets, self.rows[rows]
         encoder_ids = padded_rows(
@@ -192,5 +183,5 @@ class Pairs:
 
     def sort_keys(self) -> np.ndarray:
         """Keys by which rows of similar length are neighbours: target first, then source."""
-        source, target = self.padded(self.lengths).T
+        source, target = self.shapes.padded(self.lengths).T
         return target * (source.max() + 1) + source

@@ -17,7 +17,8 @@ class TokenArray:
         texts: They are encoded once.
         tokenizer: What encodes them. Its `pad_id` fills the rest of a row; without one, an id that
             is ignored as a label does.
-        start, end: Ids before and after each text.
+        start, end: Ids before and after each text. A text that begins with `start` already, as one
+            that a chat template has written may, gets no second one.
 
     Raises:
         ValueError: the id of padding is also an id of the texts.
@@ -31,7 +32,10 @@ class TokenArray:
         end: tuple[int, ...] = (),
     ):
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        arrays = [np.array([*start, *ids, *end], dtype) for ids in tokenizer.encode_each(texts)]
+        arrays = [
+            np.array([*(() if tuple(ids[: len(start)]) == start else start), *ids, *end], dtype)
+            for ids in tokenizer.encode_each(texts)
+        ]
         self.offsets = np.cumsum([0, *map(len, arrays)])
         self.lengths = np.diff(self.offsets)
         self.ids = ids = np.concatenate([np.empty(0, dtype), *arrays])

@@ -5,13 +5,16 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 import keras
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models
 
+from keras_llm.data.tokenizer_folder import TOKENIZER, special_tokens, write_tokenizer
 from keras_llm.names_elsewhere import NamesElsewhere, names_elsewhere
+from keras_llm.replaced_files import replaced_files
 
 # They contain spaces, which no learned token can: byte-level tokens write a space as another
 # character, words are separated by spaces, and characters are shorter.
@@ -114,6 +117,13 @@ class Tokenizer(NamesElsewhere):
             for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
                 yield encoding.ids
 
+    def encode_with_ends(self, texts: Iterable[str]) -> Iterator[tuple[list[int], list[int]]]:
+        """The ids of every text, and the number of its characters up to the end of each token."""
+        texts = iter(texts)
+        while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
+            for encoding in self._tokenizer.encode_batch(some, add_special_tokens=False):
+                yield encoding.ids, [end for _, end in encoding.offsets]
+
     @names_elsewhere(NO_SPECIAL_IDS)
     def decode(self, ids) -> str:
         """The text of one row of ids; special ids are left out.
@@ -145,6 +155,10 @@ class Tokenizer(NamesElsewhere):
             )
         return self._tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
+    def spelled(self, ids: list[int]) -> str:
+        """The text of one row of ids, special ones included."""
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """How many UTF-8 bytes of text each id stands for, `[vocab_size]`; 0 for special ids.
@@ -174,6 +188,46 @@ class Tokenizer(NamesElsewhere):
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON file of the `tokenizers` library, which `load_tokenizer` reads."""
         self._tokenizer.save(os.fspath(path))
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes the tokenizer as Hugging Face's folders have it: `tokenizer.json`,
+        `tokenizer_config.json` and `special_tokens_map.json`.
+
+        `transformers.AutoTokenizer.from_pretrained(folder)` encodes as `encode` does. It does not
+        look for special tokens in a text either; pass it `split_special_tokens=False` where a chat
+        template writes them.
+
+        Args:
+            folder: Where to. It is made if it is missing; files of the same names are replaced.
+        """
+        ids = {"bos_token": self.start_id, "eos_token": self.end_id, "pad_token": self.pad_id}
+        tokens = {name: self._tokenizer.id_to_token(i) for name, i in ids.items() if i is not None}
+        with replaced_files(folder) as new:
+            write_tokenizer(new, self._tokenizer, tokens)
+
+    @classmethod
+    @names_elsewhere({"pretrained_model_name_or_path": "folder"})
+    def from_pretrained(cls, folder: str | os.PathLike) -> Self:
+        """Reads the tokenizer of a Hugging Face folder that has a `tokenizer.json`.
+
+        `bos_token`, `eos_token` and `pad_token` are its start, end and padding. Without a
+        `bos_token` the start is the end. A `pad_token` that is the `eos_token` is no padding:
+        `pad_id` is then None, and labels of padding are -100. A chat template is not read.
+
+        Raises:
+            FileNotFoundError: `tokenizer.json` or `tokenizer_config.json` is missing.
+            ValueError: there is no `eos_token`, or a file is damaged.
+
+        Example:
+
+        >>> import tempfile
+        >>> from keras_llm import data
+        >>> data.train_tokenizer(["a b"], unit="word").save_pretrained(folder := tempfile.mkdtemp())
+        >>> data.Tokenizer.from_pretrained(folder).encode("b a")
+        [5, 4]
+        """
+        tokenizer = _read(Path(folder, TOKENIZER))
+        return cls(tokenizer, **special_tokens(Path(folder)))
 
 
 @names_elsewhere(TOKEN_NAMES)
@@ -213,23 +267,17 @@ def load_tokenizer(
     >>> data.load_tokenizer(path).encode("b a") == tokenizer.encode("b a")
     True
     """
+    return Tokenizer(_read(path), pad_token, start_token, end_token)
+
+
+def _read(path) -> tokenizers.Tokenizer:
     text = Path(path).read_text(encoding="utf-8")
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(text)
+        return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(
             f"path must be a JSON file of the tokenizers library. Received: {path} ({error})"
         ) from error
-    return Tokenizer(tokenizer, pad_token, start_token, end_token)
-
-
-def check_tokenizer(tokenizer, name: str = "tokenizer") -> None:
-    """Raises `TypeError`, with the name, unless `tokenizer` is one of ours."""
-    if not hasattr(tokenizer, "encode_each"):
-        raise TypeError(
-            f"{name} must come from data.train_tokenizer, or from data.load_tokenizer, which "
-            f"also reads Hugging Face's tokenizer.json. Received: a {type(tokenizer).__name__}"
-        )
 
 
 def _utf8_size(text: str) -> int:

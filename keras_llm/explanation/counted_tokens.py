@@ -1,5 +1,7 @@
 """Which tokens of a batch count, and how much."""
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 from keras import ops
@@ -12,20 +14,31 @@ WANTED = "batch must be what fit gets at once, (x, y) or (x, y, sample_weight)"
 
 
 def token_counts(compiled, batch) -> tuple[int, int, int]:
-    """Rows, positions, and tokens that count, of a batch `(x, y)` or `(x, y, sample_weight)`.
+    """Rows, positions, and tokens that count, of a batch as `fit` gets it.
 
     The mask of a Keras layer is not considered: it is known only once the model has run.
 
     Raises:
         ValueError: it is not such a batch, or a label that counts is outside the vocabulary.
     """
-    _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(checked_batch(batch))
+    _, y, sample_weight = unpacked(compiled.model, checked_batch(batch))
     weights = token_weights(compiled.loss, y, sample_weight, compiled.vocab_size)
     return len(weights), weights.size, int((weights != 0).sum())
 
 
-def checked_batch(batch) -> tuple:
-    """`batch` as a tuple; raises `ValueError` unless it is one of two or three."""
+def unpacked(model, batch) -> tuple:
+    """`(x, y, sample_weight)` of a batch as the model takes it."""
+    return getattr(model, "unpack", keras.utils.unpack_x_y_sample_weight)(batch)
+
+
+def checked_batch(batch):
+    """`batch` as a tuple, or with its labels inside as it is.
+
+    Raises:
+        ValueError: it is not one of two or three.
+    """
+    if isinstance(batch, Mapping) and "labels" in batch:
+        return batch
     if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 3:
         what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
         raise ValueError(f"{WANTED}. Received: {what}")

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_llm.arguments import check_positive_int
+from keras_llm.arguments import check_number, check_positive_int
+from keras_llm.backend.head_matrix import soft_capped
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.tensor import Tensor
 
@@ -14,8 +15,11 @@ from keras_llm.tensor import Tensor
 class VocabularyHead(keras.layers.Layer):
     """The logit of every id as the next token: `logits = hidden @ kernel + bias`.
 
-    Training reads `kernel` and `bias` and computes the loss from them without the whole logits in
-    memory.
+    With a soft cap c, the logits are `c * tanh((hidden @ kernel + bias) / c)`: almost the same near
+    0, and never beyond c (Gemma Team 2024, https://arxiv.org/abs/2408.00118, where c is 30).
+
+    Training reads `kernel`, `bias` and `soft_cap` and computes the loss from them without the whole
+    logits in memory.
 
     Args:
         vocab_size: Number of ids.
@@ -23,6 +27,8 @@ class VocabularyHead(keras.layers.Layer):
         tied_to: A `TokenEmbedding` whose transposed table is the kernel (Press and Wolf 2017,
             https://arxiv.org/abs/1608.05859); None for a kernel of its own.
         use_bias: Whether to add a bias.
+        soft_cap: A positive number that no logit's size exceeds, or None. transformers calls it
+            `final_logit_softcapping`, KerasHub `logit_soft_cap`.
 
     Call arguments:
         hidden: `[..., d_model]`.
@@ -31,10 +37,13 @@ class VocabularyHead(keras.layers.Layer):
         Logits `[..., vocab_size]`.
 
     Example:
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> head = VocabularyHead(vocab_size=10, d_model=4)
     >>> tuple(head(np.zeros((2, 3, 4), "float32")).shape), tuple(head.kernel.shape)
     ((2, 3, 10), (4, 10))
+    >>> head = VocabularyHead(vocab_size=10, d_model=4, soft_cap=30.0)
+    >>> bool(keras.ops.all(abs(head(np.full((2, 3, 4), 1e6, "float32"))) <= 30.0))
+    True
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class VocabularyHead(keras.layers.Layer):
         d_model: int,
         tied_to: TokenEmbedding | None = None,
         use_bias: bool = False,
+        soft_cap: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,12 +61,15 @@ class VocabularyHead(keras.layers.Layer):
                 f"tied_to must have vocab_size={vocab_size} and d_model={d_model}. Received: "
                 f"vocab_size={tied_to.vocab_size}, d_model={tied_to.d_model}"
             )
+        if soft_cap is not None:
+            soft_cap = check_number(soft_cap, "soft_cap", "(0, inf)")
         self.vocab_size = check_positive_int(vocab_size, "vocab_size")
         self.d_model = check_positive_int(d_model, "d_model")
         self.tied = tied_to is not None
         # A function, because Keras would count and save a layer as the head's own.
         self._tied_kernel: Any = tied_to and (lambda: ops.transpose(tied_to.embeddings))
         self.use_bias = use_bias
+        self.soft_cap = soft_cap
         self.bias = None
 
     def build(self, input_shape: Any = None) -> None:
@@ -78,7 +91,9 @@ class VocabularyHead(keras.layers.Layer):
     def call(self, hidden: Tensor) -> Tensor:
         """The logits."""
         logits = ops.matmul(hidden, ops.cast(self.kernel, self.compute_dtype))
-        return logits if self.bias is None else logits + self.bias
+        if self.bias is not None:
+            logits = logits + self.bias
+        return soft_capped(logits, self.soft_cap)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -92,4 +107,5 @@ class VocabularyHead(keras.layers.Layer):
             "vocab_size": self.vocab_size,
             "d_model": self.d_model,
             "use_bias": self.use_bias,
+            "soft_cap": self.soft_cap,
         }

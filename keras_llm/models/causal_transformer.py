@@ -1,6 +1,7 @@
 """A decoder-only language model: every token is predicted from those before it."""
 
-from typing import Any
+import os
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
 from keras_llm.generation.samplers import Sampler, check_top_k
 from keras_llm.models.causal_backbone import CausalBackbone, CausalConfig
 from keras_llm.models.checks import check_special_id
+from keras_llm.models.llama_folder import read_folder, write_folder
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
 from keras_llm.tensor import Tensor
@@ -187,6 +189,83 @@ class CausalTransformer(Transformer):
         new = decoder(ops.convert_to_tensor(padded, "int32"), Decoding(state, choice))
         rows = [np.concatenate(pair) for pair in zip(prompts, new, strict=True)]
         return from_rows(rows, ids, end_id if config.pad_id is None else config.pad_id)
+
+    @names_elsewhere(
+        {
+            "save_directory": "folder",
+            "safe_serialization": "nothing: the weights are always safetensors",
+            "max_shard_size": "nothing: a file holds at most 5 GB",
+        }
+    )
+    def save_pretrained(self, folder: str | os.PathLike, tokenizer: Any = None) -> None:
+        """Writes a folder as Hugging Face's Llama has it, which transformers, vLLM, llama.cpp and
+        their like read: `model.safetensors`, `config.json` and `generation_config.json`.
+
+        The logits there are those here. Llama has no place for two options: where a row holds
+        several documents it attends to all of them, whatever `document_end_id` says, and it needs
+        an `attention_mask` to mask the padding of `pad_id`. The optimizer's state is not in the
+        folder: to continue training, write `model.save("model.keras")`.
+
+        Args:
+            folder: Where to. It is made if it is missing; files of the same names are replaced,
+                all at once when the new ones are written.
+            tokenizer: A `data.Tokenizer` or one of transformers, to be written beside the model,
+                with its special ids in the config; None for a folder of the model alone.
+
+        Raises:
+            TypeError: `tokenizer` is neither.
+            ValueError: the tokenizer has more ids than the model, or the model is quantised.
+
+        Example:
+        >>> import pathlib, tempfile
+        >>> model = CausalTransformer(vocab_size=11, d_model=8, num_layers=1, num_heads=2)
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> model.save_pretrained(folder)
+        >>> sorted(path.name for path in folder.iterdir())
+        ['config.json', 'generation_config.json', 'model.safetensors']
+        """
+        write_folder(self, folder, tokenizer)
+
+    @classmethod
+    @names_elsewhere(
+        {
+            "pretrained_model_name_or_path": "folder",
+            "pad_token_id": "pad_id=...",
+            "torch_dtype": "dtype=...",
+            "trust_remote_code": "nothing: no code in a folder is ever run",
+        }
+    )
+    def from_pretrained(cls, folder: str | os.PathLike, **options: Any) -> Self:
+        """Reads a folder that `save_pretrained` wrote, or transformers' `save_pretrained` of a
+        Llama, or of a Mistral without sliding window. Nothing in the folder is run.
+
+        Everything is checked before the model is made. A model that is not exactly this
+        architecture (biases, scaled rotary positions, a sliding window, another size of heads) is
+        refused; `models.from_transformers` trains such a model in place.
+
+        Args:
+            folder: A folder with `config.json` and `model.safetensors`, or with an index and its
+                files.
+            **options: Those arguments of `CausalTransformer` that are no part of Llama: `dropout`,
+                `pad_id`, `document_end_id`, `dtype`, `name`, `trainable`. The first three are kept
+                in a folder of our own; in others they are 0, None and None, so that, as in Llama,
+                padding is masked by nobody. `dtype` is not the folder's: it defaults to Keras's
+                global policy.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or no weights in it.
+            ValueError: another architecture, weights that do not fit the config, a damaged file.
+            TypeError: an option that the folder decides.
+
+        Example:
+        >>> import numpy as np, tempfile
+        >>> model = CausalTransformer(vocab_size=11, d_model=8, num_layers=1, num_heads=2)
+        >>> model.save_pretrained(folder := tempfile.mkdtemp())
+        >>> again, ids = CausalTransformer.from_pretrained(folder), np.array([[1, 2, 3]])
+        >>> bool(ops.all(again(ids) == model(ids)))
+        True
+        """
+        return read_folder(cls, folder, options)
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of a training step per token, forward and backward:

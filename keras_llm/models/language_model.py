@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_llm.backend import HeadMatrix
 from keras_llm.layers.vocabulary_head import VocabularyHead
 from keras_llm.training import TokenModel
 
@@ -81,10 +82,12 @@ class LanguageModel(TokenModel):
             return f"{what} has an activity regularizer"
         return "" if head.built else f"{what} is not built yet"
 
-    def head_matrix(self):
-        """The head's kernel `[d_model, vocab]` and its bias, or None."""
+    def head_matrix(self) -> HeadMatrix:
+        """The head's kernel `[d_model, vocab]`, and its bias and soft cap, if it has any."""
         bias = None if self.head.bias is None else ops.convert_to_tensor(self.head.bias)
-        return ops.convert_to_tensor(self.head.kernel), bias
+        # Keras's Dense knows no cap.
+        soft_cap = getattr(self.head, "soft_cap", None)
+        return HeadMatrix(ops.convert_to_tensor(self.head.kernel), bias, soft_cap)
 
     def explain(self, batch=None, show: bool = True):
         """What `compile` decided, on one screen: see `keras_llm.explain`."""

@@ -1,18 +1,20 @@
 """The first batch of what `fit` reads, without taking it out."""
 
+from collections.abc import Mapping
+
 import keras
 
 from keras_llm.explanation.counted_tokens import WANTED, checked_batch
 
 
-def first_batch(data) -> tuple:
+def first_batch(data):
     """A batch as it is, or the first one of data that has batches.
 
     Raises:
         TypeError: `data` is neither, or an iterator, which would lose its batch.
         ValueError: it is a tuple or list, but not of two or three, or there is no batch in it.
     """
-    if isinstance(data, tuple | list):
+    if isinstance(data, tuple | list | Mapping):
         return checked_batch(data)
     if getattr(data, "batch_sampler", None) is not None:
         # A DataLoader. It is not iterated: ours would count the batch as taken.

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import global_seeds_kept, inner_optimizer, optimizer_twin
+from keras_llm.explanation.counted_tokens import unpacked
 from keras_llm.explanation.optimizer_facts import nbytes
 from keras_llm.tracing import torch as torch_stages
 from keras_llm.tracing.batch import first_batch
@@ -82,7 +83,7 @@ def traced_step(model, loss, data) -> TracedStep:
 
 def take(model, loss, batch) -> TracedStep:
     """The step; it changes the model."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    x, y, sample_weight = unpacked(model, batch)
     variables = model.trainable_variables
     before = [ops.copy(variable.value) for variable in variables]
     optimizer = optimizer_twin(model.optimizer)

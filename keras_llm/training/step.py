@@ -273,6 +273,11 @@ class Step(ABC):
         """
         if not self.why_logits(sample_weight):
             return self.one_pass(x, y, sample_weight, training, unit, counts)
+        if self.model.mixed is not None:
+            raise ValueError(
+                f"{type(self.model).__name__} does not make logits, and they are needed: "
+                f"{self.why_logits(sample_weight)}"
+            )
         y_pred = self.predict(x, training)
         self._counted_tokens = None
         objective = self.model.compute_loss(
@@ -294,22 +299,27 @@ class Step(ABC):
     def one_pass(self, x, y, sample_weight, training, unit, counts) -> Pass:
         """A forward pass without logits: straight from the hidden vectors."""
         hidden, penalty = self.hidden_vectors(x, training)
-        kernel, bias = self.model.head_matrix()
-        shape = (*hidden.shape[:-1], kernel.shape[1])
+        head = self.model.head_matrix()
+        shape = (*hidden.shape[:-1], head.kernel.shape[1])
         kind = keras_mask(hidden), upcast_dtype(hidden)
         tokens = self.flat_tokens(y, sample_weight, shape, *kind, unit)
+        rows = ops.reshape(hidden, (-1, hidden.shape[-1]))
         objective, sums, nll = vocabulary_pass(
-            ops.reshape(hidden, (-1, hidden.shape[-1])),
-            kernel,
-            bias,
+            rows,
+            head.kernel,
+            head.bias,
             tokens.labels,
             tokens.weights,
             self.loss.formula,
             tokens.scale,
             self.sums.top_k,
             training,
-            None if counts is None else int(counts.sum()),
+            at_most=None if counts is None else int(counts.sum()),
+            soft_cap=head.soft_cap,
         )
+        if self.model.mixed is not None:
+            objective, loss = self.model.mixed(x, rows, tokens, objective, sums[0], training)
+            sums = (loss, *sums[1:])
         return self.counted(tokens, objective, sums, nll, penalty, sample_weight, unit)
 
     def flat_tokens(self, y, sample_weight, shape, mask, dtype, unit) -> FlatTokens:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_llm.backend import HeadMatrix
 from keras_llm.backend.keras_private import jax_state
 
 BACKEND = keras.backend.backend()
@@ -18,6 +19,10 @@ class StepModel(keras.Model):
 
     # The `Step` that compile made; None with a loss that is not one of tokens.
     step = None
+    # Whether an update may leave weights without a gradient; else Keras warns of them.
+    may_leave_weights_unused = False
+    # What a model makes of the loss of its labels, where it does: see `Distillation.mixed`.
+    mixed = None
     # The `FirstBatch` that waits for the first step of a `fit`, and the one that sees it run.
     _waiting = _watching = None
     # On JAX and TensorFlow, by kind.
@@ -165,6 +170,10 @@ class StepModel(keras.Model):
 
     # What a step asks of a model
 
+    def unpack(self, data):
+        """A batch as `(x, y, sample_weight)`."""
+        return keras.utils.unpack_x_y_sample_weight(data)
+
     def penalty(self):
         """What the layers add to the loss of every token: regularisation and `add_loss`."""
         return sum((ops.sum(loss) for loss in self.losses), 0.0)
@@ -182,8 +191,8 @@ class StepModel(keras.Model):
         """Why the logits cannot be computed from `head_matrix`; empty where they can."""
         return "the model has no head of its own"
 
-    def head_matrix(self):
-        """The kernel `[d_model, vocab]` and the bias (or None) that make the logits."""
+    def head_matrix(self) -> HeadMatrix:
+        """What makes the logits from the backbone's hidden vectors."""
         raise NotImplementedError
 
     def call_ends_with_head(self) -> bool:

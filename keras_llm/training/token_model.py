@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 
 import keras
 from keras import ops
@@ -135,8 +136,8 @@ class TokenModel(StepModel):
         if self.step is not None:
             class_weight = None
         if shuffle is None:
-            # A DataLoader has an order of its own, and Keras warns that it does not change it.
-            shuffle = not hasattr(x, "batch_sampler")
+            # These have an order of their own, and Keras warns that it does not change it.
+            shuffle = not (hasattr(x, "batch_sampler") or inspect.isgenerator(x))
         if isinstance(validation_data, tuple):
             validation_data = self._prepared(*(*validation_data, None, None)[:3])
         ours = []

@@ -72,11 +72,13 @@ def make_inputs(tokens, width, vocab_size, dtype, seed=0, tied=False, bias=True)
     return [x if x is None else x.requires_grad_() for x in leaves], labels, weights
 
 
-def whole(leaves, labels, weights, formula, top_k):
+def whole(leaves, labels, weights, formula, top_k, soft_cap=None):
     """The same in float64, of the rows that count: objective, sums, leaves, and logits."""
     counts = weights != 0
     exact = [x if x is None else x.detach().double().requires_grad_() for x in leaves]
     logits = exact[0][counts] @ exact[1] + (0 if exact[2] is None else exact[2])
+    if soft_cap is not None:
+        logits = soft_cap * torch.tanh(logits / soft_cap)
     weights, labels = weights[counts].double(), labels[counts]
     losses = formula(logits, labels)
     nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -104,18 +106,21 @@ def relative(got, want):
     bias=st.booleans(),
     seed=st.integers(0, 1000),
     rows=st.sampled_from([2, 5, 512]),
+    # Small enough to bend logits of up to 10, not so small that different ones become equal.
+    soft_cap=st.sampled_from([None, 4.3]),
 )
-def test_shapes_and_formulas(tokens, width, vocab_size, case, dtype, top_k, tied, bias, seed, rows):
+def test_shapes_and_formulas(
+    tokens, width, vocab_size, case, dtype, top_k, tied, bias, seed, rows, soft_cap
+):
     loss, formula = case
     leaves, labels, weights = make_inputs(tokens, width, vocab_size, dtype, seed, tied, bias)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused_rows, "LOGITS_ROWS", rows)
         patch.setattr(fused_rows, "chunk_rows", lambda *_: 2 * rows)
-        objective, sums, _ = vocabulary_pass(
-            *leaves, labels, weights, loss.formula, SCALE, top_k, True
-        )
+        arguments = labels, weights, loss.formula, SCALE, top_k, True
+        objective, sums, _ = vocabulary_pass(*leaves, *arguments, soft_cap=soft_cap)
     (3 * objective).backward()
-    want, exact_sums, exact = whole(leaves, labels, weights, formula, top_k)
+    want, exact_sums, exact = whole(leaves, labels, weights, formula, top_k, soft_cap)
     (3 * want).backward()
     limit = 1e-5 if dtype == torch.float32 else 1e-10
     assert objective.dtype == dtype
@@ -160,13 +165,15 @@ def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     assert multiplied == [rounded if rounded < 0.95 * 140 else 140]
 
 
+@pytest.mark.parametrize("soft_cap", [None, 0.7])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].name)
-def test_every_formula(case, chunks_of_seven):
+def test_every_formula(case, soft_cap, chunks_of_seven):
     loss, formula = case
     leaves, labels, weights = make_inputs(11, 4, 9, torch.float64)
-    objective, _, nll = vocabulary_pass(*leaves, labels, weights, loss.formula, SCALE, 1, True)
+    arguments = labels, weights, loss.formula, SCALE, 1, True
+    objective, _, nll = vocabulary_pass(*leaves, *arguments, soft_cap=soft_cap)
     objective.backward()
-    want, _, exact = whole(leaves, labels, weights, formula, 1)
+    want, _, exact = whole(leaves, labels, weights, formula, 1, soft_cap)
     want.backward()
     torch.testing.assert_close(objective, want)
     assert not nll[weights == 0].any()
@@ -174,15 +181,17 @@ def test_every_formula(case, chunks_of_seven):
         torch.testing.assert_close(mine.grad, theirs.grad.nan_to_num(), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("logits_dtype", [torch.float32, None], ids=str)
+@pytest.mark.parametrize(
+    ("logits_dtype", "soft_cap"), [(torch.float32, None), (None, None), (torch.float32, 4.3)]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_as_good_as_its_roundings(dtype, logits_dtype, monkeypatch):
+def test_half_precision_is_as_good_as_its_roundings(dtype, logits_dtype, soft_cap, monkeypatch):
     monkeypatch.setattr(fused_rows, "LOGITS_DTYPE", logits_dtype)
     leaves, labels, weights = make_inputs(40, 16, 300, dtype)
     arguments = labels, weights, PLAIN.formula, SCALE, 1, True
-    objective, sums, _ = vocabulary_pass(*leaves, *arguments)
+    objective, sums, _ = vocabulary_pass(*leaves, *arguments, soft_cap=soft_cap)
     objective.backward()
-    want, exact_sums, exact = whole(leaves, labels, weights, reference.crossentropy, 1)
+    want, exact_sums, exact = whole(leaves, labels, weights, reference.crossentropy, 1, soft_cap)
     want.backward()
     assert objective.dtype == torch.float32
     hidden, kernel, bias = (x.detach().nan_to_num() for x in exact)
@@ -197,8 +206,13 @@ def test_half_precision_is_as_good_as_its_roundings(dtype, logits_dtype, monkeyp
 
     # Shares are rounded once, after their logits; hidden vectors once, with the row's weight; and
     # the gradient at last.
-    share = (logits + bias).softmax(1)
+    logits, slope = logits + bias, 1.0
+    if soft_cap is not None:
+        logits = soft_cap * torch.tanh(logits / soft_cap)
+        slope = 1 - (logits / soft_cap) ** 2
+    share = logits.softmax(1)
     share[torch.arange(len(labels)), labels] -= 1
+    share *= slope
     share = share.abs() * weights[:, None].double() * SCALE
     of_share = torch.expm1(torch.tensor(2 * shift)).item() + step
     bounds = (
@@ -263,19 +277,20 @@ def test_nothing_to_count(tokens):
     [(torch.float32, 1e-5), (torch.bfloat16, 8e-3), (torch.float16, 1e-3)],
     ids=str,
 )
+@pytest.mark.parametrize("soft_cap", [None, 30.0])
 @pytest.mark.parametrize("case", OF_ANY_VOCABULARY[1::6], ids=lambda case: case[0].name)
-def test_on_a_gpu_as_it_is(case, dtype, limit, monkeypatch):
+def test_on_a_gpu_as_it_is(case, soft_cap, dtype, limit, monkeypatch):
     loss, formula = case
     monkeypatch.undo()
     leaves, labels, weights = make_inputs(1300, 64, 5003, dtype)
     arguments = labels, weights, loss.formula, SCALE, 3, True
     torch.cuda.set_sync_debug_mode("error")
     try:
-        objective, sums, _ = vocabulary_pass(*leaves, *arguments)
+        objective, sums, _ = vocabulary_pass(*leaves, *arguments, soft_cap=soft_cap)
         objective.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    want, exact_sums, exact = whole(leaves, labels, weights, formula, 3)
+    want, exact_sums, exact = whole(leaves, labels, weights, formula, 3, soft_cap)
     want.backward()
     assert objective.item() == pytest.approx(want.item(), rel=1e-5)
     for got, expected in zip(sums, exact_sums, strict=True):

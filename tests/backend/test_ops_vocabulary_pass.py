@@ -12,11 +12,10 @@ from keras_llm.token_statistics import TokenStatistics
 pytestmark = pytest.mark.not_torch
 
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training):
+def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, top_k, training, soft_cap=None):
     """The sums of the pass by name, the loss to be differentiated; and the nll of each token."""
-    objective, sums, nll = module.vocabulary_pass(
-        hidden, kernel, bias, labels, weights, loss.formula, 1.0, top_k, training
-    )
+    arguments = hidden, kernel, bias, labels, weights, loss.formula, 1.0, top_k, training
+    objective, sums, nll = module.vocabulary_pass(*arguments, soft_cap=soft_cap)
     return TokenStatistics(*sums)._replace(loss=objective), nll
 
 
@@ -63,9 +62,10 @@ CASES = {
 }
 
 
-def whole(formula, hidden, kernel, bias=0, top_k=1):
+def whole(formula, hidden, kernel, bias=0, top_k=1, soft_cap=None):
     """The four sums, from float64 logits."""
     logits = hidden @ kernel + bias
+    logits = logits if soft_cap is None else soft_cap * np.tanh(logits / soft_cap)
     lse = np.log(np.exp(logits).sum(1))
     label_logit = logits[np.arange(TOKENS), LABELS]
     nll = lse - label_logit
@@ -74,7 +74,7 @@ def whole(formula, hidden, kernel, bias=0, top_k=1):
     return np.array([(x * WEIGHTS).sum() for x in (per_token, nll, correct)] + [WEIGHTS.sum()])
 
 
-def slopes(formula, *inputs):
+def slopes(formula, *inputs, **options):
     """The gradients of the summed loss, by central differences."""
     inputs = [x.copy() for x in inputs]
     gradients = [np.zeros_like(x) for x in inputs]
@@ -83,21 +83,21 @@ def slopes(formula, *inputs):
             kept, sides = x[index], []
             for step in (1e-6, -1e-6):
                 x[index] = kept + step
-                sides.append(whole(formula, *inputs)[0])
+                sides.append(whole(formula, *inputs, **options)[0])
             x[index] = kept
             gradient[index] = (sides[0] - sides[1]) / 2e-6
     return gradients
 
 
-def evaluate(*inputs, weights=WEIGHTS, top_k=1):
+def evaluate(*inputs, weights=WEIGHTS, top_k=1, soft_cap=None):
     """The pass's statistics and each token's nll."""
     inputs = [ops.convert_to_tensor(x, "float32") for x in (*inputs, weights)]
     labels = ops.convert_to_tensor(LABELS)
-    loss = CASES["own"][0]
-    return vocabulary_pass(*inputs[:3], labels, inputs[3], loss, top_k, training=False)
+    arguments = *inputs[:3], labels, inputs[3], CASES["own"][0], top_k
+    return vocabulary_pass(*arguments, training=False, soft_cap=soft_cap)
 
 
-def take(loss, *inputs, weights=WEIGHTS, compiled=True, dtype="float32"):
+def take(loss, *inputs, weights=WEIGHTS, compiled=True, dtype="float32", soft_cap=None):
     """The pass's statistics, and the gradients of 3 times its loss; with compiled=True by XLA."""
     given = [ops.cast(ops.convert_to_tensor(x), dtype) for x in inputs]
     labels, weights = ops.convert_to_tensor(LABELS), ops.convert_to_tensor(weights, "float32")
@@ -105,7 +105,7 @@ def take(loss, *inputs, weights=WEIGHTS, compiled=True, dtype="float32"):
     def objective(*given):
         bias = given[2] if len(given) > 2 else None
         arguments = (*given[:2], bias, labels, weights, loss, 1)
-        statistics, _ = vocabulary_pass(*arguments, training=True)
+        statistics, _ = vocabulary_pass(*arguments, training=True, soft_cap=soft_cap)
         return 3 * statistics.loss, statistics
 
     if keras.backend.backend() == "jax":
@@ -143,15 +143,23 @@ def test_statistics_and_gradients(name, compiled):
     check(*CASES[name], *INPUTS, compiled=compiled)
 
 
-def test_one_chunk_and_no_bias(monkeypatch):
+# Logits reach 8 in size.
+@pytest.mark.parametrize("name", ["smoothed", "focal", "own"])
+def test_under_a_soft_cap(name):
+    check(*CASES[name], *INPUTS, soft_cap=3.0)
+
+
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_one_chunk_and_no_bias(soft_cap, monkeypatch):
     monkeypatch.undo()
-    check(*CASES["smoothed"], HIDDEN, KERNEL)
+    check(*CASES["smoothed"], HIDDEN, KERNEL, compiled=soft_cap is None, soft_cap=soft_cap)
 
 
-def check(loss, formula, *inputs, compiled=True):
-    statistics, gradients = take(loss, *inputs, compiled=compiled)
-    assert_close(ops.stack(statistics), whole(formula, *inputs), rtol=1e-5)
-    for got, expected in zip(gradients, slopes(formula, *inputs), strict=True):
+def check(loss, formula, *inputs, compiled=True, soft_cap=None):
+    statistics, gradients = take(loss, *inputs, compiled=compiled, soft_cap=soft_cap)
+    assert_close(ops.stack(statistics), whole(formula, *inputs, soft_cap=soft_cap), rtol=1e-5)
+    wanted = slopes(formula, *inputs, soft_cap=soft_cap)
+    for got, expected in zip(gradients, wanted, strict=True):
         assert_close(got, 3 * expected, rtol=1e-4, atol=1e-5)
 
 
@@ -190,10 +198,10 @@ def test_no_tokens_at_all():
     assert tuple(nll.shape) == (0,)
 
 
-@pytest.mark.parametrize("top_k", [1, 3])
-def test_guesses(top_k):
-    statistics, _ = evaluate(*INPUTS, top_k=top_k)
-    want = whole(own, *INPUTS, top_k=top_k)
+@pytest.mark.parametrize(("top_k", "soft_cap"), [(1, None), (3, None), (3, 3.0)])
+def test_guesses(top_k, soft_cap):
+    statistics, _ = evaluate(*INPUTS, top_k=top_k, soft_cap=soft_cap)
+    want = whole(own, *INPUTS, top_k=top_k, soft_cap=soft_cap)
     assert float(statistics.correct) == pytest.approx(want[2], rel=1e-6)
     assert 0 < want[2] < want[3]
     # Of equals the first is the guess, and what is not a number is never one.

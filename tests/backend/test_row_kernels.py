@@ -47,7 +47,8 @@ def assert_rounded_once(got, want):
 
 @st.composite
 def rows_of_logits(draw):
-    """Logits of any layout, a bias or None, labels, and weights with some of 0 on rows of NaN."""
+    """Logits of any layout, a bias or None, labels, weights with some of 0 on rows of NaN, and a
+    soft cap or None."""
     rows, vocab_size = draw(st.integers(1, 6)), draw(st.integers(1, 400))
     dtype = draw(st.sampled_from(DTYPES))
     layout = draw(st.sampled_from(["rows", "padded", "columns", "every second"]))
@@ -72,13 +73,15 @@ def rows_of_logits(draw):
     weights = (torch.rand(rows, generator=generator) * (draw(st.integers(0, 1)) or 1)).to(DEVICE)
     weights *= torch.rand(rows, generator=generator).to(DEVICE) > 0.3
     logits[weights == 0] = draw(st.sampled_from([float("nan"), float("inf"), float("-inf"), 0.0]))
-    return logits, vocab_size, draw(st.sampled_from([None, bias])), labels, weights
+    bias, soft_cap = draw(st.sampled_from([None, bias])), draw(st.sampled_from([None, 8.3]))
+    return logits, vocab_size, bias, labels, weights, soft_cap
 
 
-def exact(logits, vocab_size, bias, labels):
-    """The numbers of each row in float64, and the softmax; as `RowNumbers` has them."""
+def exact(logits, vocab_size, bias, labels, soft_cap=None):
+    """The finished logits and the numbers of each row in float64; as `RowNumbers` has them."""
     z = logits[:, :vocab_size].double()
     z = z if bias is None else z + bias.double()
+    z = z if soft_cap is None else soft_cap * torch.tanh(z / soft_cap)
     lse, largest = z.logsumexp(1), z.amax(1)
     nll = F.cross_entropy(z, labels, reduction="none")
     return z, (nll, lse, z.mean(1), largest, (lse - largest).exp())
@@ -87,17 +90,18 @@ def exact(logits, vocab_size, bias, labels):
 @by_hypothesis
 @given(rows=rows_of_logits(), top_k=st.integers(0, 5))
 def test_numbers_of_rows_and_their_softmax(rows, top_k):
-    logits, vocab_size, bias, labels, weights = rows
+    logits, vocab_size, bias, labels, weights, soft_cap = rows
     dtype, counts = logits.dtype, weights != 0
     out = new_numbers(len(logits), logits, accumulated(dtype))
     softmax = torch.full(logits.shape, 7.0, dtype=dtype, device=DEVICE)
-    got = reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax)
-    z, want = exact(logits, vocab_size, bias, labels)
+    got = reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax, soft_cap)
+    z, want = exact(logits, vocab_size, bias, labels, soft_cap)
     for mine, theirs in zip(got, want, strict=False):
         torch.testing.assert_close(mine[counts].double(), theirs[counts], **tolerance(dtype))
     ranks = z.to(out.dtype).sort(dim=1, descending=True, stable=True).indices
     hits = (ranks[:, :top_k] == labels[:, None]).any(1)
-    if bias is None:
+    # Rounding to float32 makes different logits near the cap equal, in one way or another.
+    if bias is None and (soft_cap is None or dtype == torch.float64):
         assert torch.equal(got.hit[counts] != 0, hits[counts])
 
     # 1 - p from all other shares, which are known to as many digits as p.
@@ -117,17 +121,23 @@ def test_numbers_of_rows_and_their_softmax(rows, top_k):
 @by_hypothesis
 @given(rows=rows_of_logits())
 def test_gradient_over_the_logits(rows):
-    logits, vocab_size, _, labels, weights = rows
+    logits, vocab_size, bias, labels, weights, soft_cap = rows
     logits, counts = logits[:, :vocab_size], weights != 0
-    _, (_, _, _, largest, _) = exact(logits, vocab_size, None, labels)
+    z, (_, _, _, largest, _) = exact(logits, vocab_size, bias, labels, soft_cap)
     per_row = torch.randn(3, len(logits), dtype=torch.float64).to(DEVICE, accumulated(logits.dtype))
     gradient = torch.empty_like(logits)
-    write_gradient(logits, labels, counts, largest.to(per_row.dtype), *per_row, out=gradient)
+    numbers = largest.to(per_row.dtype), *per_row
+    options = {"bias": bias, "soft_cap": soft_cap}
+    write_gradient(logits, labels, counts, *numbers, out=gradient, **options)
     factor, shift, at_label = per_row.double()[:, :, None]
-    want = factor * (logits.double() - largest[:, None]).exp() + shift
+    want = factor * (z - largest[:, None]).exp() + shift
     want.scatter_(1, labels[:, None], at_label)
+    terms = factor.abs() + shift.abs()
+    if soft_cap is not None:
+        want *= 1 - (z / soft_cap) ** 2
+        terms = terms + at_label.abs()
     error = (gradient.double() - want).abs()[counts]
-    step = torch.finfo(gradient.dtype).eps * want.abs() + 1e-6 * (factor.abs() + shift.abs())
+    step = torch.finfo(gradient.dtype).eps * want.abs() + 1e-6 * terms
     assert (error <= step[counts]).all()
     assert not gradient[~counts].any()
 

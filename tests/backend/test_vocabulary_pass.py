@@ -3,22 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras_llm import losses
 from keras_llm.backend import chunks as sizes
+from keras_llm.backend.torch import rows as rows_module
 from keras_llm.backend.torch import vocabulary_pass as module
 from keras_llm.token_statistics import TokenStatistics
 from tests import reference
-from tests.backend.cases import cases
+from tests.backend.cases import Own, cases
 
 pytestmark = pytest.mark.torch_only
 
 
-def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, top_k):
+def vocabulary_pass(hidden, kernel, bias, labels, weights, loss, scale, top_k, soft_cap=None):
     """The pass of a training step; its sums by name."""
-    objective, sums, nll = module.vocabulary_pass(
-        hidden, kernel, bias, labels, weights, loss.formula, scale, top_k, training=True
-    )
+    arguments = hidden, kernel, bias, labels, weights, loss.formula, scale, top_k
+    objective, sums, nll = module.vocabulary_pass(*arguments, training=True, soft_cap=soft_cap)
     return objective, TokenStatistics(*sums), nll
 
 
@@ -40,9 +41,15 @@ def inputs(dtype=torch.float64, tied=False, bias=True):
     return [x if x is None else x.to(dtype).requires_grad_() for x in (hidden, kernel, bias)]
 
 
-def whole(hidden, kernel, bias, formula):
-    """The same from whole logits, by float64 autograd: objective and statistics."""
+def whole_logits(hidden, kernel, bias, soft_cap=None):
+    """The logits of all tokens."""
     logits = hidden @ kernel if bias is None else hidden @ kernel + bias
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
+
+
+def whole(hidden, kernel, bias, formula, soft_cap=None):
+    """The same from whole logits, by float64 autograd: objective and statistics."""
+    logits = whole_logits(hidden, kernel, bias, soft_cap)
     per_token = formula(logits, LABELS)
     nll = torch.nn.functional.cross_entropy(logits, LABELS, reduction="none")
     correct = (logits.argmax(-1) == LABELS).double()
@@ -54,16 +61,18 @@ def whole(hidden, kernel, bias, formula):
 def chunks(request, monkeypatch):
     """Small chunks and tiles, the last of them short; and one for all."""
     rows, columns = request.param
-    monkeypatch.setattr(module, "chunk_rows", lambda vocab_size, device: rows)
+    monkeypatch.setattr(rows_module, "chunk_rows", lambda vocab_size, device: rows)
     monkeypatch.setattr(sizes, "CPU_TILE_COLUMNS", columns)
 
 
+# Logits reach 8 in size: most of them saturate.
+@pytest.mark.parametrize("soft_cap", [None, 0.9])
 @pytest.mark.parametrize("tied, bias", [(False, True), (True, False)], ids=["own", "tied"])
 @pytest.mark.parametrize("loss, formula", list(cases()))
-def test_objective_statistics_and_gradients(loss, formula, tied, bias, chunks):
+def test_objective_statistics_and_gradients(loss, formula, tied, bias, soft_cap, chunks):
     ours, theirs = inputs(tied=tied, bias=bias), inputs(tied=tied, bias=bias)
-    objective, statistics, _ = vocabulary_pass(*ours, LABELS, WEIGHTS, loss, SCALE, 1)
-    want, sums = whole(*theirs, formula)
+    objective, statistics, _ = vocabulary_pass(*ours, LABELS, WEIGHTS, loss, SCALE, 1, soft_cap)
+    want, sums = whole(*theirs, formula, soft_cap)
     torch.testing.assert_close(objective, want)
     for got, expected in zip(statistics, sums, strict=True):
         torch.testing.assert_close(got, expected.detach())
@@ -75,11 +84,12 @@ def test_objective_statistics_and_gradients(loss, formula, tied, bias, chunks):
             assert mine.grad.stride() == mine.stride()
 
 
-def test_float32_is_close_to_float64():
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_float32_is_close_to_float64(soft_cap):
     loss = losses.MaskedSparseCategoricalCrossentropy(label_smoothing=0.1)
     ours, theirs = inputs(torch.float32), inputs()
-    objective, *_ = vocabulary_pass(*ours, LABELS, WEIGHTS.float(), loss, SCALE, 0)
-    want, _ = whole(*theirs, lambda z, t: reference.crossentropy(z, t, 0.1))
+    objective, *_ = vocabulary_pass(*ours, LABELS, WEIGHTS.float(), loss, SCALE, 0, soft_cap)
+    want, _ = whole(*theirs, lambda z, t: reference.crossentropy(z, t, 0.1), soft_cap)
     objective.backward()
     want.backward()
     assert objective.item() == pytest.approx(want.item(), rel=1e-6)
@@ -87,12 +97,14 @@ def test_float32_is_close_to_float64():
         torch.testing.assert_close(mine.grad.double(), reference_leaf.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_bfloat16_inputs_have_float32_statistics():
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_bfloat16_inputs_have_float32_statistics(soft_cap):
     loss = losses.MaskedSparseCategoricalCrossentropy()
     ours = inputs(torch.bfloat16)
-    objective, statistics, _ = vocabulary_pass(*ours, LABELS, WEIGHTS.float(), loss, SCALE, 1)
+    arguments = LABELS, WEIGHTS.float(), loss, SCALE, 1, soft_cap
+    objective, statistics, _ = vocabulary_pass(*ours, *arguments)
     exact = [x.detach().double().requires_grad_() for x in ours]
-    want, sums = whole(*exact, reference.crossentropy)
+    want, sums = whole(*exact, reference.crossentropy, soft_cap)
     assert objective.dtype == torch.float32
     assert objective.item() == pytest.approx(want.item(), rel=1e-5)
     assert statistics.correct.item() == pytest.approx(sums[2].item(), rel=1e-6)
@@ -103,23 +115,25 @@ def test_bfloat16_inputs_have_float32_statistics():
         torch.testing.assert_close(mine.grad.double(), reference_leaf.grad, rtol=1e-2, atol=1e-2)
 
 
-def test_ignored_rows_may_hold_anything():
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_ignored_rows_may_hold_anything(soft_cap):
     loss = losses.MaskedSparseCategoricalCrossentropy()
     hidden, kernel, bias = inputs()
     with torch.no_grad():
         hidden[WEIGHTS == 0] = float("nan")
-    objective, *_ = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS, loss, SCALE, 1)
+    objective, *_ = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS, loss, SCALE, 1, soft_cap)
     objective.backward()
     assert objective.isfinite()
     assert kernel.grad.isfinite().all()
     assert torch.equal(hidden.grad[WEIGHTS == 0], torch.zeros_like(hidden.grad[WEIGHTS == 0]))
 
 
-def test_nothing_to_count():
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_nothing_to_count(soft_cap):
     loss = losses.MaskedSparseCategoricalCrossentropy(label_smoothing=0.1)
     hidden, kernel, bias = inputs()
-    zeros = torch.zeros_like(WEIGHTS)
-    objective, statistics, _ = vocabulary_pass(hidden, kernel, bias, LABELS, zeros, loss, 1.0, 1)
+    arguments = LABELS, torch.zeros_like(WEIGHTS), loss, 1.0, 1, soft_cap
+    objective, statistics, _ = vocabulary_pass(hidden, kernel, bias, *arguments)
     objective.backward()
     assert [float(s) for s in statistics] == [0.0] * 4
     assert not hidden.grad.any()
@@ -133,8 +147,9 @@ def test_evaluation_makes_no_gradients():
     assert not objective.requires_grad
     # Not even inside, where autograd would not show them.
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Rows, "accumulate", None)
-        vocabulary_pass(*inputs(), LABELS, WEIGHTS, loss, SCALE, 1)
+        for rows, soft_cap in ((module.Rows, None), (module.CappedRows, 3.0)):
+            patch.setattr(rows, "accumulate", None)
+            vocabulary_pass(*inputs(), LABELS, WEIGHTS, loss, SCALE, 1, soft_cap)
 
 
 def test_the_first_of_equal_logits_is_the_guess():
@@ -145,13 +160,14 @@ def test_the_first_of_equal_logits_is_the_guess():
     assert statistics.correct.item() == 1.0
 
 
-def test_each_token_has_its_nll_and_the_best_guesses_are_counted():
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_each_token_has_its_nll_and_the_best_guesses_are_counted(soft_cap):
     loss = losses.MaskedSparseCategoricalCrossentropy(label_smoothing=0.1)
-    hidden, kernel, bias = inputs()
-    logits = (hidden @ kernel + (0 if bias is None else bias)).detach()
+    logits = whole_logits(*inputs(), soft_cap).detach()
     want = torch.nn.functional.cross_entropy(logits, LABELS, reduction="none")
     for k in (1, 3, VOCAB):
-        _, statistics, nll = vocabulary_pass(hidden, kernel, bias, LABELS, WEIGHTS, loss, SCALE, k)
+        arguments = LABELS, WEIGHTS, loss, SCALE, k, soft_cap
+        _, statistics, nll = vocabulary_pass(*inputs(), *arguments)
         torch.testing.assert_close(nll, want * (WEIGHTS != 0))
         hits = (logits.topk(k).indices == LABELS[:, None]).any(1)
         torch.testing.assert_close(statistics.correct, (hits * WEIGHTS).sum())
@@ -170,3 +186,32 @@ def test_a_loss_scale_saves_small_float16_gradients():
     (want * 2.0**24 * 1e-9 / SCALE).backward()
     torch.testing.assert_close(hidden.grad.double(), exact[0].grad, rtol=1e-2, atol=1e-5)
     assert hidden.grad.any()
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that a tensor of the pass has had."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        result = operation(*arguments, **(options or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_no_tensor_has_the_logits_of_all_tokens(soft_cap, monkeypatch):
+    monkeypatch.setattr(rows_module, "chunk_rows", lambda *_: 8)
+    generator = torch.Generator().manual_seed(0)
+    hidden, kernel = (
+        torch.randn(64, 4, generator=generator),
+        torch.randn(4, 50, generator=generator),
+    )
+    leaves = hidden.requires_grad_(), kernel.requires_grad_(), None
+    with Largest() as largest:
+        arguments = torch.arange(64) % 50, torch.ones(64), Own(), 1.0, 1, soft_cap
+        vocabulary_pass(*leaves, *arguments)[0].backward()
+    # A chunk's logits; hidden vectors and the kernel have fewer numbers.
+    assert largest.numbers == 8 * 50

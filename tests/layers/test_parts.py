@@ -56,7 +56,7 @@ def test_rms_norm_does_not_round_its_scale_to_bfloat16():
         layers.RotaryEmbedding(8, 500.0),
         layers.TokenEmbedding(11, 8),
         layers.TransformerBlock(8, 4, 2, 12, 0.1, 1e-5, 0.1, True),
-        layers.VocabularyHead(11, 8, use_bias=True),
+        layers.VocabularyHead(11, 8, use_bias=True, soft_cap=30.0),
     ],
     ids=lambda layer: type(layer).__name__,
 )

@@ -67,16 +67,26 @@ def test_mixed_precision_casts_vectors_and_keeps_the_table():
     assert layer.embeddings.dtype == "float32"
 
 
+@pytest.mark.parametrize("soft_cap", [None, 0.5])
 @pytest.mark.parametrize("tied, use_bias", [(True, False), (True, True), (False, True)])
-def test_head_is_a_product(tied, use_bias):
+def test_head_is_a_product_perhaps_with_a_cap(tied, use_bias, soft_cap):
     embedding = built(TokenEmbedding(7, 4))
-    head = built(VocabularyHead(7, 4, tied_to=embedding if tied else None, use_bias=use_bias))
+    tied_to = embedding if tied else None
+    head = built(VocabularyHead(7, 4, tied_to=tied_to, use_bias=use_bias, soft_cap=soft_cap))
+    head.set_weights([10 * weight.numpy() + 0.1 for weight in head.weights])
     assert len(head.weights) == (not tied) + use_bias
     hidden = np.random.default_rng(0).standard_normal((2, 3, 4)).astype("float32")
     kernel = embedding.embeddings.numpy().T if tied else head.weights[0].numpy()
     want = hidden @ kernel + (head.bias.numpy() if use_bias else 0.0)
+    want = want if soft_cap is None else soft_cap * np.tanh(want / soft_cap)
     np.testing.assert_allclose(ops.convert_to_numpy(head(hidden)), want, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(ops.convert_to_numpy(head.kernel), kernel)
+
+
+@pytest.mark.parametrize("soft_cap", [0, -30.0, float("inf"), float("nan"), True, "30"])
+def test_a_soft_cap_is_a_positive_number(soft_cap):
+    with pytest.raises(ValueError, match=r"soft_cap must be a number in \(0, inf\). Received: "):
+        VocabularyHead(7, 4, soft_cap=soft_cap)
 
 
 def test_a_tied_head_cannot_be_saved_alone():

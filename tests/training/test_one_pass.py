@@ -8,7 +8,7 @@ import pytest
 
 from keras_llm import losses, metrics, models, optimizers
 from keras_llm.backend import chunks
-from keras_llm.backend.torch import vocabulary_pass
+from keras_llm.backend.torch import rows
 from keras_llm.training import Step
 from keras_llm.training.torch import compile_policy, pass_graph
 from tests.losses.token_losses import SquaredTemperature
@@ -117,7 +117,7 @@ def test_twelve_steps_are_the_same_twelve_steps(loss, way, dropout, passes, monk
     elif "compiled" not in way:
         monkeypatch.setattr(compile_policy, "compiled", lambda module: module)
     if "chunks" in way:
-        monkeypatch.setattr(vocabulary_pass, "chunk_rows", lambda *_: 5)
+        monkeypatch.setattr(rows, "chunk_rows", lambda *_: 5)
         monkeypatch.setattr(chunks, "CPU_TILE_COLUMNS", 7)
     model, history = twelve_steps(models.CausalTransformer, loss, dropout, **WAYS[way])
     captured = model.step.captured

@@ -5,21 +5,33 @@ For a token with logits z = h @ K + b and label t, every token loss is f(nll, ls
     dz = (f_nll + f_lse) * softmax(z) - f_nll * onehot(t) + f_mean / V
     dh = dz @ K'      dK = sum of h' dz      db = sum of dz
 
-with the partial derivatives of f as numbers of one token. A loop makes a few hundred rows of logits
-at a time and takes all of it from them, so that no logits are kept, or made again, for a backward
-pass.
+with the partial derivatives of f as numbers of one token. A head with a soft cap c has the logits
+c * tanh(z / c) instead, which multiplies dz by 1 - tanh(z / c)^2. A loop makes a few hundred rows
+of logits at a time and takes all of it from them, so that no logits are kept, or made again, for a
+backward pass.
 """
 
 import keras
 from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
+from keras_llm.backend.head_matrix import soft_capped
 from keras_llm.backend.ops.derivatives import with_derivatives
 from keras_llm.backend.ops.logits_pass import in_top_k, label_logits, weighted
 
 
 def vocabulary_pass(
-    hidden, kernel, bias, labels, weights, formula, scale, top_k, training, at_most=None
+    hidden,
+    kernel,
+    bias,
+    labels,
+    weights,
+    formula,
+    scale,
+    top_k,
+    training,
+    at_most=None,
+    soft_cap=None,
 ):
     """Reduces hidden vectors over the vocabulary.
 
@@ -35,6 +47,7 @@ def vocabulary_pass(
         top_k: Counts a label as correct among this many best guesses; 0 counts nothing.
         training: Whether gradients are made on the way.
         at_most: Not used: the rows that count are found where they are.
+        soft_cap: The head's, or None; see `HeadMatrix`.
 
     Returns:
         The number to minimise, which can be differentiated if `training`; the four sums of
@@ -55,7 +68,10 @@ def vocabulary_pass(
         logits = ops.cast(ops.matmul(h, kernel), dtype)
         for b in biases:
             logits = logits + ops.cast(b, dtype)
+        logits = soft_capped(logits, soft_cap)
         statistics, nll, d_logits = reduce_chunk(logits, t, w, formula, top_k)
+        if soft_cap is not None:
+            d_logits = d_logits * (1.0 - ops.square(logits / soft_cap))
         sums[0] = sums[0] + statistics
         sums[1] = ops.slice_update(sums[1], (start,), nll)
         if training:

@@ -41,22 +41,21 @@ class FusedRows:
 
         The gradients are those of the weighted sum of the losses.
         """
-        count, vocab_size = len(self.hidden), self.kernel.shape[1]
+        count = len(self.hidden)
         self.out = new_numbers(count, self.hidden, self.dtype)
-        numbers, self.top_k = RowNumbers(*self.out.unbind()), top_k
-        self.nll, losses = numbers.nll, torch.empty_like(numbers.nll)
+        self.numbers = RowNumbers(*self.out.unbind())
+        self.formula, self.top_k = formula, top_k
+        self.nll, self.losses = self.numbers.nll, torch.empty_like(self.numbers.nll)
         self.allocate(needs_gradients)
         for chunk in slices(0, count, self.rows):
             self.reduce_logits(chunk)
-            tokens = *(x[chunk] for x in numbers[:3]), self.labels[chunk], vocab_size
             if needs_gradients:
-                losses[chunk], partials = differentiate(formula, *tokens)
-                self.accumulate(chunk, *partials)
+                self.accumulate(chunk)
             else:
-                losses[chunk] = formula(*tokens)
+                self.losses[chunk] = formula(*self.tokens(chunk))
         # Rows of weight 0 have a loss too, which may be NaN.
-        losses.masked_fill_(self.skipped, 0.0)
-        sums = (torch.stack([losses, self.nll, numbers.hit]) * self.weights).sum(1)
+        self.losses.masked_fill_(self.skipped, 0.0)
+        sums = (torch.stack([self.losses, self.nll, self.numbers.hit]) * self.weights).sum(1)
         return (*sums.unbind(), self.weights.abs().sum()), self.gradients()
 
     def allocate(self, needs_gradients):
@@ -107,14 +106,27 @@ class FusedRows:
                 softmax = softmax[part.start - chunk.start : part.stop - chunk.start]
             logits = softmax if self.logits is None else self.logits[: part.stop - part.start]
             product(self.hidden[part], self.kernel, out=logits[:, :vocab_size])
-            token = self.bias, self.labels[part], self.weights[part], self.top_k
-            reduce_rows(logits, vocab_size, *token, self.out[:, part], softmax)
+            self.reduce_part(logits, part, softmax)
 
-    def accumulate(self, chunk, f_nll, f_lse, f_mean):
+    def reduce_part(self, logits, part, softmax):
+        """The same from logits, into `softmax` if it is not None."""
+        token = self.bias, self.labels[part], self.weights[part], self.top_k
+        reduce_rows(logits, self.kernel.shape[1], *token, self.out[:, part], softmax)
+
+    def tokens(self, rows):
+        """What the formula takes, of some rows."""
+        return *(x[rows] for x in self.numbers[:3]), self.labels[rows], self.kernel.shape[1]
+
+    def partials(self, rows):
+        """The weighted partial derivatives of the losses of some rows, which are noted."""
+        self.losses[rows], partials = differentiate(self.formula, *self.tokens(rows))
+        return [self.weighted(partial, rows) for partial in partials]
+
+    def accumulate(self, chunk):
         """Adds a chunk to the gradients."""
+        f_nll, f_lse, f_mean = self.partials(chunk)
         labels, count = self.labels[chunk], chunk.stop - chunk.start
         softmax = self.softmax[:count, : self.kernel.shape[1]]
-        f_nll, f_lse, f_mean = (self.weighted(f, chunk) for f in (f_nll, f_lse, f_mean))
         given = [f for f in (f_nll, f_lse) if f is not None]
         factor = sum(given[1:], *given[:1]) if given else torch.zeros_like(self.nll[chunk])
         # What rows of weight 0 hold may be NaN, which no factor makes 0.
@@ -150,11 +162,11 @@ class FusedRows:
             self.d_kernel += self.d_mean[:, None]
         return self.d_hidden, self.d_kernel, self.d_bias
 
-    def weighted(self, partial, chunk):
+    def weighted(self, partial, rows):
         """A partial derivative times the weights, also where it is NaN for a row of weight 0."""
         if partial is None:
             return None
-        return (partial * self.weights[chunk]).masked_fill_(self.skipped[chunk], 0.0)
+        return (partial * self.weights[rows]).masked_fill_(self.skipped[rows], 0.0)
 
 
 def slices(start, stop, size):

@@ -92,17 +92,11 @@ class LogitsPass(torch.autograd.Function):
             # create_graph=True: the gradient is to be differentiated again.
             gradient = recorded_gradient(logits, labels, (d_nll, d_lse, d_mean))
             return gradient, None, None, None
-        zeros = torch.zeros_like(nll)
-        d_nll, d_lse = (zeros if x is None else x for x in (d_nll, d_lse))
-        shift = None if d_mean is None else d_mean / logits.shape[1]
-        factor = (d_nll + d_lse) / total
-        at_label = d_nll * torch.expm1(-nll) + d_lse * torch.exp(-nll)
-        if shift is not None:
-            at_label += shift
-
+        partials = d_nll, d_lse, d_mean
+        factor, shift, at_label = gradient_numbers(partials, nll, total, logits.shape[1])
         gradient = torch.empty_like(logits)
         if row_kernels.can_launch(logits):
-            shift = zeros if shift is None else shift
+            shift = torch.zeros_like(nll) if shift is None else shift
             rows = labels, counts, max_logit, factor, shift, at_label
             row_kernels.write_gradient(logits, *rows, out=gradient)
             return gradient, None, None, None
@@ -110,11 +104,8 @@ class LogitsPass(torch.autograd.Function):
         for chunk in chunks_that_count(logits, counts):
             z = logits[chunk]
             room = gradient[chunk] if scratch is None else scratch[: len(z)]
-            exponentials = exp_in_place(torch.sub(z, max_logit[chunk, None], out=room))
-            part = exponentials.mul_(factor[chunk, None])
-            if shift is not None:
-                part += shift[chunk, None]
-            # Set, not subtracted from: p - 1 of a sure model would round to 0.
+            added = None if shift is None else shift[chunk]
+            part = gradient_beside_label(z, max_logit[chunk], factor[chunk], added, out=room)
             part.scatter_(1, labels[chunk, None], at_label[chunk, None])
             if scratch is not None:
                 gradient[chunk] = part
@@ -122,6 +113,36 @@ class LogitsPass(torch.autograd.Function):
             # Left out above; and what does not count may be NaN, which no factor makes 0.
             gradient.index_fill_(0, (~counts).nonzero().squeeze(1), 0.0)
         return gradient, None, None, None
+
+
+def gradient_numbers(partials, nll, total, vocab_size):
+    """What makes a row's gradient: `factor * exp(z - max z) + shift`, and `at_label` at the label.
+
+    Args:
+        partials: The derivatives by `nll`, `lse` and `mean_logit`, `[rows]` each; None for 0.
+        nll: `[rows]`.
+        total: `[rows]`, the sum of `exp(z - max z)`.
+        vocab_size: Length of a row.
+
+    Returns:
+        `factor`, `shift` and `at_label`, `[rows]` each; the shift is None where it is 0.
+    """
+    zeros = torch.zeros_like(nll)
+    d_nll, d_lse = (zeros if x is None else x for x in partials[:2])
+    shift = None if partials[2] is None else partials[2] / vocab_size
+    factor = (d_nll + d_lse) / total
+    # Not by subtracting from the softmax: p - 1 of a sure model would round to 0.
+    at_label = d_nll * torch.expm1(-nll) + d_lse * torch.exp(-nll)
+    if shift is not None:
+        at_label += shift
+    return factor, shift, at_label
+
+
+def gradient_beside_label(logits, max_logit, factor, shift, out=None):
+    """`factor * exp(logits - max_logit) + shift` of some rows and columns, in `out` if given."""
+    exponentials = exp_in_place(torch.sub(logits, max_logit[:, None], out=out))
+    gradient = exponentials.mul_(factor[:, None])
+    return gradient if shift is None else gradient.add_(shift[:, None])
 
 
 def reduce_rows(logits, labels, counts, top_k=0):

@@ -12,12 +12,7 @@ from typing import NamedTuple
 import torch
 
 from keras_llm.backend.torch.tensors import is_plain
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # as on Apple's GPUs
-    triton = None
+from keras_llm.backend.torch.triton_logits import finished, tl, triton
 
 # Columns that one program works on at once, and the warps that share them.
 BLOCK_COLUMNS, WARPS = 4096, 16
@@ -72,7 +67,9 @@ def new_numbers(rows: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tens
     return like.new_empty(len(RowNumbers._fields), rows, dtype=dtype)
 
 
-def reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax=None) -> RowNumbers:
+def reduce_rows(
+    logits, vocab_size, bias, labels, weights, top_k, out, softmax=None, soft_cap=None
+) -> RowNumbers:
     """Reduces rows of logits over the vocabulary.
 
     Args:
@@ -87,6 +84,8 @@ def reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax=N
         softmax: None, or `[rows, width]`, of which rows are contiguous: gets
             `softmax(logits) - onehot(label)`, and zeros where weights and columns do not count. It
             may be `logits`.
+        soft_cap: None, or c: the numbers and the softmax are those of
+            `c * tanh((logits + bias) / c)`.
 
     Returns:
         `out`, by name.
@@ -100,6 +99,7 @@ def reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax=N
         *(out, out.stride(0), target, target.stride(0)),
         *(vocab_size, logits.shape[1], top_k),
         HAS_BIAS=bias is not None,
+        CAP=soft_cap,
         COUNTS_HITS=top_k > 0,
         WRITES_SOFTMAX=softmax is not None,
         LANE=LANE,
@@ -107,22 +107,32 @@ def reduce_rows(logits, vocab_size, bias, labels, weights, top_k, out, softmax=N
     return RowNumbers(*out.unbind())
 
 
-def write_gradient(logits, labels, counts, max_logit, factor, shift, at_label, out) -> None:
+def write_gradient(
+    logits, labels, counts, max_logit, factor, shift, at_label, out, bias=None, soft_cap=None
+) -> None:
     """Writes `factor * exp(logits - max_logit) + shift`, and `at_label` for the label, to `out`.
+
+    With a soft cap c, z' = `c * tanh((logits + bias) / c)` stands for the logits, and all is
+    multiplied by the slope 1 - (z' / c)^2.
 
     Args:
         logits: `[rows, vocab]`, of any layout.
         labels: `[rows]`, int64, inside the vocabulary.
         counts: `[rows]`, numbers or booleans. Where 0, the row is not read and its gradient is 0.
         max_logit, factor, shift, at_label: `[rows]`, in the dtype that the gradient is computed in.
-        out: `[rows, vocab]`, of any layout.
+        out: `[rows, vocab]`, of any layout; may be `logits`.
+        bias: `[vocab]` or None.
+        soft_cap: c or None.
     """
     launch(
         _write_gradient,
         logits,
         *(logits, logits.stride(0), logits.stride(1)),
+        labels if bias is None else bias.contiguous(),
         *(x.contiguous() for x in (labels, counts, max_logit, factor, shift, at_label)),
         *(out, out.stride(0), out.stride(1), logits.shape[1]),
+        HAS_BIAS=bias is not None,
+        CAP=soft_cap,
     )
 
 
@@ -155,6 +165,7 @@ if triton is not None:
         width,
         top_k,
         HAS_BIAS: tl.constexpr,
+        CAP: tl.constexpr,
         COUNTS_HITS: tl.constexpr,
         WRITES_SOFTMAX: tl.constexpr,
         LANE: tl.constexpr,
@@ -181,8 +192,7 @@ if triton is not None:
 
         label = tl.load(labels + row).to(tl.int32)
         label_logit = tl.load(logits + label.to(tl.int64) * logits_column).to(accumulated)
-        if HAS_BIAS:
-            label_logit += tl.load(bias + label).to(accumulated)
+        label_logit = finished(label_logit, bias, label, label < vocab_size, HAS_BIAS, CAP)
         # Of each lane. The label's share is added last: 1 - p of a sure model keeps its digits.
         largest = tl.full((BLOCK // LANE,), float("-inf"), accumulated)
         others = tl.zeros((BLOCK // LANE,), accumulated)
@@ -191,15 +201,14 @@ if triton is not None:
         for block in range(blocks):
             at = block * BLOCK + columns
             inside = at < vocab_size
-            z = tl.load(
-                logits + at.to(tl.int64) * logits_column,
-                mask=at < width,
-                eviction_policy="evict_last",
-            ).to(accumulated)
-            if HAS_BIAS:
-                z += tl.load(bias + at, mask=inside, other=0.0).to(accumulated)
+            place = logits + at.to(tl.int64) * logits_column
+            z = tl.load(place, mask=at < width, eviction_policy="evict_last").to(accumulated)
+            z = finished(z, bias, at, inside, HAS_BIAS, CAP)
             sums += tl.sum(tl.where(inside, z, 0.0), 1)
             z = tl.where(inside, z, float("-inf"))
+            if CAP is not None:
+                # Below they are compared, and a compiler may round the two in other ways.
+                z = tl.where(at == label, label_logit, z)
             if COUNTS_HITS:
                 # NaN compares false, so a diverged model is never counted right.
                 behind = tl.where(at < label, z < label_logit, z <= label_logit)
@@ -229,13 +238,9 @@ if triton is not None:
             for step in range(blocks):
                 at = (blocks - 1 - step) * BLOCK + columns
                 inside = at < vocab_size
-                z = tl.load(
-                    logits + at.to(tl.int64) * logits_column,
-                    mask=at < width,
-                    eviction_policy="evict_first",
-                ).to(accumulated)
-                if HAS_BIAS:
-                    z += tl.load(bias + at, mask=inside, other=0.0).to(accumulated)
+                place = logits + at.to(tl.int64) * logits_column
+                z = tl.load(place, mask=at < width, eviction_policy="evict_first").to(accumulated)
+                z = finished(z, bias, at, inside, HAS_BIAS, CAP)
                 share = tl.where(at == label, at_label, tl.exp(z - base) * scale)
                 share = tl.where(inside, share, 0.0).to(softmax.dtype.element_ty)
                 tl.store(softmax + at, share, mask=at < width)
@@ -245,6 +250,7 @@ if triton is not None:
         logits,
         logits_row,
         logits_column,
+        bias,
         labels,
         counts,
         max_logit,
@@ -255,6 +261,8 @@ if triton is not None:
         out_row,
         out_column,
         vocab_size,
+        HAS_BIAS: tl.constexpr,
+        CAP: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
         row = tl.program_id(0).to(tl.int64)
@@ -276,10 +284,12 @@ if triton is not None:
         for block in range(blocks):
             at = block * BLOCK + columns
             inside = at < vocab_size
-            z = tl.load(
-                logits + at.to(tl.int64) * logits_column, mask=inside, other=float("-inf")
-            ).to(accumulated)
+            place = logits + at.to(tl.int64) * logits_column
+            z = tl.load(place, mask=inside, other=float("-inf")).to(accumulated)
+            z = finished(z, bias, at, inside, HAS_BIAS, CAP)
             gradient = tl.where(at == label, of_label, tl.exp(z - largest) * scale + added)
+            if CAP is not None:
+                gradient *= 1.0 - (z / CAP) * (z / CAP)
             tl.store(
                 out + at.to(tl.int64) * out_column,
                 gradient.to(out.dtype.element_ty),

@@ -37,7 +37,8 @@ class CapturedLayer:
         self.layer = layer
         self.policy = policy
         self.graphs = {}
-        self.reason = unknown_layers(layer)
+        own_reason = getattr(layer, "why_no_graph", None)
+        self.reason = own_reason() if own_reason else unknown_layers(layer)
         # Whether the last call was answered by a graph.
         self.replayed = False
 

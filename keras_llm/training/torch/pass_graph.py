@@ -14,6 +14,7 @@ import torch
 from keras import ops
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from keras_llm.backend.head_matrix import soft_capped
 from keras_llm.backend.ids import check_ids, deferred_checks
 from keras_llm.backend.ops import logits_pass
 from keras_llm.backend.torch import tensors as facts
@@ -93,8 +94,7 @@ class PassGraph:
                 hidden = model.backbone(
                     keras.tree.pack_sequence_as(inputs, features), training=True
                 )
-                kernel, bias = model.head_matrix()
-                logits = logits_of(hidden, kernel, bias)
+                logits = logits_of(hidden, model.head_matrix())
                 sums, nll = reduced(logits, labels, weights, loss, top_k)
                 gradients = torch.autograd.grad(sums[0] * scale, leaves, allow_unused=True)
             updated = [scope.get_current_value(variable) for variable in others]
@@ -123,8 +123,8 @@ class PassGraph:
         """The shape that the logits would have, and the dtype in which they are reduced."""
         with torch.no_grad():
             hidden = model.backbone(inputs, training=False)
-            kernel, _ = model.head_matrix()
-        return (*hidden.shape[:-1], kernel.shape[1]), logits_pass.upcast_dtype(hidden)
+            vocab_size = model.head_matrix().kernel.shape[1]
+        return (*hidden.shape[:-1], vocab_size), logits_pass.upcast_dtype(hidden)
 
     def accept(self, features, ids, vocab_size, what) -> bool:
         """Notes the check of an input's ids, which have no values while the graph is traced."""
@@ -154,12 +154,14 @@ class PassGraph:
         return sums, nll, gradients
 
 
-def logits_of(hidden, kernel, bias):
+def logits_of(hidden, head):
     """The logits of all tokens, `[tokens, vocab]`, in the dtype that they are reduced in."""
     dtype = logits_pass.upcast_dtype(hidden)
     hidden = ops.reshape(ops.cast(hidden, dtype), (-1, hidden.shape[-1]))
-    logits = ops.matmul(hidden, ops.cast(kernel, dtype))
-    return logits if bias is None else logits + ops.cast(bias, dtype)
+    logits = ops.matmul(hidden, ops.cast(head.kernel, dtype))
+    if head.bias is not None:
+        logits = logits + ops.cast(head.bias, dtype)
+    return soft_capped(logits, head.soft_cap)
 
 
 def reduced(logits, labels, weights, loss, top_k):

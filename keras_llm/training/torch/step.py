@@ -110,6 +110,8 @@ class TorchStep(Step):
             return None
         if self.model.run_eagerly or self.why_logits(sample_weight) or trained.are_watched():
             return None
+        if self.model.mixed is not None:
+            return None
         if self.passes is None:
             self.passes = PassGraphs(self.model, self.loss, self.sums.top_k, trained, self.policy)
         return self.passes.graph_of(x)
@@ -191,10 +193,19 @@ class TorchStep(Step):
         computes_norm = hasattr(self._inner, "gradient_norm") and bool(self._inner.global_clipnorm)
         if known and not computes_norm:
             self.norms.add(global_norm(known), loss_scale(self.optimizer))
-        self.optimizer.apply(gradients, trained.variables)
+        self.optimizer.apply(*self.with_gradients(gradients, trained.variables))
         if known and computes_norm and self._inner.gradient_norm is not None:
             self.norms.add(self._inner.gradient_norm)
         self.accumulator.start(trained.every_tensor, 1.0)
+
+    def with_gradients(self, gradients, variables):
+        """Gradients and variables; of a model that may leave some unused, those it has used."""
+        if not self.model.may_leave_weights_unused or all(g is not None for g in gradients):
+            return gradients, variables
+        if not self.optimizer.built:
+            self.optimizer.build(variables)
+        pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
+        return zip(*pairs, strict=True)
 
     # Layers
 

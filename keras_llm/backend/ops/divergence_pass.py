@@ -1,0 +1,90 @@
+"""The divergence of a student from a teacher, chunk by chunk, on JAX and TensorFlow."""
+
+from keras import ops
+
+from keras_llm.backend.chunks import chunk_rows
+from keras_llm.backend.ops.vocabulary_pass import device_type
+
+
+def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, temperature, training):
+    """`sum w T^2 KL(softmax(z_teacher / T) || softmax(z / T))`, summed over the vocabulary.
+
+    Args:
+        hidden, teacher_hidden: `[tokens, d_model]`, of any two widths.
+        head, teacher_head: A `HeadMatrix` each, over the same vocabulary.
+        weights: `[tokens]`, in the dtype of sums.
+        temperature: T.
+        training: Whether gradients are made, of the student's hidden vectors, kernel and bias.
+
+    Returns:
+        The sum, which can be differentiated if `training`.
+    """
+    kernel, bias, soft_cap = head
+    inputs = (hidden, kernel) if bias is None else (hidden, kernel, bias)
+    student, kernel, *biases = map(ops.stop_gradient, inputs)
+    teacher, dtype = ops.stop_gradient(teacher_hidden), weights.dtype
+    count = ops.shape(student)[0]
+    size = chunk_rows(kernel.shape[1], device_type())
+    chunks = -(-count // size)
+    places = ops.minimum(ops.arange(chunks * size), count - 1)
+    filled = ops.arange(chunks * size) < count
+    weights = ops.where(filled, ops.take(weights, places), 0.0)
+    student, teacher = ops.take(student, places, axis=0), ops.take(teacher, places, axis=0)
+
+    def add_chunk(number, sums):
+        """The sum and the gradients with those of one chunk added."""
+        start = number * size
+        h = ops.slice(student, (start, 0), (size, student.shape[1]))
+        t = ops.slice(teacher, (start, 0), (size, teacher.shape[1]))
+        w = ops.slice(weights, (start,), (size,))[:, None]
+        logits = capped_logits(h, (kernel, biases[0] if biases else None, soft_cap), dtype)
+        log_p = ops.log_softmax(logits / temperature)
+        log_q = ops.log_softmax(capped_logits(t, teacher_head, dtype) / temperature)
+        q = ops.exp(log_q)
+        # What does not count may hold anything, and 0 times infinity is not 0.
+        losses = ops.where(w != 0, q * (log_q - log_p), 0.0)
+        sums[0] = sums[0] + temperature**2 * ops.sum(losses * w)
+        if not training:
+            return sums
+        # T^2 KL has the gradient T (p - q) with respect to the logits.
+        change = ops.where(w != 0, (ops.exp(log_p) - q) * (temperature * w), 0.0)
+        if soft_cap is not None:
+            change = change * (1.0 - ops.square(logits / soft_cap))
+        narrow = ops.cast(change, h.dtype)
+        d_hidden = ops.matmul(narrow, ops.transpose(ops.cast(kernel, h.dtype)))
+        sums[1] = ops.slice_update(sums[1], (start, 0), d_hidden)
+        sums[2] = sums[2] + ops.cast(ops.matmul(ops.transpose(h), narrow), dtype)
+        if biases:
+            sums[3] = sums[3] + ops.sum(change, axis=0)
+        return sums
+
+    sums = [ops.zeros((), dtype)]
+    if training:
+        sums += [ops.zeros_like(student), *(ops.zeros_like(x, dtype=dtype) for x in inputs[1:])]
+    total, *gradients = ops.fori_loop(0, chunks, add_chunk, sums)
+    if not training:
+        return total
+    gradients[0] = gradients[0][:count]
+
+    @ops.custom_gradient
+    def loss_of(*inputs):
+        """The sum, whose gradients are known."""
+
+        def backward(upstream):
+            return tuple(
+                ops.cast(upstream * ops.cast(gradient, dtype), x.dtype)
+                for gradient, x in zip(gradients, inputs, strict=True)
+            )
+
+        return total, backward
+
+    return loss_of(*inputs)
+
+
+def capped_logits(hidden, head, dtype):
+    """The logits of a few rows in the dtype of sums."""
+    kernel, bias, soft_cap = head
+    logits = ops.cast(ops.matmul(hidden, ops.cast(kernel, hidden.dtype)), dtype)
+    if bias is not None:
+        logits = logits + ops.cast(bias, dtype)
+    return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)

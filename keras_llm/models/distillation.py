@@ -1,0 +1,181 @@
+"""A student that learns from a teacher and from labels."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_llm.backend import divergence_pass
+from keras_llm.models.language_model import LanguageModel
+from keras_llm.training import TokenModel
+
+
+class Teacher:
+    """A model that is asked and not trained: no attribute that Keras would track or save.
+
+    Args:
+        model: A `LanguageModel`, built.
+    """
+
+    def __init__(self, model: LanguageModel):
+        self.model = model
+
+    def hidden_vectors(self, inputs):
+        """Its hidden vectors in evaluation mode, without gradients."""
+        return ops.stop_gradient(self.model.backbone(inputs, training=False))
+
+    def head_matrix(self):
+        """Its head, without gradients."""
+        head = self.model.head_matrix()
+        kernel, bias = (None if x is None else ops.stop_gradient(x) for x in head[:2])
+        return head._replace(kernel=kernel, bias=bias)
+
+
+class Distillation(TokenModel):
+    """A student that is trained on labels and on what a teacher says at each token:
+
+        (1 - alpha) * loss(labels) + alpha * T^2 * KL(softmax(z_teacher / T) || softmax(z / T))
+
+    The divergence is summed over the vocabulary and divided by the tokens that count, as the loss
+    is (Hinton et al. 2015, https://arxiv.org/abs/1503.02531; T^2 keeps gradients of one size
+    whatever T is). Neither model's logits of a batch are ever in memory. `compile` takes one of our
+    token losses for the labels; metrics are those of the student, from its own probabilities.
+
+    The teacher runs in evaluation mode. It is not trained, and not saved: the student is
+    `model.student`, a model of its own, with the weights that `fit` has trained.
+
+    Args:
+        teacher: A built `LanguageModel` over the student's vocabulary; also one of
+            `models.from_transformers` or `models.from_keras_hub`.
+        student: A `LanguageModel` that takes the same inputs.
+        alpha: The teacher's share of the loss, from 0 to 1.
+        temperature: T, above 0.
+        **kwargs: Keras's own: `name`, `trainable`.
+
+    Call arguments:
+        inputs: What teacher and student take.
+
+    Returns:
+        The student's logits.
+
+    Raises:
+        TypeError: teacher or student is no `LanguageModel`.
+        ValueError: alpha or temperature is out of range, a head is not a matrix, or the
+            vocabularies have different sizes.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_llm import losses, models
+    >>> def make(d_model):
+    ...     return models.CausalTransformer(20, d_model=d_model, num_layers=1, num_heads=2)
+    >>> teacher, student = make(16), make(8)
+    >>> x = np.array([[3, 4, 5, 6]])
+    >>> _ = teacher(x), student(x)
+    >>> model = Distillation(teacher, student, alpha=0.5, temperature=2.0)
+    >>> model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
+    >>> history = model.fit(x, np.array([[4, 5, 6, 7]]), verbose=0)
+    """
+
+    def __init__(
+        self,
+        teacher: LanguageModel,
+        student: LanguageModel,
+        alpha: float = 0.5,
+        temperature: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        for name, model in (("teacher", teacher), ("student", student)):
+            check_part(name, model)
+        if not 0.0 <= alpha <= 1.0:
+            raise ValueError(f"alpha must be in [0, 1]. Received: alpha={alpha}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0. Received: temperature={temperature}")
+        sizes = [model.head_matrix().kernel.shape[1] for model in (teacher, student)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                "Teacher and student must have one vocabulary. "
+                f"Received: {sizes[0]:,} and {sizes[1]:,} ids"
+            )
+        super().__init__(**kwargs)
+        self.student = student
+        self.teacher = Teacher(teacher)
+        self.alpha, self.temperature = float(alpha), float(temperature)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """The student's logits."""
+        return self.student(inputs, training=training)
+
+    def compile(self, *args, **kwargs):
+        """As of `LanguageModel`; the loss is for the labels.
+
+        Raises:
+            ValueError: the loss is not one of our token losses.
+        """
+        super().compile(*args, **kwargs)
+        if self.step is None:
+            raise ValueError(
+                "Distillation must be compiled with a loss of keras_llm for the labels, such as "
+                f"losses.MaskedSparseCategoricalCrossentropy(). Received: loss={self.loss!r}"
+            )
+
+    # What the step asks
+
+    @property
+    def backbone(self):
+        """The student's."""
+        return self.student.backbone
+
+    @property
+    def head(self):
+        """The student's."""
+        return self.student.head
+
+    def unpack(self, data):
+        """A batch as the student takes it."""
+        return self.student.unpack(data)
+
+    def why_logits(self) -> str:
+        """Why the student's logits cannot be left out."""
+        return self.student.why_logits()
+
+    def head_matrix(self):
+        """The student's."""
+        return self.student.head_matrix()
+
+    def mixed(self, inputs, hidden, tokens, objective, loss, training):
+        """What is minimised and the sum of the losses, with the teacher's part.
+
+        Args:
+            inputs: The batch.
+            hidden: The student's hidden vectors `[tokens, d_model]`.
+            tokens: The `FlatTokens`.
+            objective, loss: Those of the labels.
+            training: Whether gradients are wanted.
+        """
+        taught = self.teacher.hidden_vectors(inputs)
+        taught = ops.reshape(taught, (-1, taught.shape[-1]))
+        divergence = divergence_pass(
+            *(hidden, self.head_matrix(), taught, self.teacher.head_matrix()),
+            *(tokens.weights, self.temperature, training),
+        )
+        mine = 1.0 - self.alpha
+        objective = mine * objective + self.alpha * (divergence * tokens.scale)
+        return objective, mine * loss + self.alpha * ops.stop_gradient(divergence)
+
+    def get_config(self):
+        """Refused: a file would hold no teacher."""
+        raise NotImplementedError(
+            "A Distillation is not saved: its teacher is not part of it. Save model.student"
+        )
+
+
+def check_part(name: str, model) -> None:
+    """Raises unless it is a built model with a head that is a matrix."""
+    if not isinstance(model, LanguageModel):
+        raise TypeError(
+            f"{name} must be a LanguageModel, such as models.CausalTransformer or what "
+            f"models.from_transformers returns. Received: {type(model).__name__}"
+        )
+    reason = model.why_logits()
+    if reason:
+        raise ValueError(f"{name} must have a head that is a matrix. Received: {reason}")

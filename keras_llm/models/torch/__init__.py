@@ -1,0 +1,1 @@
+"""Models of PyTorch that others wrote, as what compile and fit are called on."""

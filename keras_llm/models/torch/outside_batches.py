@@ -1,0 +1,149 @@
+"""Batches as Hugging Face's users have them: dictionaries with labels inside, rows of lists."""
+
+import inspect
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import torch
+
+from keras_llm.backend.ids import check_ids, check_integers
+from keras_llm.models.torch.labels_rule import IGNORED, shifted_left
+from keras_llm.training.arrays import as_arrays
+
+# What the other models' batches call the same things.
+OTHER_NAMES = {
+    "token_ids": "input_ids",
+    "padding_mask": "attention_mask",
+    "encoder_ids": "input_ids",
+}
+
+
+class BatchReader:
+    """From a batch to `(inputs, labels)` as the step takes them.
+
+    Args:
+        accepted: The names of the model's inputs; columns of other names are left out.
+        vocab_size: Ids of inputs must be below it.
+        pad_id: The id that fills rows up.
+        shifts_labels: Whether labels inside a dictionary are the inputs themselves.
+        decoder_inputs: From labels to the decoder's ids; None for a model without a decoder of its
+            own.
+        packing: The `Packing`.
+    """
+
+    def __init__(self, accepted, vocab_size, pad_id, shifts_labels, decoder_inputs, packing):
+        self.accepted = accepted
+        self.vocab_size = vocab_size
+        self.pad_id = pad_id
+        self.shifts_labels = shifts_labels
+        self.decoder_inputs = decoder_inputs
+        self.packing = packing
+
+    def read(self, x, y, ignore_index: int | None):
+        """The inputs as a dictionary of tensors, and the label of each position.
+
+        Args:
+            x: Ids `[batch, length]`, or a dictionary of the model's inputs.
+            y: The labels of the positions (for a decoder-only model: each the next token), or None
+                where `x` has `labels`.
+            ignore_index: What the loss ignores; it takes the place of -100.
+
+        Raises:
+            ValueError: labels are missing or there twice; an id is outside of the vocabulary.
+            TypeError: ids that are not integers.
+        """
+        inputs = dict(x) if isinstance(x, Mapping) else {"input_ids": x}
+        if "encoder_ids" in inputs:
+            inputs = self.of_seq2seq(inputs, y)
+        inputs = {OTHER_NAMES.get(name, name): value for name, value in inputs.items()}
+        labels = inputs.pop("labels", None)
+        if labels is not None and y is not None:
+            raise ValueError(
+                "Labels must be given once: in the dictionary, as 'labels', or as y. Received: both"
+            )
+        if "input_ids" not in inputs and "inputs_embeds" not in inputs:
+            raise ValueError(
+                "A batch must have 'input_ids'. Received: a dictionary with "
+                f"{sorted(inputs) or 'nothing'}"
+            )
+        inputs = {
+            name: as_tensor(value)
+            for name, value in inputs.items()
+            if name in self.accepted and value is not None
+        }
+        for name in ("input_ids", "decoder_input_ids"):
+            if name in inputs:
+                check_integers(inputs[name], name)
+                check_ids(inputs[name], self.vocab_size, name)
+        inputs = self.packing.inputs(inputs)
+        if labels is not None:
+            y = as_tensor(labels)
+            y = shifted_left(y) if self.shifts_labels else y
+            if ignore_index not in (None, IGNORED):
+                y = torch.where(y == IGNORED, ignore_index, y)
+        if self.decoder_inputs is not None and "decoder_input_ids" not in inputs:
+            if y is None:
+                raise ValueError(
+                    "An encoder-decoder needs 'decoder_input_ids', or labels to make them of. "
+                    f"Received: {sorted(inputs)}"
+                )
+            y = as_tensor(y)
+            of_theirs = y if ignore_index is None else y.masked_fill(y == ignore_index, IGNORED)
+            inputs["decoder_input_ids"] = self.decoder_inputs(of_theirs.long())
+        return inputs, y
+
+    def of_seq2seq(self, inputs: dict, y) -> dict:
+        """The inputs of `data.seq2seq`, padding masked, the decoder's start as this model's."""
+        ids, decoder_ids = as_tensor(inputs["encoder_ids"]), inputs.pop("decoder_ids", None)
+        if y is None and decoder_ids is not None:
+            inputs["decoder_input_ids"] = decoder_ids
+        return {"attention_mask": (ids != self.pad_id).long(), **inputs}
+
+    def collate(self, rows):
+        """A batch of rows, each a dictionary of lists; the shorter ones are filled up on the right.
+
+        `input_ids` get `pad_id`, `labels` -100, the other columns 0; a missing `attention_mask` is
+        made where rows have several lengths.
+        """
+        columns = {
+            name: [np.asarray(row[name]) for row in rows]
+            for name in rows[0]
+            if name in self.accepted or name == "labels" or name in OTHER_NAMES
+        }
+        lengths = {len(ids) for ids in columns.get("input_ids", [])}
+        if len(lengths) > 1 and "attention_mask" not in columns:
+            columns["attention_mask"] = [np.ones_like(ids) for ids in columns["input_ids"]]
+        fill = {"input_ids": self.pad_id, "decoder_input_ids": self.pad_id, "labels": IGNORED}
+        return {name: filled_up(rows, fill.get(name, 0)) for name, rows in columns.items()}
+
+    def loader(self, x, batch_size, shuffle):
+        """Rows of `datasets` or a list of dictionaries as a `DataLoader`; else what is read."""
+        if inspect.isgenerator(x):
+            # Keras takes tuples of one.
+            return ((dict(batch),) if isinstance(batch, Mapping) else batch for batch in x)
+        is_list = isinstance(x, list | tuple) and x and isinstance(x[0], Mapping)
+        if not is_list and not type(x).__module__.startswith("datasets."):
+            return {k: as_arrays(v) for k, v in x.items()} if isinstance(x, Mapping) else x
+        shuffle = None if isinstance(x, torch.utils.data.IterableDataset) else bool(shuffle)
+        return torch.utils.data.DataLoader(
+            x, batch_size=batch_size or 32, shuffle=shuffle, collate_fn=self.collate
+        )
+
+
+def as_tensor(value):
+    """A column of a batch as a tensor on Keras's device."""
+    if isinstance(value, list) and value and torch.is_tensor(value[0]):
+        value = torch.stack(value)
+    return keras.ops.convert_to_tensor(value)
+
+
+def filled_up(rows, value):
+    """Rows `[length]` of several lengths as one array `[rows, longest]`."""
+    if rows[0].ndim == 0:
+        return torch.as_tensor(np.stack(rows))
+    longest = max(len(row) for row in rows)
+    filled = np.full((len(rows), longest, *rows[0].shape[1:]), value, rows[0].dtype)
+    for target, row in zip(filled, rows, strict=True):
+        target[: len(row)] = row
+    return torch.as_tensor(filled)

@@ -1,0 +1,164 @@
+"""The two parts of a transformers model as Keras layers: what is before the head, and the head."""
+
+import contextlib
+
+import keras
+import torch
+from keras import ops
+
+from keras_llm.backend.head_matrix import soft_capped
+from keras_llm.models.torch.parameter_variable import ParameterVariable
+
+
+class OutsideBackbone(keras.layers.Layer):
+    """A transformers model up to its head: a dictionary of its inputs to hidden vectors.
+
+    Its variables are the model's parameters, each once, by their own names.
+
+    Args:
+        model: The transformers model.
+        facts: Its `OutsideFacts`.
+    """
+
+    def __init__(self, model, facts, **kwargs):
+        super().__init__(**kwargs)
+        # A module as an attribute would be wrapped, tracked and saved by Keras.
+        vars(self)["model"] = model
+        vars(self)["hidden_vectors"] = facts.hidden_vectors
+        self.factor = 1.0 if facts.hidden_vectors.scales else facts.rule.scale
+        # What predicts the next token: for the checks of a batch.
+        self.is_causal = not model.config.is_encoder_decoder
+        self.is_compiled, self.compiled = False, {}
+        for name, parameter in model.named_parameters():
+            if name not in facts.head_parameters and parameter.is_floating_point():
+                self._track_variable(ParameterVariable(parameter, name))
+        self.built = True
+
+    def why_no_graph(self) -> str:
+        """Why its operations are not captured: their Python code is thin, and a graph would lose
+        gradient checkpointing and the causal mask's fast kernel."""
+        if self.is_compiled:
+            return "torch.compile runs the model of transformers"
+        return "a model of transformers runs as it is"
+
+    def call(self, inputs, training=None):
+        """Hidden vectors `[batch, length, d_model]`."""
+        # Not given back afterwards: checkpointing computes again in the backward pass.
+        self.set_mode(bool(training))
+        with self.in_mixed_precision():
+            hidden, penalty = self.in_use(self.hidden_vectors)(inputs)
+        if self.factor != 1.0:
+            hidden = hidden * self.factor
+        if not isinstance(penalty, float):
+            self.add_loss(penalty)
+        return ops.cast(hidden, self.compute_dtype) if self.is_mixed() else hidden
+
+    def logits(self, inputs, training=None):
+        """The logits of the whole model."""
+        self.set_mode(bool(training))
+        with self.in_mixed_precision():
+            return self.in_use(self.model)(**inputs, use_cache=False).logits
+
+    def in_use(self, function):
+        """A function of the module, or what `torch.compile` made of it."""
+        if not self.is_compiled:
+            return function
+        if function not in self.compiled:
+            self.compiled[function] = torch.compile(function)
+        return self.compiled[function]
+
+    def set_mode(self, training: bool):
+        """Puts all of the model into training or evaluation mode."""
+        if any(part.training != training for part in self.model.modules()):
+            self.model.train(training)
+
+    @contextlib.contextmanager
+    def modes_kept(self):
+        """Context manager that gives each part of the model its mode back."""
+        before = [(part, part.training) for part in self.model.modules()]
+        try:
+            yield
+        finally:
+            for part, training in before:
+                part.training = training
+
+    def is_mixed(self) -> bool:
+        """Whether products are to have another dtype than the weights."""
+        return self.compute_dtype != self.variable_dtype
+
+    def in_mixed_precision(self):
+        """PyTorch's context manager for mixed precision: its modules know no policy."""
+        device = next(self.model.parameters()).device.type
+        dtype = getattr(torch, self.compute_dtype)
+        return torch.autocast(device, dtype) if self.is_mixed() else contextlib.nullcontext()
+
+    def compute_output_spec(self, inputs, training=None):
+        """Unknown without a batch: the widths of transformers' models have many names."""
+        raise NotImplementedError("a model of transformers has no symbolic outputs")
+
+    def save_own_variables(self, store):
+        """All parameters and buffers, by the module's own names, each tensor once."""
+        for name, tensor in unique_tensors(self.model).items():
+            store[name] = ops.convert_to_numpy(tensor)
+
+    def load_own_variables(self, store):
+        """Takes what `save_own_variables` saved."""
+        with torch.no_grad():
+            for name, tensor in unique_tensors(self.model).items():
+                tensor.copy_(ops.convert_to_tensor(store[name]))
+
+
+class OutsideHead(keras.layers.Layer):
+    """The head of a transformers model: its logits' kernel and bias, where there are such.
+
+    Args:
+        facts: The model's `OutsideFacts`.
+    """
+
+    def __init__(self, facts, **kwargs):
+        super().__init__(**kwargs)
+        vars(self)["linear"], vars(self)["rule"] = facts.head, facts.rule
+        self.vocab_size = facts.head.weight.shape[0]
+        for name, parameter in facts.head_parameters.items():
+            if parameter.is_floating_point():
+                self._track_variable(ParameterVariable(parameter, name))
+        self.built = True
+
+    @property
+    def kernel(self):
+        """`[d_model, vocab]`."""
+        return self.linear.weight.T
+
+    @property
+    def bias(self):
+        """`[vocab]`, or None: the head's own, scaled as its product is, and the constant."""
+        own, rule = self.linear.bias, self.rule
+        if own is not None and rule.scale != 1.0:
+            own = own * rule.scale
+        if rule.bias is None:
+            return own
+        return rule.bias if own is None else own + rule.bias
+
+    @property
+    def soft_cap(self):
+        """A number, or None."""
+        return self.rule.soft_cap
+
+    def call(self, hidden):
+        """The logits of hidden vectors."""
+        logits = hidden @ self.kernel.to(hidden.dtype)
+        logits = logits if self.bias is None else logits + self.bias
+        return soft_capped(logits, self.soft_cap)
+
+    def save_own_variables(self, store):
+        """Nothing: the backbone saves the whole module."""
+
+    def load_own_variables(self, store):
+        """Nothing."""
+
+
+def unique_tensors(module) -> dict:
+    """The parameters and buffers of a module by name, each once."""
+    tensors = module.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {name: tensors[name].detach() for name in tensors if name in first.values()}

@@ -1,0 +1,166 @@
+"""A model of Hugging Face transformers as what compile and fit are called on."""
+
+import inspect
+
+import keras
+
+from keras_llm.models.language_model import LanguageModel
+from keras_llm.models.torch.outside_batches import BatchReader
+from keras_llm.models.torch.outside_checks import inner_model
+from keras_llm.models.torch.outside_facts import OutsideFacts
+from keras_llm.models.torch.outside_layers import OutsideBackbone, OutsideHead
+from keras_llm.models.torch.packing import Packing
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class TransformersModel(LanguageModel):
+    """What `models.from_transformers` returns; its docstring says what it does.
+
+    Attributes:
+        hf: The model that it was made of, with the same parameters.
+    """
+
+    # Experts that no token chose, an unused half of an encoder-decoder.
+    may_leave_weights_unused = True
+
+    def __init__(self, hf, shift_labels: bool | None = None, dtype=None, **kwargs):
+        model = inner_model(hf)
+        if not getattr(model, "is_quantized", False):
+            model.to(keras.ops.zeros(()).device)
+        facts = OutsideFacts(model)
+        super().__init__(
+            OutsideBackbone(model, facts, name="backbone", dtype=dtype),
+            OutsideHead(facts, name="head", dtype=dtype),
+            dtype=dtype,
+            **kwargs,
+        )
+        self.built = True
+        # A module as an attribute would be wrapped, tracked and saved by Keras.
+        vars(self)["hf"] = hf
+        self.shift_labels = shift_labels
+        self._why_logits = facts.why_logits
+        pad_id = getattr(model.config, "pad_token_id", None)
+        self._reader = BatchReader(
+            accepted=set(inspect.signature(model.forward).parameters),
+            vocab_size=model.get_input_embeddings().weight.shape[0],
+            pad_id=0 if pad_id is None else pad_id,
+            shifts_labels=facts.shifts_labels if shift_labels is None else shift_labels,
+            decoder_inputs=facts.decoder_inputs,
+            packing=Packing(model),
+        )
+
+    def compile(self, *args, **kwargs):
+        """As of `LanguageModel`. The model of transformers is compiled by `jit_compile=True` only:
+        its Python code is thin, and little is won."""
+        super().compile(*args, **kwargs)
+        self.backbone.is_compiled = self.step is not None and self.step.jit_compile is True
+
+    # Batches
+
+    def unpack(self, data):
+        """A batch `(inputs, labels, sample_weight)` of what Hugging Face's users have, too."""
+        x, y, sample_weight = super().unpack(data)
+        ignore_index = getattr(self.loss, "ignore_index", None)
+        return *self._reader.read(x, y, ignore_index), sample_weight
+
+    def train_step(self, data):
+        """One batch and its update."""
+        return super().train_step(self.unpack(data))
+
+    def test_step(self, data):
+        """One batch of evaluation."""
+        return super().test_step(self.unpack(data))
+
+    def call(self, inputs, training=None):
+        """Logits `[batch, length, vocab]` of the next token at every position."""
+        inputs, _ = self._reader.read(inputs, None, None)
+        if training:
+            return self.backbone.logits(inputs, training=True)
+        with self.backbone.modes_kept():
+            return self.backbone.logits(inputs)
+
+    def compute_output_spec(self, inputs, training=None):
+        """Of ids: `[batch, length, vocab]`."""
+        ids = inputs
+        if isinstance(inputs, dict):
+            ids = inputs.get("decoder_input_ids", inputs["input_ids"])
+        return keras.KerasTensor((*ids.shape, self.head.vocab_size), self.compute_dtype)
+
+    # What the step asks
+
+    def call_ends_with_head(self) -> bool:
+        """No: logits are the model's own."""
+        return False
+
+    def why_logits(self) -> str:
+        """Why the logits cannot be computed from `head_matrix`; empty where they can."""
+        return self._why_logits
+
+    # What calls Keras's trainer gives all parts their modes back
+
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        """Keras's `fit`; `x` may also be rows of `datasets`, a list of dictionaries, or batches
+        with their `labels` inside. So may `validation_data`."""
+        held_out = kwargs.get("validation_data")
+        if held_out is not None and not isinstance(held_out, tuple):
+            rows = kwargs.get("validation_batch_size") or batch_size
+            kwargs["validation_data"] = self._reader.loader(held_out, rows, False)
+        x = self._reader.loader(x, batch_size, kwargs.get("shuffle", True))
+        with self.backbone.modes_kept():
+            return super().fit(x, y, batch_size, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        """Keras's `evaluate`; `x` as of `fit`."""
+        x = self._reader.loader(x, batch_size, False)
+        with self.backbone.modes_kept():
+            return super().evaluate(x, y, batch_size, *args, **kwargs)
+
+    def predict(self, x, batch_size=None, *args, **kwargs):
+        """Keras's `predict`; `x` as of `fit`."""
+        x = self._reader.loader(x, batch_size, False)
+        with self.backbone.modes_kept():
+            return super().predict(x, batch_size, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """Keras's `train_on_batch`; `x` may have `labels` inside."""
+        batch = self.unpack((x, y, sample_weight))
+        with self.backbone.modes_kept():
+            return super().train_on_batch(*batch, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        """Keras's `test_on_batch`; `x` may have `labels` inside."""
+        batch = self.unpack((x, y, sample_weight))
+        with self.backbone.modes_kept():
+            return super().test_on_batch(*batch, *args, **kwargs)
+
+    # Saving
+
+    def get_config(self):
+        """The class and the configuration of transformers."""
+        if hasattr(self.hf, "peft_config"):
+            raise NotImplementedError(
+                "A model with adapters is not saved as one file. Save the adapters, "
+                "model.hf.save_pretrained(folder), or the weights, model.save_weights(...)"
+            )
+        return {
+            "hf": {"class_name": type(self.hf).__name__, "config": self.hf.config.to_dict()},
+            "shift_labels": self.shift_labels,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """A model of the same class, from transformers itself, with weights of its own."""
+        import transformers
+
+        config = dict(config)
+        saved = config.pop("hf")
+        made = getattr(transformers, saved["class_name"], None)
+        if not (isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)):
+            raise ValueError(
+                "The saved model must be of a class of transformers. Received: "
+                f"class_name={saved['class_name']!r}"
+            )
+        config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
+        return cls(made(made.config_class.from_dict(saved["config"])), **config)

@@ -1,0 +1,186 @@
+"""The page about models from outside: its programs, and the messages in its table."""
+
+import ast
+import re
+from pathlib import Path
+
+import keras
+import pytest
+import torch
+import transformers
+
+from keras_llm import losses, models
+from tests.models import transformers_zoo as zoo
+
+pytestmark = [
+    pytest.mark.torch_only,
+    # peft asks transformers by a name of before.
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
+]
+PAGE = (Path(__file__).parent.parent / "docs" / "outside_models.md").read_text()
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+IDS = torch.tensor([[3, 4, 5, 6]])
+PACKED = {"input_ids": IDS, "position_ids": torch.tensor([[0, 1, 0, 1]])}
+
+
+def made(name):
+    """A compiled model."""
+    model = models.from_transformers(zoo.make(name))
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
+    return model
+
+
+def bert(head):
+    return getattr(transformers, head)(transformers.BertConfig(**SMALL, intermediate_size=16))
+
+
+def llama(**changes):
+    hf = zoo.make("llama")
+    for name, value in changes.items():
+        setattr(hf, name, value)
+    return hf
+
+
+def on_no_device():
+    with torch.device("meta"):
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=9, n_layer=1))
+
+
+def prompt_learner():
+    import peft
+
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    return peft.get_peft_model(zoo.make("llama"), config)
+
+
+def adapters():
+    import peft
+
+    config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    return models.from_transformers(peft.get_peft_model(zoo.make("llama"), config))
+
+
+def whisper():
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+    config = transformers.WhisperConfig(
+        vocab_size=50,
+        d_model=12,
+        encoder_layers=1,
+        decoder_layers=1,
+        decoder_start_token_id=1,
+        **ids,
+    )
+    return transformers.WhisperForConditionalGeneration(config)
+
+
+def of_an_unknown_class():
+    config = made("llama").get_config()
+    config["hf"] = {**config["hf"], "class_name": "MyModel"}
+    return type(made("llama")).from_config(config)
+
+
+def without_a_way_to_its_decoder_ids():
+    model = made("t5")
+    model._reader.decoder_inputs.way = None
+    return model
+
+
+def fit(name, x, y=None):
+    return lambda: made(name).fit(x, y, verbose=0)
+
+
+def wrap(make):
+    return lambda: models.from_transformers(make())
+
+
+REFUSED = {
+    "another kind of model": wrap(lambda: torch.nn.Linear(2, 2)),
+    "an encoder": wrap(lambda: bert("BertForMaskedLM")),
+    "no head": wrap(lambda: bert("BertModel")),
+    "a head that `get_output_embeddings` does not return": wrap(
+        lambda: llama(get_output_embeddings=lambda: None)
+    ),
+    "inputs that are no tokens": wrap(whisper),
+    "several devices, or no weights yet": wrap(on_no_device),
+    "prompt learning": wrap(prompt_learner),
+    "no `input_ids`": fit("llama", {"labels": IDS}),
+    "labels given twice": fit("llama", {"input_ids": IDS, "labels": IDS}, IDS),
+    "an id outside the vocabulary": fit("llama", {"input_ids": IDS + 90, "labels": IDS}),
+    "a label outside the vocabulary": fit("llama", {"input_ids": IDS, "labels": IDS + 90}),
+    "ids that are no integers": fit("llama", {"input_ids": IDS * 1.0, "labels": IDS}),
+    "an encoder-decoder without labels": fit("t5", {"input_ids": IDS}),
+    "labels that its decoder's ids cannot be made of": lambda: (
+        without_a_way_to_its_decoder_ids().fit({"input_ids": IDS, "labels": IDS}, verbose=0)
+    ),
+    "packed rows for a model that mixes them": fit("opt", PACKED, IDS),
+    "packed rows with a mask": fit(
+        "llama", {**PACKED, "attention_mask": torch.tensor([[1, 1, 1, 0]])}, IDS
+    ),
+    "adapters as one file": lambda: adapters().get_config(),
+    "a saved model whose class is not of transformers": of_an_unknown_class,
+}
+OTHER_BACKEND = "JAX and TensorFlow"
+
+
+def table():
+    """What is refused: the error and the message that the page says."""
+    lines = PAGE.split("## What is refused")[1].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
+    return {what: (error.strip("`"), message.strip("`")) for what, error, message in cells}
+
+
+def raised(call):
+    """An error's class, and its message."""
+    with pytest.raises(Exception) as error:
+        call()
+    return type(error.value).__name__, str(error.value)
+
+
+def test_the_table_has_all_that_is_tested_here():
+    assert set(table()) == {*REFUSED, OTHER_BACKEND}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_table_has_the_messages_as_raised(what):
+    error, message = table()[what]
+    pattern = re.escape(message).replace(re.escape("..."), ".*")
+    name, text = raised(REFUSED[what])
+    assert name == error
+    assert re.fullmatch(pattern, text), text
+
+
+def test_the_message_of_another_backend(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert raised(lambda: models.from_transformers(None)) == table()[OTHER_BACKEND]
+
+
+def test_no_message_is_missing_in_the_table():
+    folder = Path(models.__file__).parent / "torch"
+    # That file's error is Keras's to read.
+    files = [path for path in folder.glob("*.py") if path.name != "outside_layers.py"]
+    calls = [
+        node.exc
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    ]
+    assert len(calls) > 10
+    messages = "\n".join(message for _, message in table().values())
+    for call in calls:
+        texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+        assert max(map(str, texts), key=len) in messages
+
+
+def test_the_programs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole, lora = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    zoo.make("llama").save_pretrained("start")
+    rows = {"input_ids": zoo.batch("llama")["input_ids"], "labels": zoo.batch("llama")["labels"]}
+    names = {"folder": "start", "train": rows}
+    exec(compile(whole, "outside_models.md", "exec"), names)
+    read = transformers.AutoModelForCausalLM.from_pretrained("tuned")
+    assert torch.equal(read.lm_head.weight, names["hf"].lm_head.weight)
+    assert not torch.equal(read.lm_head.weight, zoo.make("llama").lm_head.weight)
+    exec(compile(lora, "outside_models.md", "exec"), names)
+    trained = {v.path for v in names["model"].trainable_variables}
+    assert trained and all("lora" in path for path in trained)
