@@ -22,8 +22,8 @@ ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 class KerasHubHead(keras.layers.Layer):
     """The operations of a KerasHub task from the last hidden vectors on.
 
-    They are compared with `z = hidden @ kernel + bias`, for each matrix that the layer has, and with
-    `c * tanh(z / c)`, on random hidden vectors that make z near 90.
+    They are compared with `z = hidden @ kernel + bias` and with `c * tanh(z / c)`, for each matrix
+    that the layer has, on random hidden vectors that make z near 90.
 
     Args:
         layer: The layer that has the weights.
