@@ -22,8 +22,8 @@ ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 class KerasHubHead(keras.layers.Layer):
     """The operations of a KerasHub task from the last hidden vectors on.
 
-    They are compared with `hidden @ kernel + bias` on random hidden vectors that make logits near
-    90, for each matrix that the layer has.
+    They are compared with `z = hidden @ kernel + bias` and with `c * tanh(z / c)`, for each matrix
+    that the layer has, on random hidden vectors that make z near 90.
 
     Args:
         layer: The layer that has the weights.
@@ -34,7 +34,7 @@ class KerasHubHead(keras.layers.Layer):
         **kwargs: Keras's own: `name`, `dtype`, `trainable`.
 
     Attributes:
-        soft_cap: c, where the logits are found to be `c * tanh(hidden @ kernel / c)`; else None.
+        soft_cap: c, where the logits are found to be `c * tanh(z / c)`; else None.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class KerasHubHead(keras.layers.Layer):
         return getattr(self.layer, "bias", None)
 
     def why_no_matrix(self) -> str:
-        """Why logits are not `hidden @ kernel + bias`; empty where they are."""
+        """Why logits are not made by `kernel`, `bias` and `soft_cap`; empty where they are."""
         if self.layer.quantization_mode is not None:
             return "is quantised"
         if self.layer.activity_regularizer is not None:
@@ -88,12 +88,12 @@ class KerasHubHead(keras.layers.Layer):
                 continue
             self._matrix = name
             obstacle = self._compare(direction)
-            if not obstacle or self.soft_cap is not None:
-                return obstacle
+            if not obstacle:
+                return ""
         return obstacle if self._matrix else "is not known to be a matrix"
 
     def _compare(self, direction: np.ndarray) -> str:
-        """Why the logits are not those of the kernel at hand; empty where they are."""
+        """Why the logits are not made by the kernel at hand; empty where they are."""
         largest = np.abs(self._product(direction)).max()
         if largest == 0:
             return "has only zeros as weights, so that it could not be checked"
@@ -106,7 +106,7 @@ class KerasHubHead(keras.layers.Layer):
         cap = float(np.abs(self._logits(direction * (SATURATING / largest))).max())
         if cap > 0 and np.abs(logits - cap * np.tanh(plain / cap)).max() < tolerance:
             self.soft_cap = cap
-            return f"caps its logits at {cap:g}"
+            return ""
         return "does more than multiply by a matrix"
 
     def _logits(self, hidden: np.ndarray) -> np.ndarray:

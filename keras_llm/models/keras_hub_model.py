@@ -18,8 +18,8 @@ class KerasHubModel(LanguageModel):
     """What `from_keras_hub` returns: a KerasHub task as backbone and head, with shared weights.
 
     The two are cut out of the task's own graph of operations, before its last layer with weights.
-    If that layer is found to multiply by a matrix (see `KerasHubHead`), training never holds the
-    logits of a batch; otherwise `explain` says why it does.
+    If that layer is found to multiply by a matrix, with or without a soft cap, training never holds
+    the logits of a batch; otherwise `explain` says why it does.
 
     Args:
         task: A `keras_hub.models.CausalLM` or `Seq2SeqLM`.
@@ -54,7 +54,7 @@ class KerasHubModel(LanguageModel):
         return self._task()
 
     def why_head_is_no_matrix(self) -> str:
-        """Why the head is not `hidden @ kernel + bias`; empty where it is."""
+        """Why `head_matrix` is not all that the head does; empty where it is."""
         why = self.head.why_no_matrix()
         return why and f"the head, a {type(self.head.layer).__name__}, {why}"
 
