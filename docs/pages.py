@@ -29,7 +29,11 @@ TEXTS = {
     "CONTRIBUTING.md": "contributing.md",
 }
 PAGES = TEXTS | {
-    f"examples/guides/{path.name}": f"learn/{path.stem}.md" for path in GUIDES.glob("[0-9]_*.py")
+    **{
+        f"examples/guides/{path.name}": f"learn/{path.stem}.md"
+        for path in GUIDES.glob("[0-9]_*.py")
+    },
+    **{f"examples/{path.name}": f"examples/{path.stem}.md" for path in EXAMPLES.glob("*.py")},
 }
 # One picture for light pages and one for dark ones; some stand in pairs.
 PICTURE = re.compile(

@@ -12,8 +12,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import transformers
 
 import keras_llm
+from tests.data.chat_tokenizer import SKY, chat_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -161,6 +163,32 @@ def test_program_3():
     assert names["model"].history.history["perplexity"][0] == pytest.approx(20, rel=0.2)
 
 
+@pytest.mark.torch_only
+# peft asks transformers by a name of before.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+def test_program_4(folder):
+    tokenizer = chat_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=2, **sizes)
+    start = transformers.LlamaForCausalLM(config)
+    start.save_pretrained("my_model")
+    tokenizer.save_pretrained("my_model")
+    Path("chats.jsonl").write_text(f"{json.dumps({'messages': SKY})}\n" * 3)
+
+    program, adapters = blocks("Program 4")
+    names = run(program)
+    tuned = transformers.AutoModelForCausalLM.from_pretrained("tuned").lm_head.weight
+    assert tuned.equal(names["hf"].lm_head.weight) and not tuned.equal(start.lm_head.weight)
+    losses = names["model"].history.history["loss"]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+
+    line = "model = models.from_transformers(hf)\n"
+    names = run(program.replace(line, adapters).replace("tuned", "adapters"))
+    assert (folder / "adapters" / "adapter_config.json").exists()
+    trained = names["model"].trainable_variables
+    assert trained and all("lora" in variable.path for variable in trained)
+
+
 def test_a_loss_of_your_own():
     cls = run(blocks("A loss of your own")[0])["SquaredSurprise"]
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cls(3)))
@@ -197,7 +225,7 @@ def test_a_metric_of_each_token():
 
 
 def test_no_line_of_code_is_wider_than_the_page():
-    for name in ("README.md", "CONTRIBUTING.md", "docs/learn.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "docs/learn.md", "docs/outside_models.md"):
         for block in re.findall(r"```\w*\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL):
             assert max(map(len, block.splitlines())) <= 100, name
 
