@@ -146,8 +146,8 @@ def test_the_labels_that_count(dtype, ignore_index, is_tensor):
             batch = [None if a is None else keras.ops.convert_to_tensor(a) for a in batch]
         loss = losses.MaskedSparseCategoricalCrossentropy(ignore_index)
         unpack = keras.utils.unpack_x_y_sample_weight
-    backbone = SimpleNamespace(is_causal=True)
-    model = SimpleNamespace(loss=loss, backbone=backbone, unpack=unpack)
+        backbone = SimpleNamespace(is_causal=True)
+        model = SimpleNamespace(loss=loss, backbone=backbone, unpack=unpack)
         found = read(model, batch)
         np.testing.assert_array_equal(found.counts, expected)
         np.testing.assert_array_equal(found.labels, labels)
