@@ -32,15 +32,19 @@ class StepModel(keras.Model):
 
     def train_step(self, *state_and_data):
         """One batch and its update."""
+        *state, data = state_and_data
+        data = self.unpack(data)
         if self.step is None:
-            return super().train_step(*state_and_data)
-        return self.step.train_batch(*state_and_data)
+            return super().train_step(*state, data)
+        return self.step.train_batch(*state, data)
 
     def test_step(self, *state_and_data):
         """One batch of evaluation."""
+        *state, data = state_and_data
+        data = self.unpack(data)
         if self.step is None:
-            return super().test_step(*state_and_data)
-        return self.step.test_batch(*state_and_data)
+            return super().test_step(*state, data)
+        return self.step.test_batch(*state, data)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of a batch; the logged loss and the metrics are updated on the way."""

@@ -174,3 +174,21 @@ def test_names_are_those_of_transformers():
     hf = zoo.make("llama")
     paths = {variable.path.replace("/", ".") for variable in models.from_transformers(hf).variables}
     assert {name for name, _ in hf.named_parameters()} <= paths
+
+
+def test_a_teacher_and_a_student_of_transformers():
+    batch = zoo.batch("llama")
+    teacher, student = zoo.make("gpt2"), zoo.make("llama")
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    with torch.no_grad():
+        counts = batch["labels"][:, 1:] != -100
+        p, q = (m(**inputs).logits[:, :-1][counts].log_softmax(-1) for m in (student, teacher))
+        wanted = 0.5 * student(**batch).loss + 0.5 * (q.exp() * (q - p)).sum(-1).mean()
+    parts = models.from_transformers(teacher), models.from_transformers(student)
+    model = models.Distillation(*parts, alpha=0.5, temperature=1.0)
+    model.compile(keras.optimizers.SGD(1.0), losses.MaskedSparseCategoricalCrossentropy())
+    before = parameters(teacher)
+    found = model.fit(batch, batch_size=2, verbose=0).history["loss"][0]
+    assert found == pytest.approx(wanted.item(), rel=0.05)
+    assert model.evaluate(batch, verbose=0) < found
+    assert all(torch.equal(before[n], p) for n, p in teacher.named_parameters())

@@ -145,6 +145,8 @@ def batch(name, rows=4, length=12):
     else:
         labels = ids.masked_fill(mask == 0, -100)
         labels[0, :4] = -100
+    if name == "bart decoder":  # of which transformers shifts no labels
+        labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], dim=1)
     labels[-1] = -100
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 

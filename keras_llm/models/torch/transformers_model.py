@@ -63,14 +63,6 @@ class TransformersModel(LanguageModel):
         ignore_index = getattr(self.loss, "ignore_index", None)
         return *self._reader.read(x, y, ignore_index), sample_weight
 
-    def train_step(self, data):
-        """One batch and its update."""
-        return super().train_step(self.unpack(data))
-
-    def test_step(self, data):
-        """One batch of evaluation."""
-        return super().test_step(self.unpack(data))
-
     def call(self, inputs, training=None):
         """Logits `[batch, length, vocab]` of the next token at every position."""
         inputs, _ = self._reader.read(inputs, None, None)
