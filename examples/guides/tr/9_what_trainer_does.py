@@ -160,13 +160,13 @@ def new_gpt2():
     return transformers.GPT2LMHeadModel(config)
 
 
-gpt2_in_parts, gpt2_at_once, our_gpt2_in_parts, our_gpt2_at_once = updates(new_gpt2)
-print(f"{gpt2_in_parts / our_gpt2_in_parts = :.4f}")
-print(f"{gpt2_at_once / our_gpt2_at_once = :.4f}")
-print(f"{our_gpt2_in_parts / our_gpt2_at_once = :.4f}")
-# -> gpt2_in_parts / our_gpt2_in_parts = 0.8000
-# -> gpt2_at_once / our_gpt2_at_once = 0.8000
-# -> our_gpt2_in_parts / our_gpt2_at_once = 1.0000
+trainer_gpt2_parts, trainer_gpt2_once, ours_gpt2_parts, ours_gpt2_once = updates(new_gpt2)
+print(f"{trainer_gpt2_parts / ours_gpt2_parts = :.4f}")
+print(f"{trainer_gpt2_once / ours_gpt2_once = :.4f}")
+print(f"{ours_gpt2_parts / ours_gpt2_once = :.4f}")
+# -> trainer_gpt2_parts / ours_gpt2_parts = 0.8000
+# -> trainer_gpt2_once / ours_gpt2_once = 0.8000
+# -> ours_gpt2_parts / ours_gpt2_once = 1.0000
 
 
 # %% [markdown]
@@ -188,9 +188,9 @@ def new_llama():
     return transformers.LlamaForCausalLM(config)
 
 
-llama_in_parts, llama_at_once, our_llama_in_parts, our_llama_at_once = updates(new_llama)
-print(f"{llama_in_parts / our_llama_in_parts = :.4f}")
-print(f"{llama_at_once / our_llama_at_once = :.4f}")
+trainer_llama_parts, trainer_llama_once, ours_llama_parts, ours_llama_once = updates(new_llama)
+print(f"{trainer_llama_parts / ours_llama_parts = :.4f}")
+print(f"{trainer_llama_once / ours_llama_once = :.4f}")
 trainer_eval, ours_eval, perplexity = {}, {}, {}
 for size in (1, 2, 4):
     trainer_eval[size] = by_trainer(new_llama(), size).evaluate()["eval_loss"]
@@ -199,8 +199,8 @@ for size in (1, 2, 4):
     print(f"trainer_eval[{size}] = {trainer_eval[size]:.4f}")
     print(f"ours_eval[{size}] = {ours_eval[size]:.4f}")
     print(f"perplexity[{size}] = {perplexity[size]:.3f}")
-# -> llama_in_parts / our_llama_in_parts = 1.0000
-# -> llama_at_once / our_llama_at_once = 1.0000
+# -> trainer_llama_parts / ours_llama_parts = 1.0000
+# -> trainer_llama_once / ours_llama_once = 1.0000
 # -> trainer_eval[1] = 3.7440
 # -> ours_eval[1] = 3.8885
 # -> perplexity[1] = 48.836
@@ -247,8 +247,8 @@ loop_t5, _ = loop(new_t5(), shifts=False)
 loop_gpt2, _ = loop(new_gpt2(), shifts=True)
 _, loop_eval = loop(new_llama(), shifts=True)
 print(f"{loop_t5 = :.4f}")
-print(f"{our_gpt2_at_once / loop_gpt2 = :.4f}")
+print(f"{ours_gpt2_once / loop_gpt2 = :.4f}")
 print(f"{loop_eval = :.4f}")
 # -> loop_t5 = 1.8171
-# -> our_gpt2_at_once / loop_gpt2 = 1.0000
+# -> ours_gpt2_once / loop_gpt2 = 1.0000
 # -> loop_eval = 3.8885
