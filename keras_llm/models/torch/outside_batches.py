@@ -132,10 +132,13 @@ class BatchReader:
 
 
 def as_tensor(value):
-    """A column of a batch as a tensor on Keras's device."""
+    """A column of a batch as a tensor, which stays where it is: on a GPU ids cannot be checked."""
     if isinstance(value, list) and value and torch.is_tensor(value[0]):
-        value = torch.stack(value)
-    return keras.ops.convert_to_tensor(value)
+        return torch.stack(value)
+    if torch.is_tensor(value):
+        return value
+    with keras.device("cpu"):
+        return keras.ops.convert_to_tensor(value)
 
 
 def filled_up(rows, value):
