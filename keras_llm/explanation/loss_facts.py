@@ -58,6 +58,9 @@ def loss_section(compiled: CompiledModel, loss, title: str, weight) -> Section:
     if weight is not None:
         note = "factor of this loss in the sum over all outputs"
         facts.append(Fact("loss_weights", weight, note=note))
+    mixing = getattr(compiled.model, "mixing", None)
+    if mixing is not None:
+        facts.append(Fact("mixed", None, *mixing()))
     added = len(compiled.model.losses)
     if added:
         facts.append(Fact("added", added, note="terms of the layers: regularisation, add_loss"))

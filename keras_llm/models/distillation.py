@@ -7,6 +7,7 @@ from keras import ops
 from keras_llm.backend import divergence_pass
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.training import TokenModel
+from keras_llm.value_text import value_text
 
 
 class Teacher:
@@ -161,6 +162,12 @@ class Distillation(TokenModel):
         mine = 1.0 - self.alpha
         objective = mine * objective + self.alpha * (divergence * tokens.scale)
         return objective, mine * loss + self.alpha * ops.stop_gradient(divergence)
+
+    def mixing(self) -> tuple[str, str]:
+        """What the loss of the labels is mixed with, and what that means: for `explain`."""
+        mine, share, t = (value_text(v) for v in (1 - self.alpha, self.alpha, self.temperature))
+        text = f"{mine} * this + {share} * {t}^2 * sum over all tokens of q * (log q - log p)"
+        return text, f"q = the teacher's distribution; both softened by the temperature {t}"
 
     def get_config(self):
         """Refused: a file would hold no teacher."""

@@ -68,6 +68,11 @@ def trace(model, batch, tokenizer=None, tokens: int = 12, show: bool = True) -> 
     'of the losses of 3 tokens'
     """
     decided = compiled_model(model, "trace")
+    if getattr(model, "mixed", None) is not None:
+        raise ValueError(
+            "trace shows the loss of labels, and this model mixes it with another one. Compile and "
+            f"trace the part that learns. Received: {type(model).__name__}"
+        )
     source, target = tokenizer_pair(tokenizer)
     if decided.optimizer is None:
         raise ValueError("trace needs an optimizer: compile(optimizer=..., loss=...)")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_llm
 from keras_llm import layers, losses, metrics, models
 
 ALPHA, TEMPERATURE = 0.7, 3.0
@@ -168,3 +169,12 @@ def test_what_needs_logits_is_refused():
         model.fit(x, y, sample_weight=np.ones(y.shape), verbose=0)
     with pytest.raises(ValueError, match="a loss of keras_llm for the labels"):
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+
+@pytest.mark.torch_only
+def test_explain_says_what_the_loss_is_mixed_with():
+    model = compiled(make(7), make(4))
+    mixed = keras_llm.explain(model, show=False)["Loss"]["mixed"]
+    assert mixed.text.startswith("0.3 * this + 0.7 * 3^2 * sum over all tokens of q")
+    with pytest.raises(ValueError, match=r"trace shows the loss of labels.*Distillation"):
+        keras_llm.trace(model, batch(), show=False)
