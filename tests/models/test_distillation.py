@@ -154,12 +154,13 @@ def test_only_the_student_is_trained_and_saved(tmp_path):
         ({"alpha": 1.5}, ValueError, r"alpha must be in \[0, 1\].*1.5"),
         ({"temperature": 0}, ValueError, "temperature must be above 0"),
         ({"teacher": 3}, TypeError, "teacher must be a LanguageModel.*int"),
-        ({"teacher": make(4, vocab=31)}, ValueError, "one vocabulary.*31 and 30"),
+        ({"vocab": 31}, ValueError, "one vocabulary.*31 and 30"),
     ],
 )
 def test_wrong_calls(kwargs, error, message):
+    teacher = make(7, vocab=kwargs.pop("vocab", 30))
     with pytest.raises(error, match=message):
-        models.Distillation(**{"teacher": make(7), "student": make(4), **kwargs})
+        models.Distillation(**{"teacher": teacher, "student": make(4), **kwargs})
 
 
 def test_what_needs_logits_is_refused():
