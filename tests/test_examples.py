@@ -95,6 +95,7 @@ def test_distillation(tmp_path):
     assert teacher < taught < alone
 
 
+@pytest.mark.torch_only
 def test_keras_hub_model_without_tensorflow(tmp_path, monkeypatch):
     pytest.importorskip("keras_hub")
     (tmp_path / "tensorflow.py").write_text("raise ImportError('there is none')")
