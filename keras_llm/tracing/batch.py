@@ -14,7 +14,7 @@ def first_batch(data):
         TypeError: `data` is neither, or an iterator, which would lose its batch.
         ValueError: it is a tuple or list, but not of two or three, or there is no batch in it.
     """
-    if isinstance(data, tuple | list | Mapping):
+    if isinstance(data, tuple | list) or (isinstance(data, Mapping) and "labels" in data):
         return checked_batch(data)
     if getattr(data, "batch_sampler", None) is not None:
         # A DataLoader. It is not iterated: ours would count the batch as taken.
