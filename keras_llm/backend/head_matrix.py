@@ -23,3 +23,12 @@ class HeadMatrix(NamedTuple):
 def soft_capped(logits: Any, soft_cap: float | None) -> Any:
     """`soft_cap * tanh(logits / soft_cap)`; the logits themselves where there is no cap."""
     return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
+
+
+def logits_of(hidden: Any, head: HeadMatrix, dtype: str) -> Any:
+    """The logits of hidden vectors `[rows, d_model]`, `[rows, vocab]` in the dtype of sums."""
+    kernel, bias, soft_cap = head
+    logits = ops.cast(ops.matmul(hidden, ops.cast(kernel, hidden.dtype)), dtype)
+    if bias is not None:
+        logits = logits + ops.cast(bias, dtype)
+    return soft_capped(logits, soft_cap)

@@ -1,5 +1,6 @@
 """A student that learns from a teacher and from labels."""
 
+import contextlib
 from typing import Any
 
 from keras import ops
@@ -130,6 +131,12 @@ class Distillation(TokenModel):
     def head(self):
         """The student's."""
         return self.student.head
+
+    @contextlib.contextmanager
+    def modes_kept(self):
+        """Context manager that gives both models' parts their modes back."""
+        with self.teacher.model.modes_kept(), self.student.modes_kept():
+            yield
 
     def unpack(self, data):
         """A batch as the student takes it."""

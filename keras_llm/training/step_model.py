@@ -1,5 +1,6 @@
 """A `keras.Model` that hands Keras's hooks to its `Step`."""
 
+import contextlib
 import functools
 from typing import ClassVar
 
@@ -173,6 +174,10 @@ class StepModel(keras.Model):
         return self._step_functions[kind]
 
     # What a step asks of a model
+
+    def modes_kept(self):
+        """Context manager in which training may change the modes of what is inside the model."""
+        return contextlib.nullcontext()
 
     def unpack(self, data):
         """A batch as `(x, y, sample_weight)`."""

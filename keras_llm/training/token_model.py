@@ -165,7 +165,8 @@ class TokenModel(StepModel):
         callbacks = with_callbacks(ours, callbacks)
         self._is_fitting = True
         try:
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+            with self.modes_kept():
+                return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         finally:
             self._waiting, self._is_fitting = None, False
             if self.step is not None:
@@ -194,12 +195,13 @@ class TokenModel(StepModel):
             **kwargs,
         )
         if self.step is None:
-            return call()
+            with self.modes_kept():
+                return call()
         # Keras's mark of the validation that fit makes, when the epoch's batches are over.
         is_validation = kwargs.get("_use_cached_eval_dataset", False)
         if is_validation:
             self.step.end_epoch()
-        with self._metrics_kept(unless=is_validation):
+        with self.modes_kept(), self._metrics_kept(unless=is_validation):
             self.step.begin_test(callbacks)
             try:
                 return call()
@@ -208,19 +210,20 @@ class TokenModel(StepModel):
 
     def predict(self, x, *args, **kwargs):
         """Keras's `predict`."""
-        return super().predict(as_arrays(x), *args, **kwargs)
+        with self.modes_kept():
+            return super().predict(as_arrays(x), *args, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Keras's `train_on_batch`; `class_weight` weighs each token by its label."""
         x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
         class_weight = class_weight if self.step is None else None
-        with self._metrics_kept():
+        with self.modes_kept(), self._metrics_kept():
             return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Keras's `test_on_batch`."""
         x, y, sample_weight = self._prepared(x, y, sample_weight)
-        with self._metrics_kept():
+        with self.modes_kept(), self._metrics_kept():
             return super().test_on_batch(x, y, sample_weight, return_dict)
 
     def _prepared(self, x, y, sample_weight, class_weight=None):

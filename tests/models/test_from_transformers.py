@@ -188,7 +188,22 @@ def test_a_teacher_and_a_student_of_transformers():
     model = models.Distillation(*parts, alpha=0.5, temperature=1.0)
     model.compile(keras.optimizers.SGD(1.0), losses.MaskedSparseCategoricalCrossentropy())
     before = parameters(teacher)
+    teacher.train()
     found = model.fit(batch, batch_size=2, verbose=0).history["loss"][0]
     assert found == pytest.approx(wanted.item(), rel=0.05)
     assert model.evaluate(batch, verbose=0) < found
     assert all(torch.equal(before[n], p) for n, p in teacher.named_parameters())
+    assert teacher.training and not student.training
+
+
+def test_a_routers_loss_counts_where_logits_are_made():
+    name = "mixtral with its routers' loss"
+    batch, losses_of = zoo.batch(name), []
+    for metric in (metrics.Perplexity(), keras.metrics.SparseCategoricalAccuracy()):
+        model = models.from_transformers(zoo.make(name))
+        loss = losses.MaskedSparseCategoricalCrossentropy()
+        model.compile(keras.optimizers.SGD(0.0), loss, metrics=[metric])
+        losses_of.append(model.evaluate(batch, batch_size=4, verbose=0, return_dict=True)["loss"])
+    with torch.no_grad():
+        own = zoo.make(name)(**batch).loss.item()
+    assert losses_of == pytest.approx([own, own], rel=1e-5)

@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
+from keras_llm.backend.head_matrix import HeadMatrix, logits_of
 from keras_llm.backend.ops.vocabulary_pass import device_type
 
 
@@ -37,9 +38,9 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
         h = ops.slice(student, (start, 0), (size, student.shape[1]))
         t = ops.slice(teacher, (start, 0), (size, teacher.shape[1]))
         w = ops.slice(weights, (start,), (size,))[:, None]
-        logits = capped_logits(h, (kernel, biases[0] if biases else None, soft_cap), dtype)
+        logits = logits_of(h, HeadMatrix(kernel, *(biases or [None]), soft_cap), dtype)
         log_p = ops.log_softmax(logits / temperature)
-        log_q = ops.log_softmax(capped_logits(t, teacher_head, dtype) / temperature)
+        log_q = ops.log_softmax(logits_of(t, teacher_head, dtype) / temperature)
         q = ops.exp(log_q)
         # What does not count may hold anything, and 0 times infinity is not 0.
         losses = ops.where(w != 0, q * (log_q - log_p), 0.0)
@@ -79,12 +80,3 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
         return total, backward
 
     return loss_of(*inputs)
-
-
-def capped_logits(hidden, head, dtype):
-    """The logits of a few rows in the dtype of sums."""
-    kernel, bias, soft_cap = head
-    logits = ops.cast(ops.matmul(hidden, ops.cast(kernel, hidden.dtype)), dtype)
-    if bias is not None:
-        logits = logits + ops.cast(bias, dtype)
-    return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)

@@ -3,6 +3,7 @@
 import torch
 
 from keras_llm.backend.chunks import chunk_rows
+from keras_llm.backend.head_matrix import HeadMatrix, logits_of
 
 
 def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, temperature, training):
@@ -33,15 +34,16 @@ class DivergencePass(torch.autograd.Function):
         ctx, hidden, kernel, bias, taught, soft_cap, teacher_head, weights, temperature, grads
     ):
         """The sum over the tokens; see `divergence_pass`."""
-        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        name = "float64" if hidden.dtype == torch.float64 else "float32"
+        dtype = getattr(torch, name)
         weights, total = weights.to(dtype), weights.new_zeros((), dtype=dtype)
         inputs = [hidden, kernel] if bias is None else [hidden, kernel, bias]
         gradients = [torch.zeros_like(x, dtype=dtype) for x in inputs] if grads else []
         size = chunk_rows(kernel.shape[1], hidden.device.type)
         for start in range(0, len(hidden), size):
             chunk = slice(start, start + size)
-            logits = capped_logits(hidden[chunk], (kernel, bias, soft_cap), dtype)
-            target = capped_logits(taught[chunk], teacher_head, dtype)
+            logits = logits_of(hidden[chunk], HeadMatrix(kernel, bias, soft_cap), name)
+            target = logits_of(taught[chunk], teacher_head, name)
             student = torch.log_softmax(logits / temperature, dim=1)
             teacher = torch.log_softmax(target / temperature, dim=1)
             share = teacher.exp()
@@ -66,12 +68,3 @@ class DivergencePass(torch.autograd.Function):
         """The gradients of hidden vectors, kernel and bias."""
         scaled = [upstream.to(gradient.dtype) * gradient for gradient in ctx.gradients]
         return *scaled, *[None] * (9 - len(scaled))
-
-
-def capped_logits(hidden, head, dtype):
-    """The logits of a few rows in the dtype of sums."""
-    kernel, bias, soft_cap = head
-    logits = (hidden @ kernel.to(hidden.dtype)).to(dtype)
-    if bias is not None:
-        logits = logits + bias.to(dtype)
-    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)

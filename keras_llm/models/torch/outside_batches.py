@@ -107,7 +107,7 @@ class BatchReader:
         made where rows have several lengths.
         """
         columns = {
-            name: [np.asarray(row[name]) for row in rows]
+            OTHER_NAMES.get(name, name): [np.asarray(row[name]) for row in rows]
             for name in rows[0]
             if name in self.accepted or name == "labels" or name in OTHER_NAMES
         }

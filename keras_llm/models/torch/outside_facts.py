@@ -5,6 +5,7 @@ import torch
 from keras_llm.models.torch.hidden_vectors import HiddenVectors
 from keras_llm.models.torch.labels_rule import DecoderInputs, shifts_labels
 from keras_llm.models.torch.logits_rule import LogitsRule, logits_rule, plain_linear
+from keras_llm.models.torch.modes import modes_kept
 
 ROWS, LENGTH = 2, 6
 
@@ -33,14 +34,9 @@ class OutsideFacts:
     def __init__(self, model):
         self.model, self.head = model, model.get_output_embeddings()
         self.head_parameters = parameters_of(model, self.head)
-        before = [(part, part.training) for part in model.modules()]
-        model.eval()
-        try:
-            with torch.no_grad():
-                self.look()
-        finally:
-            for part, training in before:
-                part.training = training
+        with modes_kept(model), torch.no_grad():
+            model.eval()
+            self.look()
 
     def look(self):
         """Finds all that numbers show."""

@@ -49,15 +49,21 @@ class OutsideBackbone(keras.layers.Layer):
             hidden, penalty = self.in_use(self.hidden_vectors)(inputs)
         if self.factor != 1.0:
             hidden = hidden * self.factor
-        if not isinstance(penalty, float):
-            self.add_loss(penalty)
+        self.add_penalty(penalty)
         return ops.cast(hidden, self.compute_dtype) if self.is_mixed() else hidden
 
     def logits(self, inputs, training=None):
         """The logits of the whole model."""
         self.set_mode(bool(training))
         with self.in_mixed_precision():
-            return self.in_use(self.model)(**inputs, use_cache=False).logits
+            outputs = self.in_use(self.model)(**inputs, use_cache=False)
+        self.add_penalty(self.hidden_vectors.penalty_of(outputs))
+        return outputs.logits
+
+    def add_penalty(self, penalty):
+        """Adds what the model adds to its loss, if anything."""
+        if not isinstance(penalty, float):
+            self.add_loss(penalty)
 
     def in_use(self, function):
         """A function of the module, or what `torch.compile` made of it."""
@@ -71,16 +77,6 @@ class OutsideBackbone(keras.layers.Layer):
         """Puts all of the model into training or evaluation mode."""
         if any(part.training != training for part in self.model.modules()):
             self.model.train(training)
-
-    @contextlib.contextmanager
-    def modes_kept(self):
-        """Context manager that gives each part of the model its mode back."""
-        before = [(part, part.training) for part in self.model.modules()]
-        try:
-            yield
-        finally:
-            for part, training in before:
-                part.training = training
 
     def is_mixed(self) -> bool:
         """Whether products are to have another dtype than the weights."""

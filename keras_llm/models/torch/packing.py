@@ -2,6 +2,8 @@
 
 import torch
 
+from keras_llm.models.torch.modes import modes_kept
+
 DOCUMENTS = 5, 7
 TOLERANCE = 1e-4
 
@@ -47,13 +49,9 @@ class Packing:
     def is_exact(self) -> bool:
         """Whether a packed document gets the logits that it gets alone; found by trying."""
         if self._is_exact is None:
-            modes = [(part, part.training) for part in self.model.modules()]
-            self.model.eval()
-            try:
+            with modes_kept(self.model):
+                self.model.eval()
                 self._is_exact = self.is_kept_apart()
-            finally:
-                for part, training in modes:
-                    part.training = training
         return self._is_exact
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ import inspect
 import keras
 
 from keras_llm.models.language_model import LanguageModel
+from keras_llm.models.torch.modes import modes_kept
 from keras_llm.models.torch.outside_batches import BatchReader
 from keras_llm.models.torch.outside_checks import inner_model
 from keras_llm.models.torch.outside_facts import OutsideFacts
@@ -68,7 +69,7 @@ class TransformersModel(LanguageModel):
         inputs, _ = self._reader.read(inputs, None, None)
         if training:
             return self.backbone.logits(inputs, training=True)
-        with self.backbone.modes_kept():
+        with self.modes_kept():
             return self.backbone.logits(inputs)
 
     def compute_output_spec(self, inputs, training=None):
@@ -88,7 +89,11 @@ class TransformersModel(LanguageModel):
         """Why the logits cannot be computed from `head_matrix`; empty where they can."""
         return self._why_logits
 
-    # What calls Keras's trainer gives all parts their modes back
+    def modes_kept(self):
+        """Context manager that gives all parts of the model their modes back."""
+        return modes_kept(self.backbone.model)
+
+    # Keras's entrances
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """Keras's `fit`; `x` may also be rows of `datasets`, a list of dictionaries, or batches
@@ -96,34 +101,35 @@ class TransformersModel(LanguageModel):
         held_out = kwargs.get("validation_data")
         if held_out is not None and not isinstance(held_out, tuple):
             rows = kwargs.get("validation_batch_size") or batch_size
-            kwargs["validation_data"] = self._reader.loader(held_out, rows, False)
+            held_out = self._with_labels(self._reader.loader(held_out, rows, False), None)
+            kwargs["validation_data"] = held_out[0] if held_out[1] is None else held_out
         x = self._reader.loader(x, batch_size, kwargs.get("shuffle", True))
-        with self.backbone.modes_kept():
-            return super().fit(x, y, batch_size, *args, **kwargs)
+        x, y = self._with_labels(x, y)
+        return super().fit(x, y, batch_size, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """Keras's `evaluate`; `x` as of `fit`."""
-        x = self._reader.loader(x, batch_size, False)
-        with self.backbone.modes_kept():
-            return super().evaluate(x, y, batch_size, *args, **kwargs)
+        x, y = self._with_labels(self._reader.loader(x, batch_size, False), y)
+        return super().evaluate(x, y, batch_size, *args, **kwargs)
 
     def predict(self, x, batch_size=None, *args, **kwargs):
         """Keras's `predict`; `x` as of `fit`."""
         x = self._reader.loader(x, batch_size, False)
-        with self.backbone.modes_kept():
-            return super().predict(x, batch_size, *args, **kwargs)
+        return super().predict(x, batch_size, *args, **kwargs)
+
+    def _with_labels(self, x, y):
+        """`(x, y)` of arrays with their labels inside: Keras builds its own metrics from them."""
+        if not isinstance(x, dict) or "labels" not in x:
+            return x, y
+        return self._reader.read(x, y, getattr(self.loss, "ignore_index", None))
 
     def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """Keras's `train_on_batch`; `x` may have `labels` inside."""
-        batch = self.unpack((x, y, sample_weight))
-        with self.backbone.modes_kept():
-            return super().train_on_batch(*batch, *args, **kwargs)
+        return super().train_on_batch(*self.unpack((x, y, sample_weight)), *args, **kwargs)
 
     def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """Keras's `test_on_batch`; `x` may have `labels` inside."""
-        batch = self.unpack((x, y, sample_weight))
-        with self.backbone.modes_kept():
-            return super().test_on_batch(*batch, *args, **kwargs)
+        return super().test_on_batch(*self.unpack((x, y, sample_weight)), *args, **kwargs)
 
     # Saving
 
