@@ -1,5 +1,8 @@
-"""`fit(callbacks=...)`: what happens between the epochs."""
+"""`fit(callbacks=...)`: what happens between steps and between epochs."""
 
+from keras_llm.callbacks.evaluation import Evaluation
+from keras_llm.callbacks.json_lines import JSONLines
+from keras_llm.callbacks.torch_tensorboard import TensorBoard
 from keras_llm.callbacks.training_report import TrainingReport
 
-__all__ = ["TrainingReport"]
+__all__ = ["Evaluation", "JSONLines", "TensorBoard", "TrainingReport"]
