@@ -42,8 +42,8 @@ class FirstBatch(keras.callbacks.Callback):
     are made, and not in a compiled function.
 
     Args:
-        model: The model. On JAX, a callback that asks for its own (`self.model`) gives the variables
-            the step's state, which it must not while a step runs.
+        model: The model. On JAX, `self.model` of a callback gives the variables the state of the
+            last step, which must not happen while a step runs.
         given: What `fit` was given as `(x, y, sample_weight)`.
         told: Messages that `compile` has warned of already.
     """

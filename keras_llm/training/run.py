@@ -244,7 +244,7 @@ def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | Non
     if all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves) and leaves:
         rows = math.floor(leaves[0].shape[0] * (1.0 - validation_split))
         return math.ceil(rows / (batch_size or 32))
-    count = getattr(x, "num_batches", None)  # Keras's PyDataset
-    if count is None and hasattr(x, "__len__"):
-        count = len(x)
-    return count
+    try:
+        return x.num_batches if isinstance(x, keras.utils.PyDataset) else len(x)
+    except (TypeError, NotImplementedError):
+        return None  # a stream, such as a DataLoader of an IterableDataset

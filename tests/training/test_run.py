@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import torch
 
 from keras_llm import data, losses, metrics, models, optimizers
 from keras_llm.training.run import Run, batches_in
@@ -253,3 +254,10 @@ def test_the_batches_of_an_epoch_are_those_that_keras_takes():
     assert batches_in((X, Y, None), 8, 5, 0.0) == 5
     assert batches_in((Three(), None, None), None, None, 0.0) == 3
     assert batches_in((iter([]), None, None), None, None, 0.0) is None
+    stream = torch.utils.data.DataLoader(Stream())
+    assert batches_in((stream, None, None), None, None, 0.0) is None
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(range(3))
