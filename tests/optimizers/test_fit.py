@@ -96,6 +96,7 @@ def test_adafactor(jit):
 
 
 @pytest.mark.parametrize("cls", [optimizers.AdamW, optimizers.Adafactor])
+@pytest.mark.sampled(2)
 def test_frozen_variables_have_no_state_and_stay(cls):
     net = model()
     net.get_layer("embedding").trainable = False
@@ -134,6 +135,7 @@ def test_a_saved_model_goes_on_as_if_it_had_not_stopped(make, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.sampled(2)
 def test_mixed_precision_trains(policy):
     keras.config.set_dtype_policy(policy)
     try:

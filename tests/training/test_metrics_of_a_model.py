@@ -115,6 +115,7 @@ def test_metrics_of_ones_own(weighted):
     assert not model.step.why_logits()
 
 
+@pytest.mark.backend_free
 def test_a_metric_that_defines_nothing_or_the_wrong_thing_is_told():
     with pytest.raises(TypeError, match=r"must define numerator_and_denominator.*per_token"):
         type("Nothing", (metrics.TokenMetric,), {"update_from": None})()
@@ -159,6 +160,7 @@ class Known(keras.callbacks.Callback):
     ],
 )
 @pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.sampled(5)
 def test_early_stopping_knows_what_is_better(metric, values, epochs, plain):
     name = f"val_{metric.name}"
     stop = keras.callbacks.EarlyStopping(name, patience=2)

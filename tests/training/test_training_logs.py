@@ -143,6 +143,7 @@ def test_the_norm_is_the_gradients_before_they_are_scaled_and_clipped():
     assert norms[2] == pytest.approx(norms[0], rel=2e-2)
 
 
+@pytest.mark.backend_free
 def test_operations_of_a_token():
     # GPT-2's shape: 124M parameters, of which 0.8M are positions, which ours has no table for.
     # nanoGPT's `estimate_mfu` counts 6 N + 12 L H Q T.
