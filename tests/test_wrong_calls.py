@@ -34,6 +34,7 @@ def compiled(loss=None, **kwargs):
     ],
 )
 @pytest.mark.parametrize("is_built", [False, True])
+@pytest.mark.sampled(4)
 def test_labels_among_the_inputs(x, received, is_built):
     model = compiled()
     if is_built:
@@ -120,6 +121,7 @@ def test_curves_of_a_model():
     assert plots.learning_curves(model.history).lines
 
 
+@pytest.mark.backend_free
 def test_what_is_right_stays_so():
     model = compiled()
     model.fit(keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(Y), verbose=0)

@@ -91,7 +91,7 @@ def test_targets(options):
 
 @pytest.mark.parametrize("num_beams", [2, 5])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 1.5])
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_beams(num_beams, length_penalty):
     model, lengths = build(Seq2SeqTransformer, scale=0.1), []
     # An end that comes.

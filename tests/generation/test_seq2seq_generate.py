@@ -134,6 +134,7 @@ def test_mixed_precision():
         (dict(encoder_ids=np.ones((1, 13), int)), "encoder_ids must be at most max_length=12"),
     ],
 )
+@pytest.mark.torch_only
 def test_wrong_arguments_are_errors(options, message):
     model = build()
     with pytest.raises(ValueError, match=message):

@@ -116,6 +116,7 @@ def test_frozen_variables_have_no_state_and_stay(cls):
     ],
     ids=["AdamW", "Adafactor", "accumulation and EMA"],
 )
+@pytest.mark.sampled(2)
 def test_a_saved_model_goes_on_as_if_it_had_not_stopped(make, tmp_path):
     # Not compiled: with the suite's XLA flags two compilations of a step may differ in a last bit.
     net = model()

@@ -195,6 +195,7 @@ class Evaluates(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.sampled(2)
 def test_an_evaluation_inside_of_an_epoch_leaves_its_logs_and_its_window_alone(steps):
     results = []
     for callbacks in ([], [Evaluates()]):
@@ -250,6 +251,7 @@ def test_a_distribution_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("how", ["accumulation", "micro-batches", "whole"])
 @pytest.mark.not_jax  # XLA has no float16 attention on a CPU
+@pytest.mark.sampled(2)
 def test_no_update_of_float16_is_lost_to_sums(how):
     # A batch of 512 tokens: a sum of their losses, times the loss scale, is beyond float16.
     x, y = RNG.integers(1, VOCAB, (8, 64)), RNG.integers(1, VOCAB, (8, 64))
@@ -272,6 +274,7 @@ def test_no_update_of_float16_is_lost_to_sums(how):
     assert max(np.abs(w).max() for w in weights[1]) > 1e-3
 
 
+@pytest.mark.backend_free
 def test_nothing_that_a_model_does_warns_of_deprecation():
     model = build(metrics=[metrics.Perplexity()])
     causal = models.CausalTransformer(VOCAB, 8, 1, 2, max_length=8)

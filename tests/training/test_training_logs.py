@@ -69,6 +69,7 @@ def test_callbacks_find_the_numbers_and_a_loss_of_others_has_none():
     assert set(model.fit(X, Y, verbose=0).history) == {"loss"}
 
 
+@pytest.mark.backend_free
 def test_a_given_callback_list_gets_them_too():
     model = build()
     history = keras.callbacks.History()
