@@ -1,8 +1,10 @@
 """One suite for three backends: `KERAS_BACKEND` says which; a few tests are about one of them."""
 
+import collections
 import contextlib
 import gc
 import os
+import re
 
 # What XLA makes here runs once or twice: it would be optimised longer than it runs. What users run
 # is tested by the processes that PyTorch's suite starts, which compile as XLA does by default.
@@ -27,6 +29,8 @@ import keras
 import pytest
 from hypothesis import settings
 
+MARKS_OF_ALL = re.compile(r"^pytestmark = .*(\n .*)*", re.MULTILINE)
+
 # How long a test takes says nothing on a busy machine.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -42,8 +46,24 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leaves out modules of which no test would run: what they import takes long."""
+    if collection_path.suffix != ".py":
+        return None
+    text, marked = collection_path.read_text(), config.getoption("markexpr")
+    found = MARKS_OF_ALL.search(text)
+    of_all = found[0] if found else ""
+    of_torch = re.search("torch_only|backend_free", of_all) and "every_backend" not in text
+    left_out = (
+        of_torch and keras.backend.backend() != "torch",
+        marked == "not slow" and "mark.slow" in of_all,
+        marked == "slow" and "mark.slow" not in text,
+    )
+    return True if any(left_out) else None
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests that are marked as another backend's, or as no backend's."""
+    """Leaves out the tests of another backend, or of none, and samples."""
     backend = keras.backend.backend()
     markers = {
         "torch_only": backend == "torch",
@@ -61,8 +81,23 @@ def pytest_collection_modifyitems(config, items):
             marked.discard("backend_free")
         return all(here for name, here in markers.items() if name in marked)
 
-    config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
-    items[:] = [item for item in items if belongs(item)]
+    kept = sampled([item for item in items if belongs(item)], backend)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def sampled(items, backend):
+    """Those without the cases that `sampled` leaves to PyTorch and to the other backend."""
+    kept, cases = set(), collections.Counter()
+    for item in items:
+        every = next((mark.args[0] for mark in item.iter_markers("sampled")), 1)
+        test = item.nodeid.partition("[")[0]
+        # TensorFlow's cases lie between those of JAX.
+        first = {"jax": 0, "tensorflow": every // 2}.get(backend, 0)
+        if backend == "torch" or cases[test] % every == first:
+            kept.add(item)
+        cases[test] += 1
+    return kept
 
 
 def pytest_collection_finish():

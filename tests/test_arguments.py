@@ -5,6 +5,8 @@ import pytest
 
 from keras_llm import arguments
 
+pytestmark = pytest.mark.backend_free
+
 
 @pytest.mark.parametrize("value", [1, np.int64(7), np.uint8(200)])
 def test_integers_become_python_ints(value):

@@ -34,6 +34,7 @@ def compiled(loss=None, **kwargs):
     ],
 )
 @pytest.mark.parametrize("is_built", [False, True])
+@pytest.mark.sampled(4)
 def test_labels_among_the_inputs(x, received, is_built):
     model = compiled()
     if is_built:
@@ -70,11 +71,13 @@ def test_a_metric_by_its_class_is_one_of_the_losses_tokens():
 
 
 @pytest.mark.parametrize("ids", ["The cat", ["The cat"]])
+@pytest.mark.backend_free
 def test_a_prompt_that_is_not_encoded(ids):
     with pytest.raises(TypeError, match=r"tokenizer.encode\(text\) makes them.*The cat"):
         causal().generate(ids, max_new_tokens=2)
 
 
+@pytest.mark.backend_free
 def test_the_name_of_a_file_for_that_of_a_data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("my.txt", "mytext"):
@@ -83,6 +86,7 @@ def test_the_name_of_a_file_for_that_of_a_data_set(tmp_path, monkeypatch):
             data.load(name)
 
 
+@pytest.mark.backend_free
 def test_a_text_without_blank_lines(tmp_path):
     path = tmp_path / "my.txt"
     path.write_text("a\nb\nc\n")
@@ -91,6 +95,7 @@ def test_a_text_without_blank_lines(tmp_path):
     assert len(data.load_text(path, sample_by="line")["train"]) == 1
 
 
+@pytest.mark.backend_free
 def test_the_name_of_a_tokenizer():
     with pytest.raises(TypeError, match=r"tokenizer must come from data.train_tokenizer.*a str"):
         data.causal_lm(["a b"], "bert", 4, 1)
@@ -100,11 +105,13 @@ def test_the_name_of_a_tokenizer():
         data.seq2seq([("a", "b")], TOKENIZER, "bert", batch_size=1)
 
 
+@pytest.mark.backend_free
 def test_rows_of_different_lengths():
     with pytest.raises(ValueError, match=re.escape("fill the shorter ones up")):
         data.teacher_forcing([[1, 2], [3]])
 
 
+@pytest.mark.backend_free
 def test_curves_of_a_model():
     plots = pytest.importorskip("keras_llm.plots")
     with pytest.raises(TypeError, match=r"what fit returned.*Received: a CausalTransformer"):
@@ -114,6 +121,7 @@ def test_curves_of_a_model():
     assert plots.learning_curves(model.history).lines
 
 
+@pytest.mark.backend_free
 def test_what_is_right_stays_so():
     model = compiled()
     model.fit(keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(Y), verbose=0)
@@ -132,6 +140,7 @@ def test_what_is_right_stays_so():
         (schedules.WarmupCosineDecay, "num_warmup_steps", "warmup_steps"),
     ],
 )
+@pytest.mark.backend_free
 def test_names_of_other_libraries(make, name, write):
     with pytest.raises(TypeError, match=f"{make.__name__} has no argument {name}; write {write}"):
         make(**{name: 3})
@@ -157,6 +166,7 @@ def test_names_of_other_libraries(make, name, write):
         (TOKENIZER.decode, "skip_special_tokens", "nothing"),
     ],
 )
+@pytest.mark.backend_free
 def test_names_of_other_libraries_in_functions(call, name, write):
     with pytest.raises(TypeError, match=f"{call.__name__} has no argument {name}; write {write}"):
         call(**{name: 3})
@@ -164,6 +174,7 @@ def test_names_of_other_libraries_in_functions(call, name, write):
         call(nowhere=3)
 
 
+@pytest.mark.backend_free
 def test_a_name_of_ones_own_is_not_refused():
     class Mine(losses.TokenLoss):
         def __init__(self, smoothing=0.0):

@@ -66,6 +66,7 @@ def test_how_a_tensor_was_made():
     assert made_from(before).operation is scale and made_from(before).inputs[0] is inputs
 
 
+@pytest.mark.backend_free
 def test_layers_inside_layers_are_found():
     inner = keras.layers.Dense(2)
     outer = keras.Sequential([keras.Sequential([inner])])
@@ -74,6 +75,7 @@ def test_layers_inside_layers_are_found():
 
 
 @pytest.mark.parametrize("kind, name", [("losses", "mean_squared_error"), ("metrics", "accuracy")])
+@pytest.mark.backend_free
 def test_keras_looks_strings_up_in_the_table(kind, name):
     assert name in known_names(kind)
     known_names(kind)["a_name_of_ours"] = dict
@@ -83,6 +85,7 @@ def test_keras_looks_strings_up_in_the_table(kind, name):
         del known_names(kind)["a_name_of_ours"]
 
 
+@pytest.mark.backend_free
 def test_the_arguments_of_compile_are_kept():
     model = keras.Sequential([keras.layers.Dense(2)])
     metric = keras.metrics.MeanSquaredError()
@@ -105,6 +108,7 @@ def test_an_optimizer_of_keras_tells_what_it_decays():
 
 
 @pytest.mark.parametrize("kind", [keras.optimizers.AdamW, keras.optimizers.SGD])
+@pytest.mark.backend_free
 def test_the_settings_of_an_optimizer_are_those_of_its_config(kind):
     class Unserializable(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):

@@ -137,14 +137,17 @@ def assert_close(got, want, **tolerance):
     np.testing.assert_allclose(np.asarray(ops.cast(got, "float32")), want, **tolerance)
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
 @pytest.mark.parametrize("name", CASES)
-def test_statistics_and_gradients(name, compiled):
-    check(*CASES[name], *INPUTS, compiled=compiled)
+def test_statistics_and_gradients(name):
+    check(*CASES[name], *INPUTS)
+
+
+def test_without_a_compiler():
+    check(*CASES["own"], *INPUTS, compiled=False)
 
 
 # Logits reach 8 in size.
-@pytest.mark.parametrize("name", ["smoothed", "focal", "own"])
+@pytest.mark.parametrize("name", ["smoothed", "own"])
 def test_under_a_soft_cap(name):
     check(*CASES[name], *INPUTS, soft_cap=3.0)
 

@@ -90,7 +90,6 @@ def test_the_page_is_whole_and_needs_nothing_else(path):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.every_backend
 def test_the_table_is_the_history(path):
     history = fit(compiled(), TrainingReport(path), epochs=3, validation_data=(X[:2], Y[:2]))
     page = read(path)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.backend_free
         (optimizers.Adafactor(1.0, relative_step=False, warmup_init=False), "The learning rate 1 "),
     ],
 )  # fmt: skip
+@pytest.mark.sampled(3)
 def test_a_learning_rate_far_from_all_others(optimizer, says):
     found = sanity(lambda: compiled(causal(), optimizer=optimizer))
     only(found, says, "4_adamw_and_adafactor")

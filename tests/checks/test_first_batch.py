@@ -131,6 +131,7 @@ WEIGHTS = [None, [1, 0, 2], [[1], [0], [2]], [[1, 0, 1, 1]] * 3, [[[1], [0], [1]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ignore_index", [-100, 0, 156, 300])
 @pytest.mark.parametrize("is_tensor", [False, True])
+@pytest.mark.sampled(5)
 def test_the_labels_that_count(dtype, ignore_index, is_tensor):
     minus_100 = -100 if np.dtype(dtype).kind == "i" else 5
     labels = np.array([[156, 0, 3, 44], [1, 0, 0, 2], [156, 7, 300, minus_100]]).astype(dtype)

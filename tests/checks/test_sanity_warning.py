@@ -44,6 +44,7 @@ def test_each_fit_tells_at_the_users_line():
         assert (warning.filename, warning.lineno) == (__file__, line_of("# this line"))
 
 
+@pytest.mark.backend_free
 def test_each_compile_tells_at_the_users_line():
     loss = keras.losses.SparseCategoricalCrossentropy()
     model = causal()
@@ -78,6 +79,7 @@ def test_the_users_file_may_lie_beside_the_library(tmp_path, monkeypatch):
     assert (warning.filename, warning.lineno) == (str(path), 3)
 
 
+@pytest.mark.backend_free
 def test_filters_of_python_silence_it_or_raise_it():
     model = compiled(small())
 
@@ -92,6 +94,7 @@ def test_filters_of_python_silence_it_or_raise_it():
     assert len(shown(fit)) == 1
 
 
+@pytest.mark.backend_free
 def test_what_compile_has_told_fit_does_not_tell_again():
     def compile_and_fit():
         model = causal()

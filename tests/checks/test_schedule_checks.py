@@ -23,6 +23,7 @@ def with_schedule(schedule, loss=None, **kwargs):
 
 
 @pytest.mark.parametrize("with_state", [True, False])
+@pytest.mark.sampled(2)
 def test_a_schedule_that_has_ended(with_state, tmp_path):
     model = with_schedule(linear(4))
     # The last update of a schedule is no mistake.
@@ -108,6 +109,7 @@ def test_each_epoch_counts_its_short_last_window():
     )
 
 
+@pytest.mark.backend_free
 def test_a_later_fit_counts_the_updates_of_the_first():
     model = with_schedule(linear(6))
     assert not of_fit(model, X, Y)
@@ -136,6 +138,7 @@ def test_what_is_not_known_is_not_told():
 @pytest.mark.parametrize(
     "loss", [None, keras.losses.SparseCategoricalCrossentropy(from_logits=True)]
 )
+@pytest.mark.sampled(2)
 def test_data_that_tell_their_length(loss):
     model = with_schedule(linear(3), loss)
     found = sanity(lambda: model.fit(keras_dataset(X, Y), epochs=2, verbose=0))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from keras_llm import data, losses, metrics, models
 from keras_llm.data.batch_shapes import BATCHES_SAVED, MAX_SHAPES, choose_shapes, smallest_cover
+from tests.logits import logits_of
 
 COMPILES = keras.backend.backend() != "torch"
 lengths = st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=1, max_size=60)
@@ -23,6 +24,7 @@ def padded_positions(lengths, shapes):
 
 
 @given(lengths=lengths, batch_size=st.integers(1, 3))
+@pytest.mark.backend_free
 def test_shapes_cover_all_rows(lengths, batch_size):
     rows = np.array(lengths)
     shapes = choose_shapes(rows, batch_size)
@@ -33,11 +35,13 @@ def test_shapes_cover_all_rows(lengths, batch_size):
     assert padded.sum() == padded_positions(lengths, shapes.tolist())
 
 
+@pytest.mark.backend_free
 def test_two_clusters_get_a_shape_each():
     rows = np.array([(3, 4), (30, 40)] * 500)
     assert choose_shapes(rows, batch_size=4).tolist() == [[3, 4], [30, 40]]
 
 
+@pytest.mark.backend_free
 def test_the_second_shape_is_the_best_of_all():
     """By brute force, where one more shape is worth it."""
     random = np.random.default_rng(0)
@@ -50,6 +54,7 @@ def test_the_second_shape_is_the_best_of_all():
     assert padded_positions(rows.tolist(), shapes) == best
 
 
+@pytest.mark.backend_free
 def test_a_shape_that_saves_little_is_not_worth_its_compilation():
     rows = np.array([(3, 4), (30, 40)] * 500)
     # Half of the rows save 63 of 70 positions; with the second shape a row has 38.5.
@@ -99,10 +104,11 @@ def test_an_incomplete_batch_is_filled_up_with_rows_that_do_not_count(word_token
 
 
 @pytest.mark.parametrize("pad_to_multiple_of", [None, 8])
+@pytest.mark.sampled(2)
 def test_numbers_do_not_depend_on_the_shapes(word_tokenizer, pad_to_multiple_of):
     random = np.random.default_rng(0)
     # Few lengths: JAX compiles the operations of each pair of lengths.
-    texts = [" ".join(map(str, random.integers(0, 100, n))) for n in random.choice([1, 5, 11], 21)]
+    texts = [" ".join(map(str, random.integers(0, 100, n))) for n in random.choice([1, 11], 21)]
     pairs = list(itertools.pairwise(texts))
     size = word_tokenizer.vocab_size
     keras.utils.set_random_seed(0)
@@ -118,7 +124,7 @@ def test_numbers_do_not_depend_on_the_shapes(word_tokenizer, pad_to_multiple_of)
             "encoder_ids": np.array([word_tokenizer.encode(source)]),
             "decoder_ids": np.array([[1, *ids]]),
         }
-        logits = keras.ops.convert_to_numpy(model(inputs)).astype(np.float64)[0]
+        logits = logits_of(model, inputs)[0].astype(np.float64)
         labels = np.array([*ids, 2])
         lse = np.log(np.exp(logits).sum(-1))
         nll += (lse - logits[np.arange(len(labels)), labels]).sum()

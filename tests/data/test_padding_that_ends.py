@@ -7,6 +7,8 @@ import tokenizers
 
 from keras_llm import data, losses, models
 
+pytestmark = pytest.mark.backend_free
+
 END = "<|endoftext|>"
 ROLES = {"start_token": END, "end_token": END}
 

@@ -16,8 +16,11 @@ from keras_llm.schedules.warmup_schedule import WarmupSchedule
 from keras_llm.usual_range import ADAM, Source, UsualRange
 from tests.explanation.small_models import PAD, V, X, Y, causal, compiled, plain
 
-# explain is asked about mistakes, too.
-pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
+pytestmark = [
+    pytest.mark.backend_free,
+    # explain is asked about mistakes, too.
+    pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning"),
+]
 LN_V = math.log(V)
 
 
@@ -105,6 +108,7 @@ class Surprise(metrics.TokenMetric):
         return "sum of -log p(label) / tokens that count", "in nats"
 
 
+@pytest.mark.every_backend
 def test_what_is_told_by_ones_own_loss_optimizer_and_schedule():
     rate = WarmupThenSteps(0.01, 10, 60)
     model = compiled(
@@ -137,6 +141,8 @@ FOCAL = losses.MaskedSparseCategoricalFocalCrossentropy
 CROSS = losses.MaskedSparseCategoricalCrossentropy
 
 
+@pytest.mark.every_backend
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "loss, expected",
     [
@@ -268,6 +274,8 @@ def learning_rate_of_one_in_a_thousand():
     return 1e-3
 
 
+@pytest.mark.every_backend
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_memory_is_counted_before_the_optimizer_is_built_as_after(name):
     model = compiled(plain(), optimizer=OPTIMIZERS[name]())
@@ -301,6 +309,7 @@ def test_an_optimizer_that_cannot_be_rebuilt_is_told_after_it_is_built():
     assert told(model, "Optimizer", "memory").value == 4.0
 
 
+@pytest.mark.every_backend
 def test_moving_averages_of_few_digits_are_flagged():
     kwargs = {"dtype": "bfloat16"}
     ours = compiled(causal(**kwargs), optimizer=optimizers.AdamW())
@@ -313,6 +322,8 @@ def test_moving_averages_of_few_digits_are_flagged():
     assert "stand still" in told(stock, "Optimizer", "memory").flag
 
 
+@pytest.mark.every_backend
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name", ["adamw", "vectors", "excluded", "adafactor", "stock adamw", "adafactor beta"]
 )
@@ -332,6 +343,8 @@ def test_what_is_decayed_is_what_shrinks_without_a_gradient(name):
     assert bool(section["decayed"].flag) == bool(vectors)
 
 
+@pytest.mark.every_backend
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_explain_leaves_the_model_as_it_is(name):
     model = compiled(plain(), optimizer=OPTIMIZERS[name]())
@@ -364,6 +377,8 @@ SCHEDULES = [
 ]
 
 
+@pytest.mark.every_backend
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("step", [0, 13])
 def test_the_curve_is_the_schedule(schedule, step):

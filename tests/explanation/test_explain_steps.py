@@ -19,8 +19,11 @@ from tests.explanation.small_models import (
     token_metrics,
 )
 
-# explain is asked about mistakes, too.
-pytestmark = pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
+pytestmark = [
+    pytest.mark.backend_free,
+    # explain is asked about mistakes, too.
+    pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning"),
+]
 BACKEND = keras.backend.backend()
 COUNTED = int((Y != PAD).sum())
 
@@ -53,6 +56,7 @@ def test_no_clipping():
     assert "clip_threshold" in told(model, "One update", "clipping").note
 
 
+@pytest.mark.every_backend
 def test_the_effective_batch_of_a_batch():
     assert told(compiled(), "One update", "effective batch").value is None
     fact = told(compiled(), "One update", "effective batch", batch=(X, Y))
@@ -91,6 +95,7 @@ def test_what_is_no_batch_is_refused(batch):
         explain(compiled(), batch=batch, show=False)
 
 
+@pytest.mark.every_backend
 def test_the_effective_batch_is_known_after_fit():
     # Of probabilities: for the pass without logits, JAX would compile for long.
     model = compiled(loss=losses.MaskedSparseCategoricalCrossentropy(PAD, from_logits=False))
@@ -207,7 +212,9 @@ CASES = {
 }
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(2)
 def test_logits_are_held_where_it_says_so(case, monkeypatch):
     make, reason = CASES[case]
     model = make()
@@ -257,12 +264,14 @@ def test_where_documents_end():
         told(compiled(), "How it runs", "document_end_id")
 
 
+@pytest.mark.every_backend
 @pytest.mark.not_torch
 def test_layers_of_a_compiled_backend():
     fact = told(compiled(jit_compile=True), "How it runs", "layers")
     assert "XLA" in fact.text + fact.note
 
 
+@pytest.mark.every_backend
 def test_software_device_and_precision():
     section = explain(compiled(causal(dtype="mixed_bfloat16")), show=False)["How it runs"]
     assert section["software"].value["Keras"] == keras.__version__
@@ -272,6 +281,7 @@ def test_software_device_and_precision():
     assert section["precision"].text == "float32 weights, bfloat16 arithmetic"
 
 
+@pytest.mark.every_backend
 def test_float16_has_a_loss_scale():
     model = compiled(causal(dtype="mixed_float16"), optimizer=optimizers.AdamW())
     explanation = explain(model, show=False)
@@ -295,6 +305,7 @@ def test_what_cannot_be_explained():
         explain(causal())
 
 
+@pytest.mark.every_backend
 def test_a_model_that_is_not_built():
     model = models.LanguageModel(keras.layers.Embedding(V, 8), keras.layers.Dense(V))
     explanation = explain(compiled(model, optimizer=optimizers.AdamW()), show=False)

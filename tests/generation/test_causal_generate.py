@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_llm.models import CausalTransformer
+from tests.logits import logits_of
 from tests.models.weights import randomize
 
 SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=4, max_length=24)
@@ -30,7 +31,7 @@ def whole_pass_greedy(model, prompt, steps):
     ids = np.zeros((1, 12), int)
     ids[0, : len(prompt)] = prompt
     for length in range(len(prompt), len(prompt) + steps):
-        ids[0, length] = ops.convert_to_numpy(model(ids))[0, length - 1].argmax()
+        ids[0, length] = logits_of(model, ids)[0, length - 1].argmax()
     return ids[0, : len(prompt) + steps].tolist()
 
 
@@ -41,6 +42,7 @@ def whole_pass_greedy(model, prompt, steps):
         dict(num_key_value_heads=2, tie_embeddings=False, dropout=0.5),
     ],
 )
+@pytest.mark.sampled(2)
 def test_the_cache_changes_nothing(options):
     model = build(**options)
     expected = whole_pass_greedy(model, PROMPTS[1], steps=6)
@@ -225,6 +227,7 @@ def test_mixed_precision():
         ([1], dict(top_p=2.0), r"top_p must be a number in \(0, 1\]"),
     ],
 )
+@pytest.mark.torch_only
 def test_wrong_arguments_are_errors(ids, options, message):
     options = dict(options)
     model = build(**({"pad_id": options.pop("pad_id")} if "pad_id" in options else {}))
@@ -232,6 +235,7 @@ def test_wrong_arguments_are_errors(ids, options, message):
         model.generate(ids, **{"max_new_tokens": 3, **options})
 
 
+@pytest.mark.torch_only
 def test_prompts_that_are_not_integers_are_an_error():
     with pytest.raises(TypeError, match="ids must be integers"):
         build().generate([1.0, 2.0])

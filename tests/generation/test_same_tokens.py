@@ -38,6 +38,7 @@ def tokens(rows):
     [dict(), dict(num_key_value_heads=2, tie_embeddings=False), dict(pad_id=0, document_end_id=5)],
     ids=["plain", "grouped", "documents"],
 )
+@pytest.mark.sampled(2)
 def test_the_most_probable(options):
     model = build(CausalTransformer, **options)
     expected = expected_rows(model, 40)
@@ -56,6 +57,7 @@ def test_the_most_probable(options):
     ],
     ids=repr,
 )
+@pytest.mark.sampled(4)
 def test_drawn(options):
     model = build(CausalTransformer)
     for seed in range(3):
@@ -63,6 +65,7 @@ def test_drawn(options):
         assert tokens(got) == expected_rows(model, 30, seed=seed, **options)
 
 
+@pytest.mark.torch_only
 def test_rows_that_end_at_different_times():
     model, options = build(CausalTransformer), dict(temperature=1.0, seed=3)
     free = expected_rows(model, 40, **options)
@@ -74,6 +77,7 @@ def test_rows_that_end_at_different_times():
 
 
 @pytest.mark.parametrize("options", [{}, dict(temperature=1.5, seed=0)], ids=repr)
+@pytest.mark.sampled(2)
 def test_targets(options):
     model, drawn = build(Seq2SeqTransformer), bool(options)
     got = model.generate(SOURCES, START, END, max_new_tokens=20, **options)
@@ -87,6 +91,7 @@ def test_targets(options):
 
 @pytest.mark.parametrize("num_beams", [2, 5])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 1.5])
+@pytest.mark.sampled(6)
 def test_beams(num_beams, length_penalty):
     model, lengths = build(Seq2SeqTransformer, scale=0.1), []
     # An end that comes.

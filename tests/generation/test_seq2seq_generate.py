@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from keras import ops
 
 from keras_llm.models import Seq2SeqTransformer
+from tests.logits import logits_of
 from tests.models.weights import randomize
 
 START, END, LENGTH = 1, 2, 3
@@ -25,8 +25,8 @@ def log_probabilities(model, source, targets):
     """`[targets, length, vocab]` of a whole pass, never padding, in float64."""
     decoder_ids = np.concatenate([np.full((len(targets), 1), START), targets[:, :-1]], axis=1)
     encoder_ids = np.tile(source + [0] * (4 - len(source)), (len(targets), 1))
-    logits = model({"encoder_ids": encoder_ids, "decoder_ids": decoder_ids})
-    logits = ops.convert_to_numpy(logits).astype("float64")
+    logits = logits_of(model, {"encoder_ids": encoder_ids, "decoder_ids": decoder_ids})
+    logits = logits.astype("float64")
     logits[..., 0] = -np.inf
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
@@ -60,6 +60,7 @@ def test_greedy_equals_whole_passes():
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.sampled(2)
 def test_beams_for_all_find_the_best_target(length_penalty):
     model = build(scale=0.15)
     got = model.generate(
@@ -133,6 +134,7 @@ def test_mixed_precision():
         (dict(encoder_ids=np.ones((1, 13), int)), "encoder_ids must be at most max_length=12"),
     ],
 )
+@pytest.mark.torch_only
 def test_wrong_arguments_are_errors(options, message):
     model = build()
     with pytest.raises(ValueError, match=message):

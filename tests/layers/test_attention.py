@@ -45,6 +45,7 @@ def built(num_key_value_heads):
 @pytest.mark.parametrize("num_key_value_heads", [1, 2, 4])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.sampled(5)
 def test_self_attention(num_key_value_heads, causal, mask):
     layer, mask = built(num_key_value_heads), MASKS[mask]
     allowed = np.ones((3, 5, 5), bool)
@@ -101,6 +102,7 @@ def test_causal_mask():
         ),
     ],
 )
+@pytest.mark.backend_free
 def test_heads_that_do_not_divide_are_errors(sizes, message):
     with pytest.raises(ValueError, match=message):
         Attention(*sizes)

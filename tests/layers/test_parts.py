@@ -22,6 +22,7 @@ def test_gated_feed_forward():
 
 
 @pytest.mark.parametrize("d_model, d_ff", [(48, 128), (256, 704), (512, 1408), (4096, 10944)])
+@pytest.mark.backend_free
 def test_default_width_has_the_parameters_of_four_times_d_model(d_model, d_ff):
     assert layers.GatedFeedForward(d_model).d_ff == d_ff
     assert 0 <= 3 * d_ff - 8 * d_model < 3 * 64  # three matrices of d_ff for two of 4 d_model
@@ -60,6 +61,7 @@ def test_rms_norm_does_not_round_its_scale_to_bfloat16():
     ],
     ids=lambda layer: type(layer).__name__,
 )
+@pytest.mark.backend_free
 def test_config_round_trip(layer):
     serialize = keras.saving.serialize_keras_object
     again = keras.saving.deserialize_keras_object(serialize(layer))

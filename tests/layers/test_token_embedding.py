@@ -69,6 +69,7 @@ def test_mixed_precision_casts_vectors_and_keeps_the_table():
 
 @pytest.mark.parametrize("soft_cap", [None, 0.5])
 @pytest.mark.parametrize("tied, use_bias", [(True, False), (True, True), (False, True)])
+@pytest.mark.sampled(3)
 def test_head_is_a_product_perhaps_with_a_cap(tied, use_bias, soft_cap):
     embedding = built(TokenEmbedding(7, 4))
     tied_to = embedding if tied else None
@@ -84,16 +85,19 @@ def test_head_is_a_product_perhaps_with_a_cap(tied, use_bias, soft_cap):
 
 
 @pytest.mark.parametrize("soft_cap", [0, -30.0, float("inf"), float("nan"), True, "30"])
+@pytest.mark.backend_free
 def test_a_soft_cap_is_a_positive_number(soft_cap):
     with pytest.raises(ValueError, match=r"soft_cap must be a number in \(0, inf\). Received: "):
         VocabularyHead(7, 4, soft_cap=soft_cap)
 
 
+@pytest.mark.backend_free
 def test_a_tied_head_cannot_be_saved_alone():
     with pytest.raises(ValueError, match="save the model that has both"):
         VocabularyHead(7, 4, tied_to=TokenEmbedding(7, 4)).get_config()
 
 
+@pytest.mark.backend_free
 def test_a_tied_head_must_have_the_embedding_s_sizes():
     with pytest.raises(ValueError, match=r"vocab_size=7 and d_model=4. .* d_model=5"):
         VocabularyHead(7, 4, tied_to=TokenEmbedding(7, 5))

@@ -42,6 +42,7 @@ def build(options):
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
 @pytest.mark.parametrize("options", CROSSENTROPY + FOCAL, ids=str)
+@pytest.mark.sampled(5)
 def test_loss_equals_the_float64_reference(options, weights):
     want = expected(torch.as_tensor(LOGITS), options, np.ones(ROWS) if weights is None else weights)
     got = build(options)(LABELS, ops.convert_to_tensor(LOGITS, "float32"), weights)
@@ -153,6 +154,7 @@ def test_a_forbidden_class_is_no_obstacle():
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 3, 4)])
+@pytest.mark.sampled(2)
 def test_any_leading_shape(shape):
     logits = RNG.standard_normal((*shape, VOCAB)).astype("float32")
     labels = RNG.integers(0, VOCAB, shape)
@@ -252,6 +254,7 @@ def test_wrong_labels_say_what_to_pass():
         (dict(gamma=1.0, alpha=[-1.0, 0.0]), "alpha must be"),
     ],
 )
+@pytest.mark.backend_free
 def test_wrong_arguments_are_named(options, message):
     cls = (
         losses.MaskedSparseCategoricalFocalCrossentropy

@@ -38,6 +38,7 @@ def targets(form, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("form", ["logits", "log_probabilities", "probabilities"])
+@pytest.mark.sampled(3)
 def test_equals_torch(form, temperature):
     teacher, arguments = targets(form, temperature)
     loss = MaskedKLDivergence(temperature=temperature, ignore_index=0, **arguments)

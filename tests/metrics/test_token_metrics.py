@@ -46,6 +46,7 @@ CASES = [
 
 @pytest.mark.parametrize("splits", [[6], [1, 2, 3], [5, 1], [1] * 6], ids=str)
 @pytest.mark.parametrize("make, expected", CASES, ids=["perplexity", "top 1", "top 4", "bytes"])
+@pytest.mark.sampled(5)
 def test_equals_torch_over_the_whole_epoch(make, expected, splits):
     metric, start = make(), 0
     for size in splits:
@@ -128,6 +129,7 @@ def test_counting_goes_on_under_jit():
     assert sum(float(v[0]) for v in many(start)) == 2**24 + 1000
 
 
+@pytest.mark.backend_free
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="top_k must be an integer of at least 1"):
         metrics.MaskedTokenAccuracy(top_k=0)

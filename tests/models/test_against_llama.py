@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from keras import ops
 
 from keras_llm.models import CausalTransformer
+from tests.logits import logits_of
 from tests.models.llama import to_llama
 from tests.models.weights import randomize
 
@@ -24,16 +24,18 @@ def build(**options):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.sampled(2)
 def test_logits(sizes):
     model = build(**sizes)
     ids = np.random.default_rng(1).integers(0, 37, (3, 20))
     with torch.no_grad():
         expected = to_llama(model)(torch.tensor(ids)).logits.numpy()
     assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(ops.convert_to_numpy(model(ids)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits_of(model, ids), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.sampled(2)
 def test_greedy_generation(sizes):
     model = build(**sizes)
     prompt = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])

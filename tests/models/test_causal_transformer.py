@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_llm.layers import VocabularyHead
 from keras_llm.models import CausalTransformer, LanguageModel
+from tests.logits import logits_of
 from tests.models.weights import randomize
 
 SIZES = dict(vocab_size=23, d_model=16, num_layers=2, num_heads=4, max_length=12)
@@ -17,11 +18,11 @@ def build(**options):
     return randomize(CausalTransformer(**{**SIZES, **options}))
 
 
-def output(model, ids):
-    return ops.convert_to_numpy(model(ids))
+output = logits_of
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.backend_free
 def test_all_weights_exist_at_once(tied, capsys):
     model = CausalTransformer(
         vocab_size=100,
@@ -42,6 +43,7 @@ def test_all_weights_exist_at_once(tied, capsys):
     assert len(model.weights) == before
 
 
+@pytest.mark.backend_free
 def test_initial_sizes():
     model = CausalTransformer(vocab_size=500, d_model=128, num_layers=8, num_heads=4, d_ff=256)
     stddevs = {
@@ -82,6 +84,7 @@ def test_the_hidden_vectors_are_normed():
         dict(dropout=0.1, pad_id=0, dtype="mixed_bfloat16"),
     ],
 )
+@pytest.mark.sampled(2)
 def test_saved_and_loaded_it_is_the_same(options, tmp_path):
     model = build(**options)
     model.save(tmp_path / "model.keras")
@@ -93,6 +96,7 @@ def test_saved_and_loaded_it_is_the_same(options, tmp_path):
         np.testing.assert_array_equal(ops.convert_to_numpy(again.head.kernel), table.numpy().T)
 
 
+@pytest.mark.backend_free
 def test_a_new_model_from_the_config():
     model = build(num_key_value_heads=2, name="mine")
     again = CausalTransformer.from_config(model.get_config())
@@ -112,6 +116,7 @@ def test_random_states_are_repeatable():
 
 
 @pytest.mark.parametrize("given", ["argument", "global policy"])
+@pytest.mark.sampled(2)
 def test_mixed_precision(given):
     if given == "argument":
         model = build(dtype="mixed_bfloat16")
@@ -146,6 +151,7 @@ def test_padding_at_the_end_changes_nothing():
 
 
 @pytest.mark.parametrize("padding", [[3, 0], [1, 2], [0, 3]])
+@pytest.mark.sampled(2)
 def test_a_padding_id_is_never_seen(padding):
     model = build(pad_id=0)
     padded = np.pad(IDS, [(0, 0), padding])
@@ -176,6 +182,7 @@ def test_rows_do_not_depend_on_each_other():
         (dict(vocab_size=23.0), "vocab_size must be a positive integer. Received: vocab_size=23.0"),
     ],
 )
+@pytest.mark.backend_free
 def test_sizes_that_do_not_fit_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         CausalTransformer(**{**SIZES, **options})

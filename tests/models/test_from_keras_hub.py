@@ -41,6 +41,7 @@ def continued(task, prompt):
 
 
 @pytest.mark.parametrize("name", THREE)
+@pytest.mark.sampled(2)
 def test_in_place_with_the_losses_of_whole_logits(name):
     task, model = wrapped(name, optimizers.AdamW(1e-2))
     x, y = batch(task)

@@ -24,6 +24,7 @@ def seq2seq():
 
 @pytest.mark.parametrize("build", [causal, seq2seq])
 @pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.sampled(3)
 def test_symbolic_ids_of_any_length(build, whole):
     model, ids, inputs = build()
     outputs = model(inputs) if whole else model.head(model.backbone(inputs))
@@ -52,6 +53,7 @@ def test_the_dtype_is_the_models():
 
 
 @pytest.mark.parametrize("build", [causal, seq2seq])
+@pytest.mark.backend_free
 def test_too_long_is_known_at_once(build):
     model, _, inputs = build()
     long = keras.tree.map_structure(lambda x: keras.Input((9,), dtype="int32"), inputs)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from keras import ops
 
 from keras_llm.models import CausalTransformer, Seq2SeqTransformer
+from tests.logits import logits_of
 from tests.models.weights import randomize
 
 # In uint8, 299 would be 43 and 298 would be 42: ordinary ids here.
@@ -13,11 +13,11 @@ SIZES = dict(vocab_size=300, d_model=8, num_layers=1, num_heads=2, max_length=8)
 DTYPES = ["uint8", "int8", "int16", "uint16", "uint32"]
 
 
-def logits(model, ids):
-    return ops.convert_to_numpy(model(ids))
+logits = logits_of
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.sampled(2)
 def test_special_ids_that_the_dtype_cannot_hold(dtype):
     plain = randomize(CausalTransformer(**SIZES))
     model = CausalTransformer(**SIZES, pad_id=299, document_end_id=298)
@@ -28,6 +28,7 @@ def test_special_ids_that_the_dtype_cannot_hold(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.sampled(2)
 def test_the_padding_of_a_source_that_the_dtype_cannot_hold(dtype):
     plain = randomize(Seq2SeqTransformer(**SIZES, pad_id=None))
     model = Seq2SeqTransformer(**SIZES, pad_id=299)
@@ -39,6 +40,7 @@ def test_the_padding_of_a_source_that_the_dtype_cannot_hold(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "uint64"])
+@pytest.mark.sampled(2)
 def test_prompts_of_every_dtype(dtype):
     model = randomize(CausalTransformer(**SIZES, pad_id=299))
     want = model.generate(IDS, max_new_tokens=3)

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_llm.models import Seq2SeqTransformer
+from tests.logits import logits_of
 from tests.models import encoder_decoder
 from tests.models.weights import randomize
 
@@ -27,10 +28,11 @@ def build(**options):
 
 
 def output(model, source, target):
-    return ops.convert_to_numpy(model({"encoder_ids": source, "decoder_ids": target}))
+    return logits_of(model, {"encoder_ids": source, "decoder_ids": target})
 
 
 @pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.sampled(2)
 def test_padded_batches_equal_the_reference_on_each_pair_alone(options):
     model = build(**options)
     got = output(model, SOURCE, TARGET)
@@ -48,6 +50,7 @@ def test_padding_after_a_target_changes_nothing():
 
 
 @pytest.mark.parametrize("padding", [[4, 0], [0, 4]])
+@pytest.mark.sampled(2)
 def test_padding_of_a_source_changes_nothing(padding):
     model = build()
     got = output(model, np.pad(SOURCE, [(0, 0), padding]), TARGET)
@@ -70,6 +73,7 @@ def test_without_a_padding_id_every_source_token_counts():
 
 
 @pytest.mark.parametrize("options", VARIANTS[::3])
+@pytest.mark.sampled(2)
 def test_saved_and_loaded_it_is_the_same(options, tmp_path):
     model = build(**options)
     model.save(tmp_path / "model.keras")
@@ -88,6 +92,7 @@ def test_all_weights_exist_at_once():
     assert model.count_params() == 23 * 16 + encoder + decoder
 
 
+@pytest.mark.backend_free
 def test_one_embedding_serves_source_target_and_head():
     def tables(**options):
         model = Seq2SeqTransformer(**SIZES, **options)
@@ -135,6 +140,7 @@ def test_wrong_ids_are_errors(ids, message):
         (dict(target_vocab_size=5, pad_id=5), r"pad_id must be in \[0, 5\)"),
     ],
 )
+@pytest.mark.backend_free
 def test_sizes_that_do_not_fit_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         Seq2SeqTransformer(**{**SIZES, **options})

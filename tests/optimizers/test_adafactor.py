@@ -47,6 +47,7 @@ def hugging_face(**arguments):
 
 @pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("arguments", FLAGS + OTHERS, ids=lambda a: ", ".join(a) or "defaults")
+@pytest.mark.sampled(5)
 def test_fifty_updates(arguments):
     assert_close(
         updated(optimizers.Adafactor(**arguments, decay_vectors=True), gradients()),
@@ -93,6 +94,7 @@ def test_dead_rows_and_columns_stay_where_they_are(size):
     np.testing.assert_array_equal(kernel == 1, gradient == 0)
 
 
+@pytest.mark.backend_free
 def test_state_is_a_fiftieth_of_adamws_or_less():
     """On 30 million parameters: embedding, blocks of attention and feed-forward, norms, biases."""
     shapes = [(30_522, 512), *[(512, 2048), (2048, 512)] * 4, *[(512, 512)] * 16]
@@ -133,17 +135,20 @@ def test_the_learning_rate_is_the_current_relative_step():
         ({"clip_threshold": 0.0}, "clip_threshold=0.0"),
     ],
 )
+@pytest.mark.backend_free
 def test_values_that_contradict_each_other_or_are_out_of_range(arguments, says):
     with pytest.raises(ValueError, match=says):
         optimizers.Adafactor(**arguments)
 
 
 @pytest.mark.parametrize("name", ["lr", "eps", "beta1", "decay_rate"])
+@pytest.mark.backend_free
 def test_names_from_elsewhere(name):
     with pytest.raises(TypeError, match=rf"no argument {name}; write .* Received: {name}=0.5"):
         optimizers.Adafactor(**{name: 0.5})
 
 
+@pytest.mark.backend_free
 def test_assigning_a_learning_rate_needs_relative_step_off():
     with pytest.raises(ValueError, match="relative_step=False"):
         optimizers.Adafactor().learning_rate = 1e-3

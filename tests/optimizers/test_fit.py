@@ -96,6 +96,7 @@ def test_adafactor(jit):
 
 
 @pytest.mark.parametrize("cls", [optimizers.AdamW, optimizers.Adafactor])
+@pytest.mark.sampled(2)
 def test_frozen_variables_have_no_state_and_stay(cls):
     net = model()
     net.get_layer("embedding").trainable = False
@@ -115,6 +116,7 @@ def test_frozen_variables_have_no_state_and_stay(cls):
     ],
     ids=["AdamW", "Adafactor", "accumulation and EMA"],
 )
+@pytest.mark.sampled(2)
 def test_a_saved_model_goes_on_as_if_it_had_not_stopped(make, tmp_path):
     # Not compiled: with the suite's XLA flags two compilations of a step may differ in a last bit.
     net = model()
@@ -134,6 +136,7 @@ def test_a_saved_model_goes_on_as_if_it_had_not_stopped(make, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.sampled(2)
 def test_mixed_precision_trains(policy):
     keras.config.set_dtype_policy(policy)
     try:

@@ -30,6 +30,7 @@ EACH = pytest.mark.parametrize("cls", [optimizers.AdamW, optimizers.Adafactor])
     [("float32", 5e-6), pytest.param("float64", 1e-7, marks=pytest.mark.not_jax)],
 )
 @pytest.mark.parametrize("max_norm", [1.0, 10.0])
+@pytest.mark.sampled(3)
 def test_global_clipnorm(max_norm, dtype, atol):
     def clip(parameters):
         torch.nn.utils.clip_grad_norm_(list(parameters), max_norm)
@@ -83,6 +84,7 @@ def test_the_global_norm_of_bfloat16_gradients_is_that_of_float32():
 
 @EACH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.sampled(3)
 def test_accumulated_micro_steps_are_one_update_by_their_mean(cls, dtype):
     micro_steps = gradients(8)
     means = [
@@ -105,6 +107,7 @@ def test_accumulated_micro_steps_are_one_update_by_their_mean(cls, dtype):
 
 @EACH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.sampled(3)
 def test_exponential_moving_average(cls, dtype):
     optimizer = cls(weight_decay=0.1, use_ema=True, ema_momentum=0.5)
     variables = as_variables(values(), dtype)
@@ -119,6 +122,7 @@ def test_exponential_moving_average(cls, dtype):
 
 
 @EACH
+@pytest.mark.sampled(2)
 def test_ema_overwrite_frequency(cls):
     optimizer = cls(use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2)
     variables = as_variables(values())
@@ -137,6 +141,7 @@ def test_ema_overwrite_frequency(cls):
 
 
 @EACH
+@pytest.mark.sampled(2)
 def test_loss_scale_factor(cls):
     optimizer = cls(loss_scale_factor=1024.0)
     assert float(optimizer.scale_loss(2.0)) == 2048.0
@@ -145,6 +150,7 @@ def test_loss_scale_factor(cls):
 
 
 @EACH
+@pytest.mark.sampled(2)
 def test_dynamic_loss_scaling(cls):
     inner = cls()
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=1024.0)
@@ -156,6 +162,7 @@ def test_dynamic_loss_scaling(cls):
 
 
 @EACH
+@pytest.mark.sampled(2)
 def test_a_missing_gradient_leaves_its_variable_alone(cls):
     optimizer = cls()
     variables = as_variables(values())
@@ -169,12 +176,14 @@ def test_a_missing_gradient_leaves_its_variable_alone(cls):
     assert_close(as_arrays(variables), expected, atol=1e-7)
 
 
+@pytest.mark.backend_free
 def test_unknown_arguments():
     with pytest.raises(ValueError, match="amsgrad"):
         optimizers.AdamW(amsgrad=True)
 
 
 @EACH
+@pytest.mark.backend_free
 def test_config_round_trip(cls):
     arguments = {
         optimizers.AdamW: {"learning_rate": 0.5, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-6},
@@ -210,6 +219,7 @@ def test_config_round_trip(cls):
     assert set(dir(again)) == set(dir(optimizer))
 
 
+@pytest.mark.backend_free
 def test_adafactor_config_with_and_without_a_learning_rate():
     assert optimizers.Adafactor().get_config()["learning_rate"] is None
     config = optimizers.Adafactor(0.5, relative_step=False).get_config()

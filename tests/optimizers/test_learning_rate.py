@@ -60,11 +60,13 @@ def test_keras_callbacks_set_it():
         (float("nan"), ValueError, "learning_rate=nan"),
     ],
 )
+@pytest.mark.backend_free
 def test_what_is_not_a_learning_rate(rate, error, says):
     with pytest.raises(error, match=says):
         optimizers.AdamW(rate)
 
 
+@pytest.mark.backend_free
 def test_numpy_floats_are_floats():
     assert float(optimizers.AdamW(np.float32(0.5)).learning_rate) == 0.5
 
@@ -72,6 +74,7 @@ def test_numpy_floats_are_floats():
 @pytest.mark.parametrize(
     "name, write", [("lr", "learning_rate="), ("betas", "beta_1=.* beta_2="), ("eps", "epsilon=")]
 )
+@pytest.mark.backend_free
 def test_pytorchs_names(name, write):
     with pytest.raises(TypeError, match=rf"AdamW has no argument {name}; write {write}"):
         optimizers.AdamW(**{name: 1e-3})
@@ -82,6 +85,7 @@ def test_pytorchs_names(name, write):
     [{"beta_1": 1.0}, {"beta_2": -0.1}, {"epsilon": -1e-8}, {"weight_decay": -0.1}],
     ids=str,
 )
+@pytest.mark.backend_free
 def test_values_out_of_range(arguments):
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"{name} must be .* Received: {name}={value}"):

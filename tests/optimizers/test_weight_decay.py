@@ -44,6 +44,7 @@ MATRICES = {
     ],
     ids=str,
 )
+@pytest.mark.backend_free
 def test_matrices_decay_and_biases_norms_and_exclusions_do_not(cls, arguments, left_out):
     variables = model().trainable_variables
     assert len(variables) == 8
@@ -55,6 +56,7 @@ def test_matrices_decay_and_biases_norms_and_exclusions_do_not(cls, arguments, l
 
 
 @EACH
+@pytest.mark.backend_free
 def test_all_decay_if_asked_and_none_without_weight_decay(cls):
     variables = model().trainable_variables
     everything = cls(weight_decay=0.1, decay_vectors=True)
@@ -64,6 +66,7 @@ def test_all_decay_if_asked_and_none_without_weight_decay(cls):
 
 
 @EACH
+@pytest.mark.backend_free
 def test_keras_method_takes_variables_and_names(cls):
     net = model()
     optimizer = cls(weight_decay=0.1, exclude_from_weight_decay=["head"])
@@ -76,6 +79,7 @@ def test_keras_method_takes_variables_and_names(cls):
         optimizer.exclude_from_weight_decay(var_names=["kernel"])
 
 
+@pytest.mark.backend_free
 def test_a_variable_is_no_pattern():
     variable = keras.Variable(np.ones((2, 2), "float32"))
     with pytest.raises(TypeError, match=r"call optimizer.exclude_from_weight_decay\(variables\)"):
@@ -84,6 +88,7 @@ def test_a_variable_is_no_pattern():
 
 @EACH
 @pytest.mark.parametrize("loss_scaling", [False, True])
+@pytest.mark.sampled(3)
 def test_a_saved_model_remembers_what_does_not_decay(cls, loss_scaling, tmp_path):
     net = model()
     optimizer = cls(weight_decay=0.1, exclude_from_weight_decay=["^lm/gru/.*recurrent"])

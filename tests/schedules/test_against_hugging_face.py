@@ -88,6 +88,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(4)
 def test_every_step_up_to_the_end(case):
     ours, theirs = CASES[case]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=PEAK)

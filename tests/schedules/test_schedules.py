@@ -29,6 +29,7 @@ each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: typ
     ],
     ids=["int", "numpy int", "numpy float", "tensor", "variable"],
 )
+@pytest.mark.sampled(3)
 def test_any_kind_of_step_gives_a_float32_scalar(schedule, as_step):
     for step in (0, 50, 150, 950):
         rate = schedule(as_step(step))
@@ -44,6 +45,7 @@ def test_symbolic_steps(schedule):
 
 
 @each_schedule
+@pytest.mark.backend_free
 def test_config_round_trip(schedule):
     serialize = keras.optimizers.schedules.serialize
     again = keras.optimizers.schedules.deserialize(serialize(schedule))
@@ -53,6 +55,7 @@ def test_config_round_trip(schedule):
 
 
 @each_schedule
+@pytest.mark.sampled(2)
 def test_whole_steps_are_exact_after_millions_of_updates(schedule):
     def config_with(scale):
         config = schedule.get_config()
@@ -78,6 +81,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("schedule", "end", "value"), ENDS)
+@pytest.mark.sampled(4)
 def test_after_its_end_a_schedule_stays_at_its_last_value(schedule, end, value):
     assert schedule.total_steps == end
     assert float(schedule(end - 1)) > value
@@ -87,6 +91,7 @@ def test_after_its_end_a_schedule_stays_at_its_last_value(schedule, end, value):
         assert float(schedule(step)) == last, step
 
 
+@pytest.mark.backend_free
 def test_phases():
     """A phase ends where the sign of the slope changes, and only there."""
     for schedule, names in [
@@ -110,6 +115,7 @@ def test_phases():
         assert turns == [end for _, end in phases if end is not None]
 
 
+@pytest.mark.backend_free
 def test_shown_steps():
     inverse = schedules.WarmupInverseSquareRoot(1.0, 30, timescale=7)
     assert float(inverse(inverse.shown_steps())) == pytest.approx(0.5)
@@ -117,6 +123,7 @@ def test_shown_steps():
     assert schedules.WarmupConstant(1.0, 10).shown_steps() > 10
 
 
+@pytest.mark.backend_free
 def test_integer_learning_rates_are_numbers_too():
     assert float(schedules.WarmupConstant(2, warmup_steps=4)(1)) == 0.5
 
@@ -139,6 +146,7 @@ def test_integer_learning_rates_are_numbers_too():
         (lambda: schedules.WarmupStableDecay(1e-3, 5, 5, 5, "step"), "decay_type='step'"),
     ],
 )
+@pytest.mark.backend_free
 def test_errors_name_the_argument(make, says):
     with pytest.raises(ValueError, match=f"Received: {says}"):
         make()

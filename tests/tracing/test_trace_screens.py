@@ -119,6 +119,7 @@ def test_the_page_is_whole(trace):
     assert "url(" not in trace.to_html() and "src=" not in trace.to_html()
 
 
+@pytest.mark.backend_free
 def test_texts_are_not_markup():
     table = Table((Column("a"), Column("b")), (Row(("[bold]x", "<i>&"), (0,)),))
     page = Explanation("", (Section("", "", (), table=table),)).to_html()
@@ -138,6 +139,7 @@ def test_many_blocks_are_shown_by_the_first_and_the_last():
     assert whole == pytest.approx(shown["4 Backward"]["gradient norm"].value)
 
 
+@pytest.mark.backend_free
 def test_blocks_by_their_paths():
     paths = ["a/encoder/block_0/x/kernel", "a/decoder/block_0/x/kernel", "a/head/kernel", "a/s"]
     assert blocks_of(paths) == {
@@ -150,6 +152,7 @@ def test_blocks_by_their_paths():
     assert blocks_of(["scale"]) == {"scale": [0]}
 
 
+@pytest.mark.backend_free
 def test_a_block_without_gradients_or_with_weights_of_0():
     columns = {"weights": [0.0, 3.0, 4.0], "update": [1.0, 0.3, 0.4]}
     rows = block_table({"a": [0], "b": [1, 2]}, columns).to_dict()

@@ -59,6 +59,7 @@ def in_float64(weights, windows, reduction="mean", rate=0.5):
 
 @pytest.mark.parametrize(("steps", "rows"), [(3, None), (None, 3), (3, 1), (None, "auto")])
 @pytest.mark.parametrize("way", ["fit", "fit with logits", "train_on_batch"])
+@pytest.mark.sampled(3)
 def test_any_split_is_one_batch_in_float64(steps, rows, way):
     # Batches of 4, 4, 4 and 2 rows; three make a window, and the short last one counts.
     model = build(steps, rows)
@@ -109,6 +110,7 @@ def adafactor(learning_rate, **arguments):
 
 
 @pytest.mark.parametrize("make", [optimizers.AdamW, adafactor, keras.optimizers.Adam])
+@pytest.mark.sampled(2)
 def test_every_optimizer_sees_one_gradient_an_update(make):
     results = []
     for steps, rows, size in ((None, None, 12), (3, None, 4), (None, 4, 12)):

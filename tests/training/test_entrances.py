@@ -99,6 +99,7 @@ ENTRANCES = {
     st.integers(0, 99),
 )
 @settings(max_examples=8 if keras.backend.backend() == "torch" else 2)
+@pytest.mark.sampled(2)
 def test_every_entrance_takes_every_integer(entrance, dtype, ignore_index, padded, seed):
     rng = np.random.default_rng(seed)
     highest = min(np.iinfo(dtype).max, VOCAB - 1)
@@ -234,11 +235,13 @@ class TestNegativeWeights:
         np.testing.assert_allclose(model.get_weights()[1], want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.backend_free
 def test_rows_of_several_lengths_are_named():
     with pytest.raises(ValueError, match=r"Rows must be of one length.*\[2, 3\]"):
         build(vocab=9).fit([[1, 2], [1, 2, 3]], [[1, 2], [1, 2, 3]], verbose=0)
 
 
+@pytest.mark.backend_free
 def test_names_of_other_trainers_are_answered():
     model = models.LanguageModel(keras.layers.Embedding(9, 4), keras.layers.Dense(9))
     with pytest.raises(TypeError, match=r"no argument gradient_accumulation_steps.*optimizer"):

@@ -149,6 +149,7 @@ class Turns(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("by", ["epoch", "batch"])
+@pytest.mark.sampled(2)
 def test_what_is_trained_is_what_is_trainable_when_a_batch_is_taken(by):
     # Two batches in one epoch, or two epochs of one batch: frozen at the first, thawed at the next.
     model, twin = build(), build()
@@ -254,6 +255,7 @@ def test_a_layer_that_cannot_be_traced_says_why():
     assert reason.startswith("no graph: ") and not reason.rstrip().endswith(":")
 
 
+@pytest.mark.backend_free
 def test_optimizers_of_ours_take_part():
     model = build()
     model.compile(optimizers.AdamW(1e-2), losses.MaskedSparseCategoricalCrossentropy())

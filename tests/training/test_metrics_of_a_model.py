@@ -115,6 +115,7 @@ def test_metrics_of_ones_own(weighted):
     assert not model.step.why_logits()
 
 
+@pytest.mark.backend_free
 def test_a_metric_that_defines_nothing_or_the_wrong_thing_is_told():
     with pytest.raises(TypeError, match=r"must define numerator_and_denominator.*per_token"):
         type("Nothing", (metrics.TokenMetric,), {"update_from": None})()
@@ -159,6 +160,7 @@ class Known(keras.callbacks.Callback):
     ],
 )
 @pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.sampled(5)
 def test_early_stopping_knows_what_is_better(metric, values, epochs, plain):
     name = f"val_{metric.name}"
     stop = keras.callbacks.EarlyStopping(name, patience=2)
@@ -193,6 +195,7 @@ class Evaluates(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.sampled(2)
 def test_an_evaluation_inside_of_an_epoch_leaves_its_logs_and_its_window_alone(steps):
     results = []
     for callbacks in ([], [Evaluates()]):
@@ -248,6 +251,7 @@ def test_a_distribution_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("how", ["accumulation", "micro-batches", "whole"])
 @pytest.mark.not_jax  # XLA has no float16 attention on a CPU
+@pytest.mark.sampled(2)
 def test_no_update_of_float16_is_lost_to_sums(how):
     # A batch of 512 tokens: a sum of their losses, times the loss scale, is beyond float16.
     x, y = RNG.integers(1, VOCAB, (8, 64)), RNG.integers(1, VOCAB, (8, 64))
@@ -270,6 +274,7 @@ def test_no_update_of_float16_is_lost_to_sums(how):
     assert max(np.abs(w).max() for w in weights[1]) > 1e-3
 
 
+@pytest.mark.backend_free
 def test_nothing_that_a_model_does_warns_of_deprecation():
     model = build(metrics=[metrics.Perplexity()])
     causal = models.CausalTransformer(VOCAB, 8, 1, 2, max_length=8)

@@ -46,7 +46,7 @@ def in_batches(docs, size, length=9):
 
 @given(st.integers(1, 12), st.integers(9, 15))
 # XLA compiles every shape.
-@settings(max_examples=8 if keras.backend.backend() == "torch" else 3)
+@settings(max_examples=8 if keras.backend.backend() == "torch" else 2)
 def test_evaluation_does_not_depend_on_batches_or_padding(size, length):
     docs = documents(11)
     model = build()
@@ -82,6 +82,7 @@ def train(optimizer, batches, epochs=1, **arguments):
     [sgd, lambda steps=None: keras.optimizers.Adam(1e-2, gradient_accumulation_steps=steps)],
     ids=["sgd", "adam"],
 )
+@pytest.mark.sampled(3)
 def test_accumulation_is_one_batch_of_all_tokens_and_a_short_window_counts(make, reduction):
     # 10 documents, 2 a micro-batch, 2 a window: updates of 4, 4 and 2 documents, twice.
     docs = documents(10)
@@ -93,6 +94,7 @@ def test_accumulation_is_one_batch_of_all_tokens_and_a_short_window_counts(make,
     assert split_logs["loss"] == pytest.approx(whole_logs["loss"], rel=1e-5)
 
 
+@pytest.mark.backend_free
 def test_stock_keras_gets_the_same_window_wrong():
     # What the class of the test above is for: 31 tokens and 1 token do not weigh the same.
     long, short = np.arange(1, 10) % 12 + 1, np.array([5, 9])

@@ -69,6 +69,7 @@ def test_callbacks_find_the_numbers_and_a_loss_of_others_has_none():
     assert set(model.fit(X, Y, verbose=0).history) == {"loss"}
 
 
+@pytest.mark.backend_free
 def test_a_given_callback_list_gets_them_too():
     model = build()
     history = keras.callbacks.History()
@@ -143,6 +144,7 @@ def test_the_norm_is_the_gradients_before_they_are_scaled_and_clipped():
     assert norms[2] == pytest.approx(norms[0], rel=2e-2)
 
 
+@pytest.mark.backend_free
 def test_operations_of_a_token():
     # GPT-2's shape: 124M parameters, of which 0.8M are positions, which ours has no table for.
     # nanoGPT's `estimate_mfu` counts 6 N + 12 L H Q T.
