@@ -10,14 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_llm.arguments import check_weights
 from keras_llm.backend import LARGE_ID_DTYPE, host_values, in_top_k, reduce_logits
 from keras_llm.backend.ids import check_ids, check_integers
 from keras_llm.backend.ops.logits_pass import TokenNumbers, upcast, upcast_dtype, weighted
 
-NEGATIVE_WEIGHT = (
-    "sample_weight must not be negative: the mean is divided by the sum of the weights. For "
-    "rewards of either sign use a loss with reduction='sum'. Received: {:g}"
-)
+# What `ignore_index` is, for the error of one that is no integer.
+IGNORE_INDEX = ", the label of padding (-100 where there is none)"
 
 
 class TokenStatistics(NamedTuple):
@@ -122,8 +121,8 @@ def reduce_batch(
 
     Returns:
         A `ReducedBatch`. Where values cannot be seen (a traced graph, a GPU), a label outside the
-        vocabulary, or a weight that must not be negative, has an `nll` of NaN: it is never counted
-        as if it were right.
+        vocabulary, or a weight that is negative or not finite, has an `nll` of NaN: it is never
+        counted as if it were right.
 
     Raises:
         TypeError: the labels are not integers.
@@ -153,10 +152,11 @@ def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, si
     Returns:
         Labels that index the vocabulary, 0 in place of those that do not count; the weights; and,
         where values cannot be seen, booleans: true for a token that is invalid and must come out
-        as NaN (its label is outside the vocabulary, its weight negative). None where there is none.
+        as NaN (its label is outside the vocabulary, its weight negative or not finite). None where
+        there is none.
     """
     labels = integer_labels(labels, logits_shape)
-    weights, negative = token_weights(
+    weights, bad_weight = token_weights(
         is_counted(labels, ignore_index), sample_weight, mask, dtype, signed
     )
     labels, counts, vocab_size = widened(labels), weights != 0, logits_shape[-1]
@@ -169,9 +169,9 @@ def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, si
         "if this id is your padding, pass it as ignore_index.",
     )
     if checked:
-        return ops.where(counts, labels, ops.zeros_like(labels)), weights, negative
+        return ops.where(counts, labels, ops.zeros_like(labels)), weights, bad_weight
     inside = (labels >= 0) & (labels < vocab_size)
-    invalid = counts & ~inside if negative is None else (counts & ~inside) | negative
+    invalid = counts & ~inside if bad_weight is None else (counts & ~inside) | bad_weight
     return ops.where(counts & inside, labels, ops.zeros_like(labels)), weights, invalid
 
 
@@ -193,6 +193,8 @@ def integer_labels(labels, logits_shape):
     """Labels as an integer tensor of the logits' leading shape."""
     if labels is None:
         raise ValueError("A loss of tokens needs labels: fit(ids, labels). Received: y=None")
+    if isinstance(labels, dict | str):
+        raise TypeError(f"Labels must be one array. Received: a {type(labels).__name__}")
     labels = ops.convert_to_tensor(labels)
     check_integers(labels, "Labels")
     if len(labels.shape) == len(logits_shape) and labels.shape[-1] == 1:
@@ -237,31 +239,38 @@ def token_weights(counts, sample_weight, mask, dtype, signed=False):
     """The weight of every token: 0 where it does not count, `sample_weight` elsewhere.
 
     Returns:
-        The weights, and booleans: true where a weight is negative although it must not be, and
-        values cannot be seen to raise an error. None where there is none.
+        The weights, and booleans: true where a weight is not finite, or negative although it must
+        not be, and values cannot be seen to raise an error. None where there is none.
 
     Raises:
-        ValueError: `sample_weight` does not fit the labels, or is negative and `signed` is false.
+        ValueError: `sample_weight` does not fit the labels, is not finite, or is negative and
+            `signed` is false.
     """
-    weights, negative = ops.cast(counts, dtype), None
+    weights, invalid = ops.cast(counts, dtype), None
     for factor in (sample_weight, mask):
         if factor is None:
             continue
         factor = ops.cast(ops.convert_to_tensor(factor), dtype)
         if len(factor.shape) == len(weights.shape) + 1 and factor.shape[-1] == 1:
             factor = ops.squeeze(factor, -1)
-        if len(factor.shape) > len(weights.shape):
+        expected = tuple(weights.shape)
+        fits = len(factor.shape) <= len(expected) and all(
+            size in (1, None) or wanted in (size, None)
+            for size, wanted in zip(factor.shape, expected, strict=False)
+        )
+        if not fits:
             raise ValueError(
-                f"sample_weight must have the labels' shape {tuple(weights.shape)} or a leading "
-                f"part of it. Received: shape {tuple(factor.shape)}"
+                f"sample_weight must have the labels' shape {expected} or a leading part of it. "
+                f"Received: shape {tuple(factor.shape)}"
             )
         while len(factor.shape) < len(weights.shape):
             factor = ops.expand_dims(factor, -1)
         weights = weights * factor
-    if sample_weight is not None and not signed:
+    if sample_weight is not None:
         values = host_values(weights)
-        if values is None:
-            negative = weights < 0
-        elif (values < 0).any():
-            raise ValueError(NEGATIVE_WEIGHT.format(float(values.min())))
-    return weights, negative
+        if values is not None:
+            check_weights(values, signed)
+        else:
+            invalid = ~ops.isfinite(weights)
+            invalid = invalid if signed else invalid | (weights < 0)
+    return weights, invalid

@@ -20,7 +20,7 @@ LOADERS = {"data/data_loader.py", "data/loader.py"}
 # below. On one line any order will do, as long as there is no circle.
 ORDER = [
     {"arguments", "backend", "html_template", "names_elsewhere", "registration"}
-    | {"replaced_files", "tensor", "token_statistics", "usual_range", "value_text"},
+    | {"json_files", "replaced_files", "tensor", "token_statistics", "usual_range", "value_text"},
     {"losses", "metrics", "optimizers", "schedules"},
     {"data", "generation", "layers"},
     {"checks", "training"},

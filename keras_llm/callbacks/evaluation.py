@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_llm.arguments import check_positive_int
+from keras_llm.callbacks.prompts import checked_prompts
 
 
 class Evaluation(keras.callbacks.Callback):
@@ -29,7 +30,9 @@ class Evaluation(keras.callbacks.Callback):
         **generate: What else `model.generate` is given, such as `max_new_tokens=40`.
 
     Raises:
-        ValueError: `every_steps` is not a positive integer, or prompts come without a tokenizer.
+        TypeError: a callback, a prompt or the tokenizer is none.
+        ValueError: `every_steps` or `batch_size` is not a positive integer, there is no data, or
+            prompts come without a tokenizer.
 
     Example:
     >>> import numpy as np
@@ -59,14 +62,15 @@ class Evaluation(keras.callbacks.Callback):
         super().__init__()
         self.data, self.batch_size, self.generate = data, batch_size, generate
         self.every_steps = check_positive_int(every_steps, "every_steps")
-        self.prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        if self.prompts and tokenizer is None:
-            raise ValueError(
-                "prompts need a tokenizer that encodes them and decodes what is generated. "
-                f"Received: prompts={prompts!r}, tokenizer=None"
-            )
-        self.tokenizer = tokenizer
-        self.callbacks = keras.tree.flatten(list(callbacks))
+        if data is None:
+            raise ValueError("data must be what to evaluate on, such as (x, y). Received: None")
+        if batch_size is not None:
+            check_positive_int(batch_size, "batch_size")
+        self.prompts, self.tokenizer = checked_prompts(prompts, tokenizer), tokenizer
+        self.callbacks = keras.tree.flatten(callbacks)
+        for callback in self.callbacks:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise TypeError(f"callbacks must be Keras callbacks. Received: {callback!r}")
         self.logs, self.count = {}, 0
 
     def set_model(self, model):

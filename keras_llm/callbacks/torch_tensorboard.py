@@ -27,7 +27,7 @@ class TensorBoard(keras.callbacks.Callback):
             raise ImportError(
                 "TensorBoard needs the package tensorboard: pip install tensorboard"
             ) from error
-        self.directory, self.make_writer, self.writer = str(directory), SummaryWriter, None
+        self.directory, self.make_writer, self.writer = os.fspath(directory), SummaryWriter, None
 
     def on_train_begin(self, logs=None):
         """Opens a file of its own, as TensorBoard wants it for each process."""

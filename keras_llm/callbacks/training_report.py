@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_llm.callbacks.prompts import checked_prompts
 from keras_llm.callbacks.report_page import EpochRow, ReportPage
 from keras_llm.explanation.explain import explain
 
@@ -62,12 +63,7 @@ class TrainingReport(keras.callbacks.Callback):
         **generate,
     ):
         super().__init__()
-        self.prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        if self.prompts and tokenizer is None:
-            raise ValueError(
-                "prompts need a tokenizer that encodes them and decodes what is generated. "
-                f"Received: prompts={prompts!r}, tokenizer=None"
-            )
+        self.prompts = checked_prompts(prompts, tokenizer)
         # An error now is better than one after an epoch of training.
         import keras_llm.plots  # noqa: F401
 

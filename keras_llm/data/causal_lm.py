@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from keras_llm.arguments import check_positive_int
+from keras_llm.arguments import check_bool, check_positive_int
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
-from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
+from keras_llm.data.data_loader import LOADER_NAMES, DataLoader, check_batches
 from keras_llm.data.hugging_face_tokenizer import as_tokenizer
 from keras_llm.data.token_array import TokenArray
 from keras_llm.data.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ def causal_lm(
         there is `end_id`.
 
     Raises:
-        TypeError: `texts` is not text.
+        TypeError: `texts` is not text, or `pack` or `shuffle` no boolean.
         ValueError: a size is not a positive integer, there is no token to predict, or a text
             contains the id of padding, as every text does where `pad_id` is `end_id`.
 
@@ -90,6 +90,8 @@ def causal_lm(
     [[4, 5, 2, 4], [4, 2, 0, 0]]
     """
     check_positive_int(seq_len, "seq_len")
+    check_batches(batch_size, shuffle, seed, num_workers)
+    check_bool(pack, "pack")
     tokenizer = as_tokenizer(tokenizer)
     joined = ("\n".join(row) for row in iterate_rows(texts, "texts"))
     start = getattr(tokenizer, "begin_ids", ())

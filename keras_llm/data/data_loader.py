@@ -6,7 +6,7 @@ import multiprocessing
 import keras
 import torch
 
-from keras_llm.arguments import check_non_negative_int
+from keras_llm.arguments import check_bool, check_non_negative_int, check_positive_int
 
 # What other libraries call the arguments of batches.
 LOADER_NAMES = {
@@ -20,6 +20,14 @@ LOADER_NAMES = {
     "dataset": "the texts as the first argument",
     "train_dataset": "the texts as the first argument",
 }
+
+
+def check_batches(batch_size: int, shuffle: bool, seed: int, num_workers: int) -> None:
+    """Checks what every loader takes, before texts are encoded, which may take minutes."""
+    check_positive_int(batch_size, "batch_size")
+    check_bool(shuffle, "shuffle")
+    check_non_negative_int(seed, "seed")
+    check_non_negative_int(num_workers, "num_workers")
 
 
 class DataLoader(torch.utils.data.DataLoader):
@@ -108,13 +116,13 @@ class DataLoader(torch.utils.data.DataLoader):
         Raises:
             ValueError: `state` is not such a position.
         """
-        if set(state) != {"seed", "epoch", "step"} or not all(
-            isinstance(value, int) and value >= 0 for value in state.values()
-        ):
+        if not isinstance(state, dict) or set(state) != {"seed", "epoch", "step"}:
             raise ValueError(
-                "state must hold the non-negative integers seed, epoch and step. "
-                f"Received: state={state}"
+                "state must be a dictionary of the non-negative integers seed, epoch and step. "
+                f"Received: state={state!r:.200}"
             )
+        for name, value in state.items():
+            check_non_negative_int(value, f"state[{name!r}]")
         if state["step"] >= len(self):
             raise ValueError(
                 f"state must be of this data: an epoch here has {len(self)} steps. "

@@ -84,7 +84,7 @@ def as_tokenizer(
         TypeError: it is neither; the message calls it by its `name` as an argument.
         ValueError: a tokenizer of transformers has no token that ends a text.
     """
-    if hasattr(tokenizer, "encode_each"):
+    if hasattr(tokenizer, "encode_each") and not isinstance(tokenizer, type):
         return tokenizer
     if callable(tokenizer) and hasattr(tokenizer, "convert_ids_to_tokens"):
         return HuggingFaceTokenizer(tokenizer, is_source)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_llm.arguments import check_non_negative_int, check_positive_int
+from keras_llm.arguments import check_bool, check_positive_int
 from keras_llm.data.answer_tokens import answer_tokens
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.batch_shapes import BatchShapes
-from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
+from keras_llm.data.data_loader import LOADER_NAMES, DataLoader, check_batches
 from keras_llm.data.hugging_face_tokenizer import as_tokenizer
 from keras_llm.data.instruction_rows import read_rows
 from keras_llm.data.packing import best_fit
@@ -116,7 +116,8 @@ def instruction(
         `loader.dataset.dropped` is their number. `show` prints a batch and what counts in it.
 
     Raises:
-        TypeError: `rows`, or a field of a row, is nothing of the above.
+        TypeError: `rows`, or a field of a row, is nothing of the above, or `packing` or `shuffle`
+            no boolean.
         ValueError: a size is not a positive integer, a row has none of the fields, the tokenizer
             has no chat template, the template does not tell which tokens are answers, or no row has
             a label.
@@ -134,8 +135,8 @@ def instruction(
     [[-100, 6, 2, -100], [2, -100, -100, -100]]
     """
     check_positive_int(max_length, "max_length")
-    check_positive_int(batch_size, "batch_size")
-    check_non_negative_int(seed, "seed")
+    check_batches(batch_size, shuffle, seed, num_workers)
+    check_bool(packing, "packing")
     if pad_to_multiple_of is not None:
         check_positive_int(pad_to_multiple_of, "pad_to_multiple_of")
     ours = as_tokenizer(tokenizer)

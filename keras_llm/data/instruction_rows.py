@@ -1,11 +1,12 @@
 """Rows of chats, of prompts and completions, and of texts: from dictionaries to `Row`."""
 
-import json
+import codecs
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from keras_llm.data.chat_template import Chat, Row
+from keras_llm.json_files import parse_json
 
 FIELDS = "'messages', 'prompt' and 'completion', or 'text'"
 
@@ -47,17 +48,16 @@ def dictionaries(rows: Iterable[Mapping] | str | os.PathLike) -> Iterator[Mappin
 
 def json_lines(path: str | os.PathLike) -> Iterator[Mapping]:
     """The objects of a file with one JSON object a line."""
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    "rows must be the path of a file with one JSON object a line. "
-                    f"Received: {os.fspath(path)}, whose line {number} is not JSON: {error}"
-                ) from error
+            what = (
+                "rows must be the path of a file with one JSON object a line. "
+                f"Received: {os.fspath(path)}, whose line {number} is"
+            )
+            yield parse_json(line, what)
 
 
 def to_row(row: Mapping, tokenizer) -> Row:

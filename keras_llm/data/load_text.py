@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from keras_llm.arguments import check_number, check_one_of
@@ -59,6 +59,7 @@ def load_text(
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: `path` is no path.
         ValueError: a file is not UTF-8, or contains too little to split, or an argument is out of
             its range.
 
@@ -71,7 +72,8 @@ def load_text(
     {'train': ['First line\\nof it.'], 'validation': ['Second.'], 'test': ['Third.']}
     """
     check_one_of(sample_by, "sample_by", SEPARATORS)
-    if separator is not None and (sample_by != "paragraph" or not separator):
+    is_text = isinstance(separator, str) and separator
+    if separator is not None and (sample_by != "paragraph" or not is_text):
         raise ValueError(
             "separator must be a string that is not empty, without sample_by. "
             f"Received: separator={separator!r}, sample_by={sample_by!r}"
@@ -83,7 +85,9 @@ def load_text(
             "validation and test must leave something to train on. "
             f"Received: validation={validation}, test={test}"
         )
-    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+    paths = [path] if isinstance(path, str | os.PathLike) else path
+    if not isinstance(paths, Iterable) or not all(isinstance(p, str | os.PathLike) for p in paths):
+        raise TypeError(f"path must be the path of a file, or several. Received: path={path!r}")
     pattern = SEPARATORS[sample_by] if separator is None else re.escape(separator)
     documents = [text for each in paths for text in _texts(re.split(pattern, _read(Path(each))))]
     split = _split_characters if sample_by == "file" else _split_documents

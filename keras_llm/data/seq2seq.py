@@ -8,7 +8,7 @@ from keras_llm.arguments import check_positive_int
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.batch_shapes import BatchShapes
 from keras_llm.data.corpus import iterate_rows
-from keras_llm.data.data_loader import LOADER_NAMES, DataLoader
+from keras_llm.data.data_loader import LOADER_NAMES, DataLoader, check_batches
 from keras_llm.data.hugging_face_tokenizer import as_tokenizer
 from keras_llm.data.token_array import TokenArray, padded_rows
 from keras_llm.data.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ def seq2seq(
         is -100, their default.
 
     Raises:
-        TypeError: `pairs` is not text.
+        TypeError: `pairs` is not text, or `shuffle` no boolean.
         ValueError: a size is not a positive integer, a row is not a pair, there is no pair, the
             source's tokenizer has no `pad_id`, or a text contains the id of padding, as every
             target does where `pad_id` is `end_id`.
@@ -98,7 +98,7 @@ def seq2seq(
         check_positive_int(pad_to_multiple_of, "pad_to_multiple_of")
     if max_length is not None:
         check_positive_int(max_length, "max_length")
-    check_positive_int(batch_size, "batch_size")
+    check_batches(batch_size, shuffle, seed, num_workers)
     target_tokenizer = tokenizer if target_tokenizer is None else target_tokenizer
     tokenizer = as_tokenizer(tokenizer, is_source=True)
     target_tokenizer = as_tokenizer(target_tokenizer, "target_tokenizer")

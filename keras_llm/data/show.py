@@ -77,6 +77,7 @@ def show(batch, tokenizer: Tokenizer, rows: int = 4) -> ShownBatch:
 
     Raises:
         TypeError: `batch` is no batch of ids and labels, or `tokenizer` no tokenizer.
+        ValueError: an id is not the tokenizer's, or `rows` is no positive integer.
 
     Example:
 
@@ -93,6 +94,7 @@ def show(batch, tokenizer: Tokenizer, rows: int = 4) -> ShownBatch:
     ours = as_tokenizer(tokenizer)
     ids, labels, positions = parts(batch)
     is_label = (labels != IGNORED_LABEL) & (labels != ours.pad_id)
+    check_tokens(np.concatenate([ids.ravel(), labels[is_label]]), ours.vocab_size)
     fillers = {ours.end_id, as_tokenizer(tokenizer, is_source=True).pad_id}
     text, counts = Text(), []
     for row in range(min(rows, len(ids))):
@@ -131,6 +133,17 @@ def parts(batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if positions is None:
         return ids, labels, np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     return ids, labels, keras.ops.convert_to_numpy(positions)
+
+
+def check_tokens(ids: np.ndarray, vocab_size: int) -> None:
+    """Raises an error unless the ids and labels of a batch are ids of the tokenizer."""
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"batch must have integers. Received: dtype={ids.dtype}")
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise ValueError(
+            f"batch must have ids in [0, {vocab_size}), the tokenizer's. Received: {outside[0]}"
+        )
 
 
 def split(ids, labels, is_label, positions, fillers: set) -> list[tuple[np.ndarray, np.ndarray]]:

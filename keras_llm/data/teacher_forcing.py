@@ -44,7 +44,7 @@ def teacher_forcing(target_ids, start_id: int = 101, pad_id: int = 0):
     Raises:
         TypeError: `target_ids` are not integers.
         ValueError: `target_ids` is not of rank 2, its rows differ in length, or `start_id` or
-            `pad_id` is not a non-negative integer.
+            `pad_id` is not a non-negative integer, or too large for the dtype.
 
     Example:
 
@@ -75,6 +75,12 @@ def teacher_forcing(target_ids, start_id: int = 101, pad_id: int = 0):
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
             f"target_ids must be integers. Received: target_ids of dtype {labels.dtype}"
+        )
+    largest = np.iinfo(labels.dtype).max
+    if max(start_id, pad_id) > largest:
+        raise ValueError(
+            f"start_id and pad_id must be at most {largest}, the largest {labels.dtype}, as "
+            f"target_ids are. Received: start_id={start_id}, pad_id={pad_id}"
         )
     decoder_ids = np.full_like(labels, start_id)
     decoder_ids[:, 1:] = np.where(labels[:, :-1] < 0, pad_id, labels[:, :-1])

@@ -12,7 +12,12 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models
 
-from keras_llm.data.tokenizer_folder import TOKENIZER, special_tokens, write_tokenizer
+from keras_llm.data.tokenizer_folder import (
+    TOKENIZER,
+    read_tokenizer,
+    special_tokens,
+    write_tokenizer,
+)
 from keras_llm.names_elsewhere import NamesElsewhere, names_elsewhere
 from keras_llm.replaced_files import replaced_files
 
@@ -20,6 +25,7 @@ from keras_llm.replaced_files import replaced_files
 # character, words are separated by spaces, and characters are shorter.
 PAD, START, END, UNKNOWN = SPECIAL_TOKENS = "<| pad |>", "<| start |>", "<| end |>", "<| unknown |>"
 TEXTS_PER_CALL = 1024
+MOST_IDS = 2**31 - 1
 NO_SPECIAL_IDS = {
     "add_special_tokens": "nothing: special ids are added where batches are made",
     "skip_special_tokens": "nothing: special ids are left out",
@@ -53,6 +59,7 @@ class Tokenizer(NamesElsewhere):
         end_token: Its token that ends a text.
 
     Raises:
+        TypeError: `tokenizer` is none.
         ValueError: the tokenizer has no such special token; the message lists those that it has.
 
     Example:
@@ -75,6 +82,11 @@ class Tokenizer(NamesElsewhere):
         start_token: str = START,
         end_token: str = END,
     ):
+        if not isinstance(tokenizer, tokenizers.Tokenizer):
+            raise TypeError(
+                "tokenizer must be a tokenizers.Tokenizer; data.load_tokenizer reads one from its "
+                f"file. Received: a {type(tokenizer).__name__}"
+            )
         tokenizer.no_padding()
         tokenizer.no_truncation()
         # Despite its name, True means that the spelling of a special token is encoded as any text.
@@ -96,8 +108,11 @@ class Tokenizer(NamesElsewhere):
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """The number of ids: the largest id + 1."""
-        return max(self._tokenizer.get_vocab().values()) + 1
+        """The number of ids: the largest id + 1; a `ValueError` for one that int32 cannot hold."""
+        largest = max(self._tokenizer.get_vocab().values())
+        if largest >= MOST_IDS:
+            raise ValueError(f"tokenizer must have ids below 2^31. Received: id {largest}")
+        return largest + 1
 
     @names_elsewhere(NO_SPECIAL_IDS)
     def encode(self, text: str) -> list[int]:
@@ -105,23 +120,33 @@ class Tokenizer(NamesElsewhere):
 
         Raises:
             TypeError: `text` is not a string.
+            ValueError: it has an unknown word, and the tokenizer no token for those.
         """
         if not isinstance(text, str):
             raise TypeError(f"text must be a string. Received: text={text!r}")
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._encoded(self._tokenizer.encode, text).ids
+
+    @staticmethod
+    def _encoded(encode, text):
+        try:
+            return encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(
+                f"text must be what the tokenizer can encode: {error}. Received: {text!r:.80}"
+            ) from error
 
     def encode_each(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """The ids of every text: as `encode`, on all cores."""
         texts = iter(texts)
         while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
-            for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
+            for encoding in self._encoded(self._tokenizer.encode_batch_fast, some):
                 yield encoding.ids
 
     def encode_with_ends(self, texts: Iterable[str]) -> Iterator[tuple[list[int], list[int]]]:
         """The ids of every text, and the number of its characters up to the end of each token."""
         texts = iter(texts)
         while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
-            for encoding in self._tokenizer.encode_batch(some, add_special_tokens=False):
+            for encoding in self._encoded(self._tokenizer.encode_batch, some):
                 yield encoding.ids, [end for _, end in encoding.offsets]
 
     @names_elsewhere(NO_SPECIAL_IDS)
@@ -187,7 +212,7 @@ class Tokenizer(NamesElsewhere):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON file of the `tokenizers` library, which `load_tokenizer` reads."""
-        self._tokenizer.save(os.fspath(path))
+        Path(path).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the tokenizer as Hugging Face's folders have it: `tokenizer.json`,
@@ -226,7 +251,7 @@ class Tokenizer(NamesElsewhere):
         >>> data.Tokenizer.from_pretrained(folder).encode("b a")
         [5, 4]
         """
-        tokenizer = _read(Path(folder, TOKENIZER))
+        tokenizer = read_tokenizer(Path(folder, TOKENIZER))
         return cls(tokenizer, **special_tokens(Path(folder)))
 
 
@@ -267,17 +292,7 @@ def load_tokenizer(
     >>> data.load_tokenizer(path).encode("b a") == tokenizer.encode("b a")
     True
     """
-    return Tokenizer(_read(path), pad_token, start_token, end_token)
-
-
-def _read(path) -> tokenizers.Tokenizer:
-    text = Path(path).read_text(encoding="utf-8")
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(
-            f"path must be a JSON file of the tokenizers library. Received: {path} ({error})"
-        ) from error
+    return Tokenizer(read_tokenizer(path), pad_token, start_token, end_token)
 
 
 def _utf8_size(text: str) -> int:

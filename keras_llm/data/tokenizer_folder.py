@@ -1,10 +1,13 @@
 """A tokenizer among the files of a Hugging Face folder."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+
+from keras_llm.json_files import read_file, read_json
 
 TOKENIZER, CONFIG, TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 
@@ -37,6 +40,17 @@ def write_tokenizer(folder: Path, tokenizer: tokenizers.Tokenizer, tokens: dict[
         (folder / name).write_text(text, encoding="utf-8")
 
 
+def read_tokenizer(path: str | os.PathLike) -> tokenizers.Tokenizer:
+    """A tokenizer from its file; raises `ValueError` for anything else."""
+    content = read_file(path)
+    try:
+        return tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(
+            f"path must be a JSON file of the tokenizers library. Received: {path} ({error})"
+        ) from error
+
+
 def special_tokens(folder: Path) -> dict[str, str | None]:
     """The `pad_token`, `start_token` and `end_token` of a folder.
 
@@ -45,13 +59,13 @@ def special_tokens(folder: Path) -> dict[str, str | None]:
 
     Raises:
         FileNotFoundError: `tokenizer_config.json` is missing.
-        ValueError: the folder names no end token.
+        ValueError: the folder names no end token, or a file is damaged.
     """
     named: dict[str, Any] = {}
     for path in (folder / TOKENS, folder / CONFIG):
         if path.name == CONFIG or path.is_file():
-            named |= json.loads(path.read_text(encoding="utf-8"))
-    pad, start, end = (_content(named.get(f"{role}_token")) for role in ("pad", "bos", "eos"))
+            named |= read_json(path)
+    pad, start, end = (_content(named, f"{role}_token") for role in ("pad", "bos", "eos"))
     if end is None:
         raise ValueError(
             f"{CONFIG} must name an eos_token; otherwise name the special tokens yourself: "
@@ -64,6 +78,10 @@ def special_tokens(folder: Path) -> dict[str, str | None]:
     }
 
 
-def _content(token):
-    """A token's text, which may stand beside how it is stripped."""
-    return token["content"] if isinstance(token, dict) else token
+def _content(named, role):
+    """A token's text, which may stand beside how it is stripped; None where none is named."""
+    token = named.get(role)
+    content = token.get("content", token) if isinstance(token, dict) else token
+    if not isinstance(content, str | None):
+        raise ValueError(f"{CONFIG} must name the {role} by a string. Received: {role}={token!r}")
+    return content

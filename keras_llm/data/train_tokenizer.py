@@ -11,6 +11,8 @@ from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.tokenizer import SPECIAL_TOKENS, UNKNOWN, Tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
+# The library of tokenizers reserves memory for so many, and ends the process where there is none.
+LARGEST = 10_000_000
 UNITS = ("subword", "word", "character")
 
 
@@ -50,8 +52,8 @@ def train_tokenizer(texts: Iterable, vocab_size: int = 4096, *, unit: str = "sub
 
     Raises:
         TypeError: `texts` is not text.
-        ValueError: `unit` is none of the three, there is no text, or `vocab_size` is no integer, or
-            too small for the special ids and, for subwords, all bytes.
+        ValueError: `unit` is none of the three, there is no text, or `vocab_size` is no integer,
+            too small for the special ids and, for subwords, all bytes, or above ten million.
 
     Example:
 
@@ -63,9 +65,9 @@ def train_tokenizer(texts: Iterable, vocab_size: int = 4096, *, unit: str = "sub
     check_positive_int(vocab_size, "vocab_size")
     check_one_of(unit, "unit", UNITS)
     smallest = 3 + 256 if unit == "subword" else 4 + 1
-    if vocab_size < smallest:
+    if not smallest <= vocab_size <= LARGEST:
         raise ValueError(
-            f"vocab_size must be at least {smallest} for unit={unit!r}. "
+            f"vocab_size must be at least {smallest} for unit={unit!r}, and at most {LARGEST:,}. "
             f"Received: vocab_size={vocab_size}"
         )
     fields = itertools.chain.from_iterable(iterate_rows(texts, "texts"))

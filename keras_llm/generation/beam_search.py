@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.backend.cache import taken, written
 from keras_llm.backend.float64 import FLOAT64, float64
 from keras_llm.backend.host import to_numpy
@@ -168,6 +169,8 @@ def beam_search(num_beams: int, ruled_out: int | None = None):
     [1, 0]
     [0, 2]
     """
+
+    check_positive_int(num_beams, "num_beams")
 
     def step(logits: Tensor, beams: Beams):
         with float64():

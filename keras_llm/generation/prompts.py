@@ -34,11 +34,14 @@ def to_rows(
         raise TypeError(
             f"{what} must be integers: tokenizer.encode(text) makes them. Received: {ids!r}"
         )
-    if _is_list_of_rows(ids):
-        rows = [np.asarray(to_numpy(row)) for row in ids]
-    else:
-        array = np.asarray(to_numpy(ids))
-        rows = list(array) if array.ndim == 2 else [array]
+    try:
+        if _is_list_of_rows(ids):
+            rows = [np.asarray(to_numpy(row)) for row in ids]
+        else:
+            array = np.asarray(to_numpy(ids))
+            rows = list(array) if array.ndim == 2 else [array]
+    except (TypeError, ValueError) as error:  # what no backend has a dtype for
+        raise TypeError(f"{what} must be integers. Received: {ids!r:.80}") from error
     if any(row.ndim != 1 for row in rows):
         raise ValueError(
             f"{what} must be one row of ids, a batch [batch, length] or a list of rows. "

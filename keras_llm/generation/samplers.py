@@ -80,6 +80,10 @@ class Sampler(NamesElsewhere):
 
     def __call__(self, logits: Tensor) -> np.ndarray:
         """The chosen ids `[batch]`, from logits `[batch, vocab]`."""
+        if len(np.shape(logits)) != 2:
+            raise ValueError(
+                f"logits must be [batch, vocab]. Received: shape={tuple(np.shape(logits))}"
+            )
         if self.greedy:
             return to_numpy(most_probable(logits))
         options = self.temperature, self.top_k, self.top_p
@@ -89,9 +93,9 @@ class Sampler(NamesElsewhere):
 
     def draws(self, rows: int, count: int) -> np.ndarray:
         """The next `count` random numbers of each row, float64 `[rows, count]`."""
-        if not self.generators:
-            self.generators = [np.random.default_rng(s) for s in self.seeds.spawn(rows)]
-        return np.stack([generator.random(count) for generator in self.generators])
+        more = self.seeds.spawn(max(0, rows - len(self.generators)))
+        self.generators += [np.random.default_rng(seed) for seed in more]
+        return np.stack([generator.random(count) for generator in self.generators[:rows]])
 
 
 def most_probable(logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_llm.arguments import check_positive_int
+from keras_llm.arguments import check_number, check_positive_int
 from keras_llm.backend.attention import attend
 from keras_llm.layers.key_values import KeyValues
 from keras_llm.layers.projection import projection
@@ -76,24 +76,12 @@ class Attention(keras.layers.Layer):
         super().__init__(**kwargs)
         if num_key_value_heads is None:
             num_key_value_heads = num_heads
-        check_positive_int(d_model, "d_model")
-        check_positive_int(num_heads, "num_heads")
-        check_positive_int(num_key_value_heads, "num_key_value_heads")
-        if d_model % num_heads:
-            raise ValueError(
-                "d_model must be a multiple of num_heads. "
-                f"Received: d_model={d_model}, num_heads={num_heads}"
-            )
-        if num_heads % num_key_value_heads:
-            raise ValueError(
-                "num_heads must be a multiple of num_key_value_heads. Received: "
-                f"num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
-            )
+        check_heads(d_model, num_heads, num_key_value_heads)
         self.d_model = d_model
         self.num_heads = num_heads
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = d_model // num_heads
-        self.output_stddev = output_stddev
+        self.output_stddev = check_number(output_stddev, "output_stddev", "[0, inf)")
 
         key_value_width = num_key_value_heads * self.head_dim
         dtype = self.dtype_policy
@@ -176,3 +164,20 @@ class Attention(keras.layers.Layer):
 def causal_mask(length: int, source_length: int) -> Tensor:
     """Booleans `[length, source_length]`: whether query t may attend to key s, true for s <= t."""
     return ops.arange(source_length) <= ops.arange(length)[:, None]
+
+
+def check_heads(d_model: int, num_heads: int, num_key_value_heads: int) -> None:
+    """Raises `ValueError` unless each of these positive integers is a multiple of the next."""
+    check_positive_int(d_model, "d_model")
+    check_positive_int(num_heads, "num_heads")
+    check_positive_int(num_key_value_heads, "num_key_value_heads")
+    if d_model % num_heads:
+        raise ValueError(
+            "d_model must be a multiple of num_heads. "
+            f"Received: d_model={d_model}, num_heads={num_heads}"
+        )
+    if num_heads % num_key_value_heads:
+        raise ValueError(
+            "num_heads must be a multiple of num_key_value_heads. Received: "
+            f"num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
+        )

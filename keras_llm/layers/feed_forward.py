@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_llm.arguments import check_positive_int
+from keras_llm.arguments import check_number, check_positive_int
 from keras_llm.layers.projection import projection
 from keras_llm.tensor import Tensor
 
@@ -45,7 +45,7 @@ class GatedFeedForward(keras.layers.Layer):
         super().__init__(**kwargs)
         self.d_model = check_positive_int(d_model, "d_model")
         self.d_ff = default_d_ff(d_model) if d_ff is None else check_positive_int(d_ff, "d_ff")
-        self.output_stddev = output_stddev
+        self.output_stddev = check_number(output_stddev, "output_stddev", "[0, inf)")
 
         dtype = self.dtype_policy
         self.gate = projection(self.d_ff, "gate", dtype)

@@ -5,6 +5,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_number
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.losses.masked_loss import MaskedLoss
 from keras_llm.registration import register
@@ -87,14 +88,12 @@ class MaskedKLDivergence(MaskedLoss):
         name="masked_kl_divergence",
     ):
         super().__init__(ignore_index, from_logits, reduction, name)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0. Received: temperature={temperature}")
+        self.temperature = check_number(temperature, "temperature", "(0, inf)")
         if log_target and target_from_logits:
             raise ValueError(
                 "log_target and target_from_logits exclude each other: targets are either "
                 "log-probabilities or logits. Received: both True"
             )
-        self.temperature = float(temperature)
         self.log_target = bool(log_target)
         self.target_from_logits = bool(target_from_logits)
 
@@ -110,6 +109,11 @@ class MaskedKLDivergence(MaskedLoss):
 
     def per_token(self, y_true, y_pred, sample_weight=None):
         """The divergence of each token and its weight, two tensors of shape `[...]`."""
+        if isinstance(y_true, tuple | list) and len(y_true) != 2:
+            raise ValueError(
+                "y_true must be the teacher's targets, or a pair (teacher, labels). "
+                f"Received: {len(y_true)} of them"
+            )
         teacher, labels = y_true if isinstance(y_true, tuple | list) else (y_true, None)
         student, teacher = ops.convert_to_tensor(y_pred), ops.convert_to_tensor(teacher)
         if tuple(student.shape) != tuple(teacher.shape):
@@ -141,9 +145,9 @@ class MaskedKLDivergence(MaskedLoss):
             counts = is_counted(integer_labels(labels, student.shape), self.ignore_index)
         mask = keras_mask(y_pred)
         signed = self.reduction == "sum"
-        weights, negative = token_weights(counts, sample_weight, mask, losses.dtype, signed)
-        if negative is not None:
-            losses = nan_where(negative, losses)
+        weights, invalid = token_weights(counts, sample_weight, mask, losses.dtype, signed)
+        if invalid is not None:
+            losses = nan_where(invalid, losses)
         return losses, weights
 
     def labels(self, y_true):

@@ -6,9 +6,10 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_bool, check_integer
 from keras_llm.backend.ops.logits_pass import weighted
 from keras_llm.names_elsewhere import NamesElsewhere
-from keras_llm.token_statistics import divide
+from keras_llm.token_statistics import IGNORE_INDEX, divide
 from keras_llm.usual_range import UsualRange
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -54,14 +55,10 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
                 f"reduction must be one of {REDUCTIONS}; 'mean' divides by the tokens that count. "
                 f"Received: reduction={reduction!r}"
             )
-        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
-            raise TypeError(
-                "ignore_index must be an integer, the label of padding (-100 where there is none). "
-                f"Received: ignore_index={ignore_index!r}"
-            )
+        ignore_index = check_integer(ignore_index, "ignore_index", IGNORE_INDEX)
         super().__init__(name=name, reduction=reduction)
-        self.ignore_index = int(ignore_index)
-        self.from_logits = bool(from_logits)
+        self.ignore_index = ignore_index
+        self.from_logits = check_bool(from_logits, "from_logits")
 
     @abstractmethod
     def per_token(self, y_true, y_pred, sample_weight=None):

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from keras import ops
 
+from keras_llm.arguments import check_number
 from keras_llm.losses.token_loss import TokenLoss
 from keras_llm.registration import register
 from keras_llm.usual_range import PALM, Source, UsualRange
@@ -76,16 +77,10 @@ class MaskedSparseCategoricalCrossentropy(TokenLoss):
         name="masked_sparse_categorical_crossentropy",
     ):
         super().__init__(ignore_index, from_logits, reduction, name)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing must be in [0, 1). Received: label_smoothing={label_smoothing}"
-            )
-        if z_loss < 0:
-            raise ValueError(f"z_loss must not be negative. Received: z_loss={z_loss}")
+        self.label_smoothing = check_number(label_smoothing, "label_smoothing", "[0, 1)")
+        self.z_loss = check_number(z_loss, "z_loss", "[0, inf)")
         if z_loss and not from_logits:
             raise ValueError("z_loss is about the scale of logits: it needs from_logits=True.")
-        self.label_smoothing = float(label_smoothing)
-        self.z_loss = float(z_loss)
 
     def equation(self):
         """The equation with its settings, and what it means."""

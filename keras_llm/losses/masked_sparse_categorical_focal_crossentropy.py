@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
+from keras_llm.arguments import check_number
 from keras_llm.backend import SUM_DTYPE
 from keras_llm.losses.masked_sparse_categorical_crossentropy import (
     MaskedSparseCategoricalCrossentropy,
@@ -77,15 +78,8 @@ class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentro
         name="masked_sparse_categorical_focal_crossentropy",
     ):
         super().__init__(ignore_index, label_smoothing, z_loss, from_logits, reduction, name)
-        if gamma < 0:
-            raise ValueError(f"gamma must not be negative. Received: gamma={gamma}")
-        if alpha is not None and (np.ndim(alpha) > 1 or np.min(alpha) < 0):
-            raise ValueError(
-                "alpha must be a number or a vector of one weight for each class, none negative. "
-                f"Received: alpha={alpha}"
-            )
-        self.gamma = float(gamma)
-        self.alpha = alpha if alpha is None else np.asarray(alpha, float).tolist()
+        self.gamma = check_number(gamma, "gamma", "[0, inf)")
+        self.alpha = alpha if alpha is None else checked_alpha(alpha)
         if np.ndim(alpha):
             # On the device from the start: a copy in every step is a host-device synchronisation.
             self.class_weights = ops.convert_to_tensor(self.alpha, SUM_DTYPE)
@@ -115,3 +109,15 @@ class MaskedSparseCategoricalFocalCrossentropy(MaskedSparseCategoricalCrossentro
     def get_config(self):
         """The constructor's arguments."""
         return {**super().get_config(), "gamma": self.gamma, "alpha": self.alpha}
+
+
+def checked_alpha(alpha):
+    """`alpha` as a float or a list of floats; raises `ValueError` for anything else."""
+    weights = np.asarray(alpha)
+    is_number = weights.dtype.kind in "iuf" and weights.ndim < 2 and weights.size > 0
+    if not (is_number and np.isfinite(weights).all() and weights.min() >= 0):
+        raise ValueError(
+            "alpha must be a number or a vector of one weight for each class, none negative. "
+            f"Received: alpha={alpha!r}"
+        )
+    return weights.astype(float).tolist()

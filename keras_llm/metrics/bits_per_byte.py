@@ -37,7 +37,8 @@ class BitsPerByte(TokenMetric):
     def __init__(self, token_bytes, ignore_index=None, from_logits=None, name="bits_per_byte"):
         super().__init__(ignore_index, from_logits, name)
         token_bytes = np.asarray(token_bytes)
-        if token_bytes.ndim != 1 or token_bytes.dtype.kind not in "iu" or token_bytes.min() < 0:
+        is_vector = token_bytes.ndim == 1 and token_bytes.size and token_bytes.dtype.kind in "iu"
+        if not is_vector or token_bytes.min() < 0:
             raise ValueError(
                 "token_bytes must be a vector of byte counts, one integer for each id. "
                 f"Received: shape {token_bytes.shape}, dtype {token_bytes.dtype}"

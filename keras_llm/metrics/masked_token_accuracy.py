@@ -1,5 +1,6 @@
 """How often the best guess is the label."""
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.metrics.token_metric import TokenMetric
 from keras_llm.registration import register
 
@@ -27,8 +28,7 @@ class MaskedTokenAccuracy(TokenMetric):
     """
 
     def __init__(self, top_k=1, ignore_index=None, from_logits=None, name=None):
-        if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
-            raise ValueError(f"top_k must be an integer of at least 1. Received: top_k={top_k!r}")
+        top_k = check_positive_int(top_k, "top_k")
         default = "masked_token_accuracy" if top_k == 1 else f"masked_token_accuracy_top_{top_k}"
         super().__init__(ignore_index, from_logits, name or default)
         self.top_k = top_k

@@ -5,11 +5,12 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_bool, check_integer
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.ops.logits_pass import weighted
 from keras_llm.metrics.exact_sums import ExactSums
 from keras_llm.names_elsewhere import NamesElsewhere
-from keras_llm.token_statistics import divide, reduce_batch, token_statistics
+from keras_llm.token_statistics import IGNORE_INDEX, divide, reduce_batch, token_statistics
 
 
 class TokenMetric(NamesElsewhere, keras.metrics.Metric):
@@ -59,13 +60,14 @@ class TokenMetric(NamesElsewhere, keras.metrics.Metric):
     _direction = "down"
 
     def __init__(self, ignore_index=None, from_logits=None, name=None):
+        if ignore_index is not None:
+            ignore_index = check_integer(ignore_index, "ignore_index", IGNORE_INDEX)
+        if from_logits is not None:
+            from_logits = check_bool(from_logits, "from_logits")
         super().__init__(name=name)
-        self._given = {
-            "ignore_index": None if ignore_index is None else int(ignore_index),
-            "from_logits": None if from_logits is None else bool(from_logits),
-        }
-        self.ignore_index = -100 if ignore_index is None else int(ignore_index)
-        self.from_logits = True if from_logits is None else bool(from_logits)
+        self._given = {"ignore_index": ignore_index, "from_logits": from_logits}
+        self.ignore_index = -100 if ignore_index is None else ignore_index
+        self.from_logits = True if from_logits is None else from_logits
         self.sums = ExactSums(self, 2)
         own = {
             name

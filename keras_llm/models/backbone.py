@@ -7,6 +7,7 @@ import keras
 
 from keras_llm.arguments import check_number, check_positive_int
 from keras_llm.backend.keras_private import all_layers
+from keras_llm.layers.attention import check_heads
 from keras_llm.layers.feed_forward import default_d_ff
 from keras_llm.layers.rotary_embedding import RotaryEmbedding
 from keras_llm.layers.transformer_block import TransformerBlock
@@ -37,11 +38,15 @@ class TransformerConfig:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "max_length"):
             check_positive_int(getattr(self, name), name)
         check_number(self.dropout, "dropout", "[0, 1)")
+        check_number(self.rope_theta, "rope_theta", "(0, inf)")
+        check_number(self.epsilon, "epsilon", "[0, inf)")
         # A saved model keeps its sizes, whatever the defaults become.
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_heads
+        check_heads(self.d_model, self.num_heads, self.num_key_value_heads)
         if self.d_ff is None:
             self.d_ff = default_d_ff(self.d_model)
+        check_positive_int(self.d_ff, "d_ff")
         if self.pad_id is not None:
             check_special_id(self.pad_id, self.vocab_size, "pad_id")
 

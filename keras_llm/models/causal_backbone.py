@@ -97,9 +97,8 @@ class CausalBackbone(Backbone):
             # Padding is moved behind the tokens of its row, where the causal rule hides it from
             # them without a mask of all pairs.
             padding = ids == config.pad_id
-            positions = ops.argsort(
-                ops.cast(padding, "int32") * config.max_length + positions, axis=1
-            )
+            length = ops.shape(ids)[1]
+            positions = ops.argsort(ops.cast(padding, "int32") * length + positions, axis=1)
             x = reordered(x, positions)
             ids = ops.take_along_axis(ids, positions, axis=1)
             is_token = (ids != config.pad_id)[:, None, :, None]

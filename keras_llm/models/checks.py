@@ -11,7 +11,8 @@ from keras_llm.tensor import Tensor
 
 def check_special_id(value: Any, vocab_size: int, name: str) -> None:
     """Raises `ValueError` unless `value` is an id of the vocabulary."""
-    if not isinstance(value, (int, np.integer)) or not 0 <= value < vocab_size:
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or not 0 <= value < vocab_size:
         raise ValueError(
             f"{name} must be in [0, {vocab_size}), the vocabulary. Received: {name}={value!r}"
         )
@@ -28,6 +29,10 @@ def check_ids_shape(ids: Tensor, max_length: int, name: str) -> None:
     if len(ids.shape) != 2:
         raise ValueError(f"{name} must be [batch, length]. Received: shape={tuple(ids.shape)}")
     length = ids.shape[1]
+    if length == 0:
+        raise ValueError(
+            f"{name} must hold at least one token a row. Received: shape={tuple(ids.shape)}"
+        )
     if length is not None and length > max_length:
         raise ValueError(
             f"{name} must be at most max_length={max_length} tokens long. Received: length={length}"

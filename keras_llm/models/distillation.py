@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_llm.arguments import check_number
 from keras_llm.backend import divergence_pass
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.training import TokenModel
@@ -87,10 +88,8 @@ class Distillation(TokenModel):
     ) -> None:
         for name, model in (("teacher", teacher), ("student", student)):
             check_part(name, model)
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"alpha must be in [0, 1]. Received: alpha={alpha}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0. Received: temperature={temperature}")
+        alpha = check_number(alpha, "alpha", "[0, 1]")
+        temperature = check_number(temperature, "temperature", "(0, inf)")
         sizes = [model.head_matrix().kernel.shape[1] for model in (teacher, student)]
         if sizes[0] != sizes[1]:
             raise ValueError(
@@ -100,7 +99,7 @@ class Distillation(TokenModel):
         super().__init__(**kwargs)
         self.student = student
         self.teacher = Teacher(teacher)
-        self.alpha, self.temperature = float(alpha), float(temperature)
+        self.alpha, self.temperature = alpha, temperature
         self.built = True
 
     def call(self, inputs, training=None):

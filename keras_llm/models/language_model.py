@@ -37,6 +37,9 @@ class LanguageModel(TokenModel):
     """
 
     def __init__(self, backbone, head, **kwargs):
+        for name, part in {"backbone": backbone, "head": head}.items():
+            if not callable(part):
+                raise TypeError(f"{name} must be a Keras layer. Received: {name}={part!r}")
         super().__init__(**kwargs)
         self.backbone = backbone
         self.head = head

@@ -1,7 +1,9 @@
 """`config.json` of a Llama checkpoint, from our options and to them."""
 
+from fractions import Fraction
 from typing import Any
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.models.causal_backbone import CausalConfig
 
 # Our options, and their names in the file.
@@ -89,23 +91,37 @@ def from_llama(llama: dict[str, Any]) -> dict[str, Any]:
             "config.json must describe the architecture of CausalTransformer. Received: "
             f"{', '.join(differences)}. {WAY_OUT}"
         )
-    own = llama.get(OWN) or {}
-    return {
+    own = _dictionary(llama, OWN)
+    arguments = {
         **{ours: llama[theirs] for ours, theirs in NAMES.items()},
         **{ours: llama.get(theirs, default) for ours, (theirs, default) in DEFAULTS.items()},
         "rope_theta": _rope_theta(llama),
         **{name: own[name] for name in OWN_NAMES if name in own},
     }
+    if not isinstance(arguments["tie_embeddings"], bool):
+        value = arguments["tie_embeddings"]
+        raise ValueError(
+            f"config.json must have a boolean tie_word_embeddings. Received: {value!r:.80}"
+        )
+    return arguments
+
+
+def _dictionary(llama, name):
+    """A dictionary in the file, empty where there is none."""
+    value = llama.get(name)
+    if not isinstance(value, dict | None):
+        raise ValueError(f"config.json must have a dictionary {name}. Received: {value!r:.80}")
+    return value or {}
 
 
 def _differences(llama):
     """What the model has and ours has not, each as `name=value`."""
     model_type = llama.get("model_type")
-    if model_type not in SLIDING_WINDOW:
+    if model_type not in list(SLIDING_WINDOW):  # a list compares what cannot be hashed, too
         yield f"model_type={model_type!r}"
         return
-    architectures = llama.get("architectures") or ARCHITECTURES
-    if not set(architectures) <= set(ARCHITECTURES):
+    architectures = llama.get("architectures") or list(ARCHITECTURES)
+    if not isinstance(architectures, list) or any(a not in ARCHITECTURES for a in architectures):
         yield f"architectures={architectures}"
     window = llama.get("sliding_window", SLIDING_WINDOW[model_type])
     if window is not None:
@@ -114,21 +130,23 @@ def _differences(llama):
         if llama.get(name, allowed[0]) not in allowed:
             yield f"{name}={llama[name]!r}"
     for name in ROPE_NAMES:
-        rope = {"rope_type": "default", "type": "default", **(llama.get(name) or {})}
+        rope = {"rope_type": "default", "type": "default", **_dictionary(llama, name)}
         if (rope.pop("rope_type"), rope.pop("type")) != ("default", "default") or (
             rope.keys() - {"rope_theta"}
         ):
             yield f"{name}={llama[name]}"
-    head_dim, width, heads = (
-        llama.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads")
+    width, heads = (
+        check_positive_int(llama[name], name) for name in ("hidden_size", "num_attention_heads")
     )
-    if head_dim is not None and head_dim * heads != width:
-        yield f"head_dim={head_dim} where hidden_size / num_attention_heads is {width / heads:g}"
+    head_dim = llama.get("head_dim")
+    if head_dim is not None and check_positive_int(head_dim, "head_dim") * heads != width:
+        ratio = Fraction(width, heads)
+        yield f"head_dim={head_dim} where hidden_size / num_attention_heads is {ratio}"
 
 
 def _rope_theta(llama):
     """The base of the wavelengths, wherever it stands."""
-    for said in (*(llama.get(name) or {} for name in ROPE_NAMES), llama):
+    for said in (*(_dictionary(llama, name) for name in ROPE_NAMES), llama):
         if said.get("rope_theta") is not None:
             return said["rope_theta"]
     return 10_000.0

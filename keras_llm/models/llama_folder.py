@@ -9,10 +9,11 @@ import keras
 import numpy as np
 
 from keras_llm.backend.keras_private import all_layers
+from keras_llm.json_files import read_json
 from keras_llm.models.causal_backbone import CausalConfig
 from keras_llm.models.llama_config import OWN_NAMES, from_llama, to_llama
 from keras_llm.models.llama_tensors import LlamaTensor, llama_tensors
-from keras_llm.models.safetensors_files import WEIGHT_FILES, open_tensors, read_json, write_tensors
+from keras_llm.models.safetensors_files import WEIGHT_FILES, open_tensors, write_tensors
 from keras_llm.replaced_files import replaced_files
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
@@ -70,8 +71,13 @@ def read_folder(cls: type, folder: str | os.PathLike, options: dict[str, Any]) -
     arguments |= options
     fields = CausalConfig.__dataclass_fields__.keys() & arguments.keys()
     config = CausalConfig(**{name: arguments[name] for name in fields})
-    expected = list(llama_tensors(config, arguments["tie_embeddings"]))
     with open_tensors(folder) as tensors:
+        if config.num_layers > len(tensors):
+            raise ValueError(
+                f"config.json must have no more num_hidden_layers than there are tensors, "
+                f"{len(tensors)}. Received: num_hidden_layers={config.num_layers}"
+            )
+        expected = list(llama_tensors(config, arguments["tie_embeddings"]))
         _check_tensors(tensors, expected, arguments["tie_embeddings"])
         model = cls(**arguments)
         for tensor in expected:

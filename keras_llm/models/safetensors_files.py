@@ -11,6 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from keras_llm.json_files import read_json
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Every name that `write_tensors` may give to a file.
 WEIGHT_FILES = r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
@@ -110,18 +112,3 @@ def is_file_name(name: Any) -> bool:
         and name.endswith(".safetensors")
         and PurePosixPath(name).name == PureWindowsPath(name).name == name
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The dictionary that a JSON file holds.
-
-    Raises:
-        ValueError: the file holds no JSON, or no dictionary.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a dictionary. Received: {str(value)[:200]}")
-    return value

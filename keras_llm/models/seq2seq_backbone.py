@@ -135,8 +135,7 @@ class Seq2SeqBackbone(Backbone):
 
         Keras's trial would choose lengths itself, perhaps more than `max_length`.
         """
-        encoder_ids, decoder_ids = self._unpack(inputs)
-        check_ids_shape(encoder_ids, self.config.max_length, "encoder_ids")
+        _, decoder_ids = self._unpack(inputs)
         return keras.KerasTensor((*decoder_ids.shape, self.config.d_model), self.compute_dtype)
 
     def _unpack(self, inputs):
@@ -146,8 +145,16 @@ class Seq2SeqBackbone(Backbone):
                 'inputs must be a dictionary of "encoder_ids" and "decoder_ids". '
                 f"Received: {received}"
             )
-        check_ids_shape(inputs["decoder_ids"], self.config.max_length, "decoder_ids")
-        return inputs["encoder_ids"], inputs["decoder_ids"]
+        encoder_ids, decoder_ids = inputs["encoder_ids"], inputs["decoder_ids"]
+        check_ids_shape(encoder_ids, self.config.max_length, "encoder_ids")
+        check_ids_shape(decoder_ids, self.config.max_length, "decoder_ids")
+        rows = encoder_ids.shape[0], decoder_ids.shape[0]
+        if None not in rows and rows[0] != rows[1]:
+            raise ValueError(
+                "encoder_ids and decoder_ids must have as many rows. "
+                f"Received: {rows[0]} and {rows[1]}"
+            )
+        return encoder_ids, decoder_ids
 
     def encode(self, encoder_ids: Tensor, training: bool | None = None) -> Source:
         """The keys and values of the source for every decoder block."""

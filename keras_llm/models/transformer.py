@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from keras_llm.arguments import check_bool
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.vocabulary_head import VocabularyHead
 from keras_llm.models.backbone import Backbone, quantized_dtype
@@ -106,6 +107,7 @@ class Transformer(NamesElsewhere, LanguageModel):
         dtype: Any = None,
         **kwargs: Any,
     ) -> None:
+        check_bool(tie_embeddings, "tie_embeddings")
         head = VocabularyHead(
             output_embedding.vocab_size,
             output_embedding.d_model,

@@ -12,6 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_llm.arguments import check_number
 from keras_llm.names_elsewhere import NamesElsewhere
+from keras_llm.optimizers.checks import check_keras_arguments, checked_learning_rate, patterns
 from keras_llm.optimizers.gradients import dense, in_float32, is_low_precision
 from keras_llm.tensor import Tensor
 from keras_llm.usual_range import UsualRange
@@ -87,6 +88,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     ) -> None:
         if weight_decay is not None:
             weight_decay = check_number(weight_decay, "weight_decay", "[0, inf)")
+        check_keras_arguments(kwargs)
         super().__init__(checked_learning_rate(learning_rate), weight_decay=weight_decay, **kwargs)
         self.decay_vectors = bool(decay_vectors)
         self.decay_exclusions = patterns(exclude_from_weight_decay)
@@ -108,6 +110,8 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
+        if isinstance(learning_rate, numbers.Real):
+            check_number(learning_rate, "learning_rate", "[0, inf)")
         keras.optimizers.Optimizer.learning_rate.fset(self, learning_rate)
 
     def usual_learning_rate(self, parameters: int | None) -> UsualRange | None:
@@ -272,29 +276,3 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if not self.update_together(grads, trainable_variables, learning_rate):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
-
-
-def checked_learning_rate(learning_rate: Any) -> float | LearningRateSchedule | Callable:
-    """`learning_rate` in a form that Keras takes, or an error that says what to write."""
-    if callable(learning_rate):
-        return learning_rate
-    if isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, numbers.Integral):
-        return check_number(learning_rate, "learning_rate", "[0, inf)")
-    raise TypeError(
-        "learning_rate must be a float or a schedule, as in learning_rate=5e-5. "
-        f"Received: learning_rate={learning_rate!r}"
-    )
-
-
-def patterns(exclude_from_weight_decay: str | Sequence[str]) -> tuple[str, ...]:
-    """The regular expressions as a tuple, or an error that says what to write."""
-    if isinstance(exclude_from_weight_decay, str):
-        return (exclude_from_weight_decay,)
-    for pattern in exclude_from_weight_decay:
-        if not isinstance(pattern, str):
-            raise TypeError(
-                "exclude_from_weight_decay must be regular expressions for the variables' paths; "
-                "for variables call optimizer.exclude_from_weight_decay(variables). "
-                f"Received: {pattern!r}"
-            )
-    return tuple(exclude_from_weight_decay)

@@ -1,10 +1,13 @@
 """What people hand to `fit` in place of arrays, and class weights, as arrays."""
 
+from collections.abc import Mapping
+
+import keras
 import numpy as np
 
-from keras_llm.backend import LARGE_ID_DTYPE, host_values
+from keras_llm.arguments import check_number
+from keras_llm.backend import LARGE_ID_DTYPE
 from keras_llm.backend.host import to_numpy
-from keras_llm.token_statistics import NEGATIVE_WEIGHT
 
 
 def as_arrays(part):
@@ -14,13 +17,14 @@ def as_arrays(part):
     uint64. Anything else is returned as it is.
 
     Raises:
+        TypeError: an array holds texts or objects.
         ValueError: rows of a list have different lengths, or an integer is too large.
 
     >>> as_arrays({"ids": [[1, 2], [3, 4]]})["ids"].shape
     (2, 2)
     """
-    if isinstance(part, np.ndarray) and part.dtype in (np.uint64, np.int64):
-        return in_range(part)
+    if isinstance(part, np.ndarray):
+        return numeric(part)
     if isinstance(part, dict):
         return {key: as_arrays(value) for key, value in part.items()}
     if type(part) not in (list, tuple) or not part:
@@ -28,13 +32,43 @@ def as_arrays(part):
     if not isinstance(first_leaf(part), int | float | np.number):
         return type(part)(as_arrays(each) for each in part)
     try:
-        return np.array(part)
+        array = np.array(part)
     except ValueError as error:
         lengths = sorted({len(row) for row in part if hasattr(row, "__len__")})
         raise ValueError(
             "Rows must be of one length: fill the shorter ones up with padding. "
             f"Received: a list with rows of the lengths {lengths}"
         ) from error
+    return numeric(array)
+
+
+def check_rows(part, name: str) -> None:
+    """Raises `ValueError` unless there are rows in arrays, or something that yields them.
+
+    Args:
+        part: What `as_arrays` returned.
+        name: Its name as an argument.
+    """
+    leaves = keras.tree.flatten(part)
+    for leaf in leaves or [part]:
+        shape = getattr(leaf, "shape", (1,))
+        if leaf is None or not leaves or not len(shape) or shape[0] == 0:
+            received = f"shape={tuple(shape)}" if hasattr(leaf, "shape") else f"{part!r:.80}"
+            raise ValueError(
+                f"{name} must be arrays with at least one row, [batch, ...], or a loader of them. "
+                f"Received: {received}"
+            )
+
+
+def numeric(array: np.ndarray) -> np.ndarray:
+    """The array, if it holds numbers that the backend has; raises `TypeError` for other things."""
+    # TensorFlow's models may take text.
+    if array.dtype.kind in "OSU" and keras.backend.backend() != "tensorflow":
+        raise TypeError(
+            "Arrays must hold numbers; tokenizer.encode(text) makes ids. "
+            f"Received: dtype={array.dtype}, first value {array.flat[:1].tolist()}"
+        )
+    return in_range(array) if array.dtype in (np.uint64, np.int64) else array
 
 
 def in_range(ids: np.ndarray) -> np.ndarray:
@@ -69,15 +103,12 @@ def class_weights(labels, class_weight: dict) -> np.ndarray:
     >>> class_weights(np.array([[1, 2, 0]]), {2: 0.5}).tolist()
     [[1.0, 0.5, 1.0]]
     """
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            f"class_weight must be a dictionary from classes to weights. Received: {class_weight!r}"
+        )
     labels = to_numpy(labels)
     weights = np.ones(labels.shape, "float32")
     for label, weight in class_weight.items():
-        weights[labels == label] = weight
+        weights[labels == label] = check_number(weight, f"class_weight[{label!r}]", "[0, inf)")
     return weights
-
-
-def check_not_negative(sample_weight):
-    """Raises `ValueError` for a negative weight of a loss whose sum is divided by the weights."""
-    values = host_values(sample_weight) if hasattr(sample_weight, "shape") else None
-    if values is not None and values.size and values.min() < 0:
-        raise ValueError(NEGATIVE_WEIGHT.format(float(values.min())))

@@ -1,6 +1,12 @@
 """Arguments of `compile` and `fit`: what does not fit, and what other trainers call it."""
 
-from keras_llm.arguments import check_positive_int
+from keras_llm.arguments import (
+    check_bool,
+    check_non_negative_int,
+    check_number,
+    check_one_of,
+    check_positive_int,
+)
 from keras_llm.backend.keras_private import known_names
 from keras_llm.metrics import TokenMetric
 
@@ -59,6 +65,13 @@ def check_arguments(loss, loss_weights, micro_batch_size):
         )
 
 
+def check_sizes(batch_size, validation_split=0.0):
+    """Raises `ValueError` for numbers of rows that there cannot be; arguments as in `fit`."""
+    if batch_size is not None:
+        check_positive_int(batch_size, "batch_size")
+    check_number(validation_split, "validation_split", "[0, 1)")
+
+
 def check_length(epochs, steps, tokens, step):
     """Raises `ValueError` where it is not clear when `fit` is to end.
 
@@ -66,6 +79,7 @@ def check_length(epochs, steps, tokens, step):
         epochs, steps, tokens: As in `fit`.
         step: The model's `Step`, or None.
     """
+    check_non_negative_int(epochs, "epochs")
     for name, value in {"steps": steps, "tokens": tokens}.items():
         if value is not None:
             check_positive_int(value, name)
@@ -84,6 +98,17 @@ def check_length(epochs, steps, tokens, step):
             "tokens needs a loss of keras_llm, which counts them; give steps=... or epochs=... "
             f"Received: tokens={tokens} and a loss of Keras"
         )
+
+
+def check_execution(optimizer, run_eagerly, steps_per_execution, jit_compile):
+    """Raises an error for what `compile` cannot run by; arguments as there."""
+    if optimizer is None:
+        raise ValueError(
+            "optimizer must be one of keras_llm or Keras, or its name. Received: optimizer=None"
+        )
+    check_bool(run_eagerly, "run_eagerly")
+    check_positive_int(steps_per_execution, "steps_per_execution")
+    check_one_of(jit_compile, "jit_compile", (True, False, None, "auto"))
 
 
 def check_not_of_torch(**arguments):

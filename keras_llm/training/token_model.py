@@ -9,18 +9,22 @@ import sys
 import keras
 from keras import ops
 
+from keras_llm.arguments import check_weights
+from keras_llm.backend import host_values
 from keras_llm.checks.compile_checks import compile_messages
 from keras_llm.checks.first_batch import FirstBatch
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.losses import MaskedLoss
 from keras_llm.names_elsewhere import check_names
-from keras_llm.training.arrays import as_arrays, check_not_negative, class_weights
+from keras_llm.training.arrays import as_arrays, check_rows, class_weights
 from keras_llm.training.compile_arguments import (
     COMPILE_NAMES,
     FIT_NAMES,
     check_arguments,
+    check_execution,
     check_length,
     check_not_of_torch,
+    check_sizes,
     resolve,
 )
 from keras_llm.training.run import Run, batches_in
@@ -85,7 +89,8 @@ class TokenModel(StepModel):
         """
         check_names(TokenModel.compile, kwargs, COMPILE_NAMES)
         check_not_of_torch(optimizer=optimizer, loss=loss)
-        loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+        check_execution(optimizer, run_eagerly, steps_per_execution, jit_compile)
+        loss = keras.losses.get(loss) if isinstance(loss, str | type) else loss
         metrics, weighted_metrics = resolve(metrics), resolve(weighted_metrics)
         optimizer = keras.optimizers.get(optimizer)
         kwargs |= {
@@ -154,6 +159,7 @@ class TokenModel(StepModel):
         """
         check_names(keras.Model.fit, kwargs, FIT_NAMES)
         check_length(epochs, steps, tokens, self.step)
+        check_sizes(batch_size, validation_split)
         x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
         if self.step is not None:
             class_weight = None
@@ -248,7 +254,9 @@ class TokenModel(StepModel):
     def predict(self, x, *args, **kwargs):
         """Keras's `predict`."""
         with self.modes_kept():
-            return super().predict(as_arrays(x), *args, **kwargs)
+            x = as_arrays(x)
+            check_rows(x, "x")
+            return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Keras's `train_on_batch`; `class_weight` weighs each token by its label."""
@@ -266,6 +274,7 @@ class TokenModel(StepModel):
     def _prepared(self, x, y, sample_weight, class_weight=None):
         """The arguments as arrays, the class weights as weights of tokens."""
         x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
+        check_rows(x, "x")
         if self.step is None:
             return x, y, sample_weight
         if class_weight is not None:
@@ -281,8 +290,16 @@ class TokenModel(StepModel):
                     f"class]. Received: y={type(y).__name__}"
                 )
             sample_weight = class_weights(self.step.loss.labels(y), class_weight)
-        elif sample_weight is not None and self.step.loss.reduction != "sum":
-            check_not_negative(sample_weight)
+        elif sample_weight is not None:
+            if not hasattr(sample_weight, "shape"):
+                raise TypeError(
+                    "sample_weight must be an array of one weight a row or a token. "
+                    f"Received: a {type(sample_weight).__name__}"
+                )
+            # All of them before the first batch; on a GPU those of a batch cannot be seen.
+            values = host_values(sample_weight)
+            if values is not None:
+                check_weights(values, signed=self.step.loss.reduction == "sum")
         return x, y, sample_weight
 
     @contextlib.contextmanager

@@ -247,10 +247,10 @@ def test_wrong_labels_say_what_to_pass():
     [
         (dict(reduction="sum_over_batch_size"), "reduction must be one of"),
         (dict(ignore_index=None), "ignore_index must be an integer"),
-        (dict(label_smoothing=1.0), "label_smoothing must be in"),
-        (dict(z_loss=-1.0), "z_loss must not be negative"),
+        (dict(label_smoothing=1.0), "label_smoothing must be a number in"),
+        (dict(z_loss=-1.0), "z_loss must be a number in"),
         (dict(z_loss=1.0, from_logits=False), "needs from_logits=True"),
-        (dict(gamma=-1.0), "gamma must not be negative"),
+        (dict(gamma=-1.0), "gamma must be a number in"),
         (dict(gamma=1.0, alpha=[-1.0, 0.0]), "alpha must be"),
     ],
 )
