@@ -1,5 +1,6 @@
 """One call of `fit`: where it is, when it ends, and how it goes on after an interruption."""
 
+import contextlib
 import math
 import sys
 from typing import Any, NamedTuple
@@ -237,5 +238,7 @@ def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | Non
         return math.ceil(rows / (batch_size or 32))
     count = getattr(x, "num_batches", None)  # Keras's PyDataset
     if count is None and hasattr(x, "__len__"):
-        count = len(x)
+        # A DataLoader of a stream has the method, and no length.
+        with contextlib.suppress(TypeError):
+            count = len(x)
     return count
