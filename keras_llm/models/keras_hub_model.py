@@ -27,8 +27,8 @@ class KerasHubModel(LanguageModel):
 
     Call arguments:
         inputs: KerasHub's dictionary, `{"token_ids", "padding_mask"}` of a causal model; or of such
-            a model ids alone, `[batch, length]`, all of them tokens. `fit` and `evaluate` also take
-            a list of texts, if the task has a preprocessor.
+            a model ids alone, `[batch, length]`, all of them tokens. `fit`, `evaluate` and
+            `predict` also take a list of texts, if the task has a preprocessor.
 
     Returns:
         Logits `[batch, length, vocab]`.

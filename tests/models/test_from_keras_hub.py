@@ -274,6 +274,19 @@ def test_wrong_inputs(name, change, error, match):
         model.fit(x, None if isinstance(x, list) else y, verbose=0)
 
 
+def test_an_id_outside_the_vocabulary_is_never_taken_for_another():
+    task, model = wrapped("gpt2")
+    x, y = batch(task)
+    assert np.isfinite(model.evaluate(x, y, verbose=0)[0])
+    x["token_ids"][1, 2] = V
+    if keras.backend.backend() == "torch":
+        with pytest.raises(ValueError, match=rf"{V} at position \(1, 2\)"):
+            model.evaluate(x, y, verbose=0)
+    else:
+        # In a compiled graph ids have no values.
+        assert np.isnan(model.evaluate(x, y, verbose=0)[0])
+
+
 @pytest.mark.backend_free
 def test_labels_that_are_not_shifted_are_noticed():
     task, model = wrapped("gpt2")
@@ -305,6 +318,7 @@ def test_texts():
     want = model.evaluate(x, labels, verbose=0)
     assert model.evaluate(texts, verbose=0) == pytest.approx(want, rel=1e-6)
     assert model.evaluate(np.array(texts), verbose=0) == pytest.approx(want, rel=1e-6)
+    np.testing.assert_array_equal(model.predict(texts, verbose=0), model.predict(x, verbose=0))
     history = model.fit(texts, validation_data=(texts,), epochs=2, verbose=0).history
     assert history["loss"][0] == pytest.approx(want[0], rel=1e-6)
     assert history["val_loss"][-1] < history["loss"][0]
