@@ -34,6 +34,8 @@ SIZES = {
     **dict.fromkeys(("pad_token_id", "decoder_start_token_id"), 0),
     **{"vocab_size": VOCAB, "num_key_value_heads": 2, "num_experts_per_tok": 2},
     **{"bos_token_id": 1, "eos_token_id": 2, "n_group": 1, "topk_group": 1},
+    # BigBird makes its attention anew, with the dropout of its configuration, in its first call.
+    "attention_probs_dropout_prob": 0.0,
 }
 DROPOUTS = ("p", "dropout", "attention_dropout", "activation_dropout", "layerdrop")
 DROPOUTS += ("attn_dropout", "residual_dropout", "router_jitter_noise", "input_jitter_noise")

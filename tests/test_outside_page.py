@@ -1,6 +1,5 @@
 """The page about models from outside: its programs, and the messages in its table."""
 
-import ast
 import re
 import tempfile
 from pathlib import Path
@@ -13,13 +12,13 @@ import transformers
 from keras_llm import losses, models
 from tests.models import transformers_zoo as zoo
 from tests.models.folders import build, edit
+from tests.refusals import PAGE, assert_complete, assert_raised, raised, table
 
 pytestmark = [
     pytest.mark.torch_only,
     # peft asks transformers by a name of before.
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
 ]
-PAGE = (Path(__file__).parent.parent / "docs" / "outside_models.md").read_text()
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 IDS = torch.tensor([[3, 4, 5, 6]])
 PACKED = {"input_ids": IDS, "position_ids": torch.tensor([[0, 1, 0, 1]])}
@@ -83,7 +82,7 @@ def of_an_unknown_class():
 
 def without_a_way_to_its_decoder_ids():
     model = made("t5")
-    model._reader.decoder_inputs.way = None
+    model.reader.decoder_inputs.way = None
     return model
 
 
@@ -148,55 +147,28 @@ REFUSED = {
     "a quantised `CausalTransformer` as a folder": write_quantized,
 }
 OTHER_BACKEND = "JAX and TensorFlow"
-
-
-def table():
-    """What is refused: the error and the message that the page says."""
-    lines = PAGE.split("## What is refused")[1].splitlines()
-    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
-    return {what: (error.strip("`"), message.strip("`")) for what, error, message in cells}
-
-
-def raised(call):
-    """An error's class, and its message."""
-    with pytest.raises(Exception) as error:
-        call()
-    return type(error.value).__name__, str(error.value)
+TABLE = table("What is refused")
 
 
 def test_the_table_has_all_that_is_tested_here():
-    assert set(table()) == {*REFUSED, OTHER_BACKEND}
+    assert set(TABLE) == {*REFUSED, OTHER_BACKEND}
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_the_table_has_the_messages_as_raised(what):
-    error, message = table()[what]
-    pattern = re.escape(message).replace(re.escape("..."), ".*")
-    name, text = raised(REFUSED[what])
-    assert name == error
-    assert re.fullmatch(pattern, text), text
+    assert_raised(TABLE[what], REFUSED[what])
 
 
 def test_the_message_of_another_backend(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert raised(lambda: models.from_transformers(None)) == table()[OTHER_BACKEND]
+    assert raised(lambda: models.from_transformers(None)) == TABLE[OTHER_BACKEND]
 
 
 def test_no_message_is_missing_in_the_table():
     folder = Path(models.__file__).parent / "torch"
     # That file's error is Keras's to read.
     files = [path for path in folder.glob("*.py") if path.name != "outside_layers.py"]
-    calls = [
-        node.exc
-        for path in files
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
-    ]
-    assert len(calls) > 10
-    messages = "\n".join(message for _, message in table().values())
-    for call in calls:
-        texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
-        assert max(map(str, texts), key=len) in messages
+    assert_complete(TABLE, files, at_least=11)
 
 
 def test_the_programs(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import keras
 
-_get_mask = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
+_backend = importlib.import_module("keras.src.backend")
+_get_mask = getattr(_backend, "get_keras_mask", None)
+_set_mask = getattr(_backend, "set_keras_mask", lambda x, mask: setattr(x, "_keras_mask", mask))
 
 
 def keras_mask(tensor):
@@ -16,6 +18,13 @@ def keras_mask(tensor):
     While JAX traces a step its arrays take no attributes, and Keras keeps their masks in a table.
     """
     return getattr(tensor, "_keras_mask", None) if _get_mask is None else _get_mask(tensor)
+
+
+def with_keras_mask(tensor, mask):
+    """The tensor, with a mask that another one had; None hangs nothing on it."""
+    if mask is not None:
+        _set_mask(tensor, mask)
+    return tensor
 
 
 def all_layers(layer) -> list:

@@ -102,7 +102,8 @@ def unfitting_predictions(loss, are_logits: bool | None) -> str | None:
 
 def ignored_label(loss) -> int | None:
     """The label that a loss ignores, ours or one of Keras; None where it counts all."""
-    return getattr(loss, "ignore_index", loss_setting(loss, "ignore_class"))
+    ours = getattr(loss, "ignore_index", None)
+    return loss_setting(loss, "ignore_class") if ours is None else ours
 
 
 def counted_padding(loss, metric) -> str | None:

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.backend import divergence_pass
+from keras_llm.backend.inference import inference_mode
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.training import TokenModel
 from keras_llm.value_text import value_text
@@ -24,7 +25,8 @@ class Teacher:
 
     def hidden_vectors(self, inputs):
         """Its hidden vectors in evaluation mode, without gradients."""
-        return ops.stop_gradient(self.model.backbone(inputs, training=False))
+        with inference_mode():
+            return ops.stop_gradient(self.model.backbone(inputs, training=False))
 
     def head_matrix(self):
         """Its head, without gradients."""
@@ -55,7 +57,8 @@ class Distillation(TokenModel):
         **kwargs: Keras's own: `name`, `trainable`.
 
     Call arguments:
-        inputs: What teacher and student take.
+        inputs: What teacher and student take. With a student of `models.from_transformers`, `fit`
+            and `evaluate` also take rows of `datasets` and dictionaries with `labels` inside.
 
     Returns:
         The student's logits.
@@ -137,9 +140,10 @@ class Distillation(TokenModel):
         with self.teacher.model.modes_kept(), self.student.modes_kept():
             yield
 
-    def unpack(self, data):
-        """A batch as the student takes it."""
-        return self.student.unpack(data)
+    @property
+    def reader(self):
+        """The student's: batches are what that takes."""
+        return self.student.reader
 
     def why_logits(self) -> str:
         """Why the student's logits cannot be left out."""

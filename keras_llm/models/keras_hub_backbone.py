@@ -6,6 +6,8 @@ import keras
 from keras import ops
 
 from keras_llm.backend.ids import check_ids, check_integers
+from keras_llm.backend.keras_private import keras_mask, with_keras_mask
+from keras_llm.layers.token_embedding import as_indices
 from keras_llm.tensor import Tensor
 
 MASK, IDS = "padding_mask", "token_ids"
@@ -24,7 +26,9 @@ class KerasHubBackbone(keras.layers.Layer):
             `[batch, length]`; then the mask is all ones.
 
     Returns:
-        Hidden vectors `[batch, length, d_model]`.
+        Hidden vectors `[batch, length, d_model]`; those of a row are NaN if it has an id outside
+        the vocabulary that only a traced graph or a GPU has seen, where KerasHub's own table would
+        give the vector of another id, or stop the GPU.
 
     Raises:
         ValueError: other inputs than those, or an id outside the vocabulary.
@@ -42,11 +46,29 @@ class KerasHubBackbone(keras.layers.Layer):
 
     def call(self, inputs: dict[str, Tensor] | Tensor, training: bool | None = None) -> Tensor:
         """The hidden vectors."""
-        inputs = self.dictionary(inputs)
+        inputs, outside = self.dictionary(inputs), []
         for name, vocab_size in self.vocab_sizes.items():
             check_integers(inputs[name], name)
-            check_ids(inputs[name], vocab_size, name)
-        return self.features(inputs, training=training)
+            if not check_ids(inputs[name], vocab_size, name):
+                ids = as_indices(inputs[name])
+                is_outside = (ids < 0) | (ids >= vocab_size)
+                inputs[name] = ops.where(is_outside, ops.zeros_like(ids), ids)
+                outside.append(ops.any(is_outside, axis=-1))
+        hidden = self.features(inputs, training=training)
+        mask = keras_mask(hidden)
+        for rows in outside:
+            # Not the constant NaN: PyTorch would copy it to a GPU in every step, and wait.
+            nan = ops.sqrt(-ops.ones_like(rows, dtype=hidden.dtype))
+            hidden = ops.where(rows[:, None, None], nan[:, None, None], hidden)
+        return with_keras_mask(hidden, mask)
+
+    def with_host_facts(self, inputs: Any, on_host: Any) -> Any:
+        """The inputs, after the ids were checked that are still on the host."""
+        if not isinstance(on_host, dict):
+            on_host = {IDS: on_host}
+        for name in self.vocab_sizes.keys() & on_host.keys():
+            check_ids(on_host[name], self.vocab_sizes[name], name)
+        return inputs
 
     def dictionary(self, inputs: dict[str, Tensor] | Tensor) -> dict[str, Tensor]:
         """The inputs as KerasHub takes them."""

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_llm.backend import HeadMatrix
 from keras_llm.backend.keras_private import jax_state
+from keras_llm.checks.compile_checks import ignored_label
 
 BACKEND = keras.backend.backend()
 if BACKEND != "torch":
@@ -24,6 +25,8 @@ class StepModel(keras.Model):
     may_leave_weights_unused = False
     # What a model makes of the loss of its labels, where it does: see `Distillation.mixed`.
     mixed = None
+    # What reads batches of other forms than Keras's, where the model takes such: a `BatchReader`.
+    reader = None
     # The `Run` of the `fit` that runs.
     run = None
     # The `FirstBatch` that waits for the first step of a `fit`, and the one that sees it run.
@@ -96,6 +99,13 @@ class StepModel(keras.Model):
             return super()._flatten_metrics_in_order(logs)
         results = list(logs.values())
         return results[0] if len(results) == 1 else results
+
+    def _symbolic_build(self, iterator=None, *args, **kwargs):
+        # Keras builds its own losses and metrics with a batch as the data has it. Where it stops
+        # calling this, those cannot be used with batches that have their labels inside of x.
+        if self.reader is not None and iterator is not None:
+            iterator = ((*place, [self.unpack(batch)]) for *place, [batch] in iterator)
+        super()._symbolic_build(iterator, *args, **kwargs)
 
     # Keras's hooks: functions of many batches
 
@@ -194,7 +204,10 @@ class StepModel(keras.Model):
 
     def unpack(self, data):
         """A batch as `(x, y, sample_weight)`."""
-        return keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if self.reader is not None:
+            x, y = self.reader.read(x, y, ignored_label(self.loss))
+        return x, y, sample_weight
 
     def penalty(self):
         """What the layers add to the loss of every token: regularisation and `add_loss`."""

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_llm.arguments import check_weights
 from keras_llm.backend import host_values
-from keras_llm.checks.compile_checks import compile_messages
+from keras_llm.checks.compile_checks import compile_messages, ignored_label
 from keras_llm.checks.first_batch import FirstBatch
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.losses import MaskedLoss
@@ -160,14 +160,20 @@ class TokenModel(StepModel):
         check_names(keras.Model.fit, kwargs, FIT_NAMES)
         check_length(epochs, steps, tokens, self.step)
         check_sizes(batch_size, validation_split)
-        x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
+        x, y, sample_weight = self._prepared(
+            x, y, sample_weight, class_weight, batch_size, shuffle is not False
+        )
         if self.step is not None:
             class_weight = None
         if shuffle is None:
             # These have an order of their own, and Keras warns that it does not change it.
             shuffle = not (hasattr(x, "batch_sampler") or inspect.isgenerator(x))
+        rows = kwargs.get("validation_batch_size") or batch_size
+        if self.reader is not None and not isinstance(validation_data, tuple | None):
+            validation_data = (validation_data,)
         if isinstance(validation_data, tuple):
-            validation_data = self._prepared(*(*validation_data, None, None)[:3])
+            held_out = (*validation_data, None, None)[:3]
+            validation_data = self._prepared(*held_out, batch_size=rows)
         ours = []
         if self.step is not None:
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]
@@ -179,7 +185,6 @@ class TokenModel(StepModel):
             data = (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), shuffle
             (x, y, sample_weight), shuffle = self.step.batches(*data)
         if self.step is not None and isinstance(validation_data, tuple):
-            rows = kwargs.get("validation_batch_size") or batch_size
             data = validation_data, rows, kwargs.get("validation_steps"), False
             validation_data, _ = self.step.batches(*data)
         batches = batches_in(
@@ -228,7 +233,7 @@ class TokenModel(StepModel):
         **kwargs,
     ):
         """Keras's `evaluate`. Called by a callback of `fit`, it leaves that epoch's logs alone."""
-        x, y, sample_weight = self._prepared(x, y, sample_weight)
+        x, y, sample_weight = self._prepared(x, y, sample_weight, batch_size=batch_size)
         if self.step is not None:
             data = (x, y, sample_weight), batch_size, steps, False
             (x, y, sample_weight), _ = self.step.batches(*data)
@@ -251,12 +256,11 @@ class TokenModel(StepModel):
             finally:
                 self.step.end_test()
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x, batch_size=None, *args, **kwargs):
         """Keras's `predict`."""
+        x, *_ = self._prepared(x, None, None, batch_size=batch_size)
         with self.modes_kept():
-            x = as_arrays(x)
-            check_rows(x, "x")
-            return super().predict(x, *args, **kwargs)
+            return super().predict(x, batch_size, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Keras's `train_on_batch`; `class_weight` weighs each token by its label."""
@@ -271,8 +275,12 @@ class TokenModel(StepModel):
         with self.modes_kept(), self._metrics_kept():
             return super().test_on_batch(x, y, sample_weight, return_dict)
 
-    def _prepared(self, x, y, sample_weight, class_weight=None):
+    def _prepared(
+        self, x, y, sample_weight, class_weight=None, batch_size=None, shuffle: bool = False
+    ):
         """The arguments as arrays, the class weights as weights of tokens."""
+        if self.reader is not None:
+            x, y = self.reader.data(x, y, ignored_label(self.loss), batch_size, shuffle)
         x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
         check_rows(x, "x")
         if self.step is None:

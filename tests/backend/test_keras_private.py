@@ -14,6 +14,7 @@ from keras_llm.backend.keras_private import (
     loss_setting,
     made_from,
     optimizer_settings,
+    with_keras_mask,
 )
 
 
@@ -22,6 +23,8 @@ def test_masking_layers_hang_their_mask_on_the_tensor():
     masked = keras.layers.Embedding(3, 4, mask_zero=True)(ids)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras_mask(masked)), ids != 0)
     assert keras_mask(keras.layers.Embedding(3, 4)(ids)) is None
+    again = with_keras_mask(masked + 1.0, keras_mask(masked))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras_mask(again)), ids != 0)
 
 
 def test_a_mask_is_seen_in_a_compiled_step():

@@ -64,6 +64,29 @@ def task(name, **changes):
     return made
 
 
+def task_with_preprocessor():
+    """A GPT-2 that reads texts of a few letters."""
+    hub = import_keras_hub()
+    letters = [*"abcdef", "Ġ", "Ġa", "ab"]
+    vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *letters])}
+    tokenizer = hub.models.GPT2Tokenizer(vocabulary, ["Ġ a", "a b"])
+    return hub.models.GPT2CausalLM(
+        backbone("gpt2", vocabulary_size=len(vocabulary)),
+        hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=8),
+    )
+
+
+def own_task(logits_of):
+    """A task of a user's own, with another end."""
+
+    class OwnLM(import_keras_hub().models.CausalLM):
+        def __init__(self, backbone, preprocessor=None):
+            self.backbone, self.preprocessor = backbone, preprocessor
+            super().__init__(backbone.input, logits_of(backbone, backbone(backbone.input)))
+
+    return OwnLM(backbone("gpt2"))
+
+
 def batch(task, rows=4, seed=0):
     """Inputs and labels: one row is short, and one has no label at all."""
     rng = np.random.default_rng(seed)

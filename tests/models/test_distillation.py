@@ -179,3 +179,13 @@ def test_explain_says_what_the_loss_is_mixed_with():
     assert mixed.text.startswith("0.3 * this + 0.7 * 3^2 * sum over all tokens of q")
     with pytest.raises(ValueError, match=r"trace shows the loss of labels.*Distillation"):
         keras_llm.trace(model, batch(), show=False)
+
+
+@pytest.mark.torch_only
+def test_nothing_is_kept_for_a_gradient_of_the_teacher():
+    import torch
+
+    model, kept = compiled(make(7), make(4)), []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
+        model.teacher.hidden_vectors(torch.tensor(batch()[0]))
+    assert not kept

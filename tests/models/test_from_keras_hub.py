@@ -10,7 +10,14 @@ from keras import ops
 from keras_llm import losses, metrics, models, optimizers
 from keras_llm.checks.sanity_warning import SanityWarning
 from tests.models import keras_hub_tasks
-from tests.models.keras_hub_tasks import TASKS, V, batch, whole_logits_loss
+from tests.models.keras_hub_tasks import (
+    TASKS,
+    V,
+    batch,
+    own_task,
+    task_with_preprocessor,
+    whole_logits_loss,
+)
 
 hub = keras_hub_tasks.import_keras_hub()
 # What Keras says when T5's own layers are made.
@@ -148,17 +155,6 @@ def test_a_layer_of_ones_own_made_of_kerashubs_is_not_trusted():
 # The head
 
 
-def own_task(logits_of):
-    """A task of a user's own, with another end."""
-
-    class OwnLM(hub.models.CausalLM):
-        def __init__(self, backbone, preprocessor=None):
-            self.backbone, self.preprocessor = backbone, preprocessor
-            super().__init__(backbone.input, logits_of(backbone, backbone(backbone.input)))
-
-    return OwnLM(keras_hub_tasks.backbone("gpt2"))
-
-
 def reversed_embedding(backbone, hidden):
     return backbone.token_embedding(hidden, reverse=True)
 
@@ -279,6 +275,19 @@ def test_wrong_inputs(name, change, error, match):
         model.fit(x, None if isinstance(x, list) else y, verbose=0)
 
 
+def test_an_id_outside_the_vocabulary_is_never_taken_for_another():
+    task, model = wrapped("gpt2")
+    x, y = batch(task)
+    assert np.isfinite(model.evaluate(x, y, verbose=0)[0])
+    x["token_ids"][1, 2] = V
+    if keras.backend.backend() == "torch":
+        with pytest.raises(ValueError, match=rf"{V} at position \(1, 2\)"):
+            model.evaluate(x, y, verbose=0)
+    else:
+        # In a compiled graph ids have no values.
+        assert np.isnan(model.evaluate(x, y, verbose=0)[0])
+
+
 @pytest.mark.backend_free
 def test_labels_that_are_not_shifted_are_noticed():
     task, model = wrapped("gpt2")
@@ -298,19 +307,9 @@ def test_explain_and_trace_have_the_authors_names():
 # Texts, and saving
 
 
-def with_preprocessor():
-    letters = [*"abcdef", "Ġ", "Ġa", "ab"]
-    vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *letters])}
-    tokenizer = hub.models.GPT2Tokenizer(vocabulary, ["Ġ a", "a b"])
-    backbone = keras_hub_tasks.backbone("gpt2", vocabulary_size=len(vocabulary))
-    return hub.models.GPT2CausalLM(
-        backbone, hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=8)
-    )
-
-
 @pytest.mark.backend_free
 def test_texts():
-    task = with_preprocessor()
+    task = task_with_preprocessor()
     model = models.from_keras_hub(task)
     model.compile("sgd", LOSS, metrics=[metrics.Perplexity()])
     texts = ["ab ab cd", "f"]
@@ -320,6 +319,7 @@ def test_texts():
     want = model.evaluate(x, labels, verbose=0)
     assert model.evaluate(texts, verbose=0) == pytest.approx(want, rel=1e-6)
     assert model.evaluate(np.array(texts), verbose=0) == pytest.approx(want, rel=1e-6)
+    np.testing.assert_array_equal(model.predict(texts, verbose=0), model.predict(x, verbose=0))
     history = model.fit(texts, validation_data=(texts,), epochs=2, verbose=0).history
     assert history["loss"][0] == pytest.approx(want[0], rel=1e-6)
     assert history["val_loss"][-1] < history["loss"][0]
@@ -329,7 +329,7 @@ def test_texts():
 
 @pytest.mark.backend_free
 def test_a_preprocessor_that_cannot_run(monkeypatch):
-    task = with_preprocessor()
+    task = task_with_preprocessor()
 
     def call(*arguments, **named):
         raise ImportError("GPT2Tokenizer requires tensorflow.")
@@ -343,7 +343,7 @@ def test_a_preprocessor_that_cannot_run(monkeypatch):
 
 @pytest.mark.backend_free
 def test_saved_and_loaded(tmp_path):
-    task = with_preprocessor()
+    task = task_with_preprocessor()
     model = models.from_keras_hub(task, name="mine")
     model.compile(optimizers.AdamW(1e-2), LOSS)
     texts = ["ab ab cd", "f e d"]

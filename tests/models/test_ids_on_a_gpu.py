@@ -11,6 +11,7 @@ import torch
 
 from keras_llm import losses, metrics, models
 from keras_llm.backend.torch import tensors
+from tests.models import keras_hub_tasks, transformers_zoo
 
 pytestmark = pytest.mark.torch_only
 
@@ -72,5 +73,73 @@ def test_an_id_outside_the_vocabulary(what, kind, bad, place):
     if place == "cuda" or bad == VOCAB:
         good = build(kind).evaluate(inputs(kind, GOOD), GOOD, verbose=0)
         assert np.isfinite(good).all()
+    if place == "cuda":
+        torch.cuda.synchronize()
+
+
+def outside_model(kind):
+    """A model from outside, its batch, and the name of the ids that are made wrong."""
+    if kind == "llama":
+        model = models.from_transformers(transformers_zoo.make(kind))
+        x = {"input_ids": GOOD}
+        y, name = GOOD, "input_ids"
+    else:
+        task = keras_hub_tasks.task(kind)
+        model = models.from_keras_hub(task)
+        x, y = keras_hub_tasks.batch(task)
+        name = "encoder_token_ids" if kind == "bart" else "token_ids"
+    loss = losses.MaskedSparseCategoricalCrossentropy(ignore_index=-100)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    return model, x, y, name
+
+
+def with_wrong_ids(x, name, bad):
+    ids = np.array(x[name])
+    ids[1, 2] = bad
+    return x | {name: ids}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_ids_of_kerashubs_models_are_checked_before_they_are_copied(kind, place):
+    model, x, y, name = outside_model(kind)
+    wrong = with_wrong_ids(x, name, 99)
+    for call in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=rf"{name} must be in .*99 at position \(1, 2\)"):
+            call(wrong, y)
+    assert np.isfinite(model.test_on_batch(x, y))
+
+
+@pytest.mark.cuda_only
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_ids_of_arrays_are_checked_before_they_are_copied(kind):
+    model, x, y, name = outside_model(kind)
+    with pytest.raises(ValueError, match=f"{name} must be in"):
+        model.fit(with_wrong_ids(x, name, 99), y, verbose=0)
+    assert np.isfinite(model.evaluate(x, y, verbose=0))
+
+
+def test_the_batches_of_a_generator_are_read_before_they_are_copied():
+    model, x, y, name = outside_model("llama")
+    wrong = with_wrong_ids(x, name, 99)
+    for batch in ((wrong, y), {**wrong, "labels": y}):
+        batches, _ = model.reader.data((each for each in [batch]), None, -100, None, False)
+        with pytest.raises(ValueError, match="input_ids must be in"):
+            next(batches)
+
+
+@pytest.mark.parametrize("bad", [-1, keras_hub_tasks.V, 2**31 - 1])
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_ids_that_only_the_device_has_make_the_loss_of_kerashubs_models_nan(kind, bad, place):
+    model, x, y, name = outside_model(kind)
+
+    def on_device(inputs):
+        device = "cuda" if place == "cuda" else "cpu"
+        return {key: torch.as_tensor(value, device=device) for key, value in inputs.items()}
+
+    wrong = on_device(with_wrong_ids(x, name, bad))
+    for _ in range(3):
+        assert np.isnan(model.train_on_batch(wrong, y, return_dict=True)["loss"])
+    if bad == keras_hub_tasks.V:
+        assert np.isfinite(outside_model(kind)[0].test_on_batch(on_device(x), y))
     if place == "cuda":
         torch.cuda.synchronize()

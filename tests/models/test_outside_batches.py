@@ -127,6 +127,87 @@ def test_a_keras_loss_sees_the_same_labels():
     assert model.train_on_batch(batch) == pytest.approx(own, rel=1e-5)
 
 
+class Batches(keras.utils.PyDataset):
+    """Keras's own kind of data, of dictionaries."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+class Logged(keras.callbacks.Callback):
+    """The number of batches that Keras expects, and has."""
+
+    def on_train_begin(self, logs=None):
+        self.expected, self.seen = self.params["steps"], 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen += 1
+
+
+def labels_inside(kind):
+    """Data of two batches, with the labels inside of each."""
+    batch = zoo.batch("llama")
+    rows = [{k: v[i] for k, v in batch.items()} for i in range(4)]
+    if kind == "loader":
+        return torch.utils.data.DataLoader(rows, 2)
+    if kind == "loader of BatchEncoding":
+        collate = lambda rows: transformers.BatchEncoding(_stacked(rows))  # noqa: E731
+        return torch.utils.data.DataLoader(rows, 2, collate_fn=collate)
+    batches = [_stacked(rows[:2]), _stacked(rows[2:])]
+    return Batches(batches) if kind == "PyDataset" else (each for each in batches)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("kind", ["loader", "loader of BatchEncoding", "PyDataset", "generator"])
+@pytest.mark.parametrize("ours", [True, False], ids=["our loss", "a loss of Keras"])
+def test_labels_inside_with_metrics_of_keras(kind, ours):
+    """Keras builds its own loss and metrics with a batch, of which it takes y to be the labels."""
+    batch = zoo.batch("llama")
+    with torch.no_grad():
+        logits = zoo.make("llama")(batch["input_ids"], batch["attention_mask"]).logits
+    y = shifted(batch["labels"])
+    halves = [
+        torch.nn.functional.cross_entropy(z.flatten(0, 1), labels.flatten()).item()
+        for z, labels in ((logits[:2], y[:2]), (logits[2:], y[2:]))
+    ]
+    wanted_loss = own_loss("llama") if ours else sum(halves) / 2
+    right = (logits.argmax(-1) == y).double().mean().item()
+
+    model = models.from_transformers(zoo.make("llama"))
+    keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100)
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        losses.MaskedSparseCategoricalCrossentropy() if ours else keras_loss,
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="right")],
+    )
+    logged = Logged()
+    history = model.fit(
+        labels_inside(kind), verbose=0, callbacks=[logged], validation_data=labels_inside(kind)
+    ).history
+    for prefix in ("", "val_"):
+        assert history[f"{prefix}loss"][0] == pytest.approx(wanted_loss, rel=1e-5)
+        assert history[f"{prefix}right"][0] == pytest.approx(right, rel=1e-6)
+    assert logged.expected == (None if kind == "generator" else 2) and logged.seen == 2
+    assert model.evaluate(labels_inside(kind), verbose=0)[-1] == pytest.approx(right, rel=1e-6)
+
+
+def test_what_a_loss_of_keras_ignores_takes_the_place_of_minus_100():
+    model = models.from_transformers(zoo.make("llama"))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    batch = {k: v[:1] for k, v in zoo.batch("llama").items()}
+    with torch.no_grad():
+        own = zoo.make("llama")(**batch).loss.item()
+    assert model.evaluate(batch, verbose=0) == pytest.approx(own, rel=1e-5)
+
+
 def test_predictions_are_the_models_own():
     model, batch = make(), zoo.batch("llama")
     inputs = {k: v for k, v in batch.items() if k != "labels"}

@@ -93,6 +93,13 @@ class BatchReader:
             inputs["decoder_input_ids"] = self.decoder_inputs(of_theirs.long())
         return inputs, y
 
+    def read_parts(self, batch, ignore_index: int | None) -> tuple:
+        """A generator's batch: the tuple of `(inputs, labels, sample_weight)` that it has of it."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        inputs, y = self.read(x, y, ignore_index)
+        parts = inputs, y, sample_weight
+        return parts[: max(i for i, part in enumerate(parts) if part is not None) + 1]
+
     def of_seq2seq(self, inputs: dict, y) -> dict:
         """The inputs of `data.seq2seq`, padding masked, the decoder's start as this model's."""
         ids, decoder_ids = as_tensor(inputs["encoder_ids"]), inputs.pop("decoder_ids", None)
@@ -117,18 +124,32 @@ class BatchReader:
         fill = {"input_ids": self.pad_id, "decoder_input_ids": self.pad_id, "labels": IGNORED}
         return {name: filled_up(rows, fill.get(name, 0)) for name, rows in columns.items()}
 
-    def loader(self, x, batch_size, shuffle):
-        """Rows of `datasets` or a list of dictionaries as a `DataLoader`; else what is read."""
+    def data(self, x, y, ignore_index: int | None, batch_size: int | None, shuffle: bool):
+        """`(x, y)` as Keras takes them, of what `fit` and its like are given.
+
+        Args:
+            x: Also rows of `datasets` or a list of dictionaries, which become a `DataLoader`; or a
+                generator of dictionaries.
+            y, ignore_index: As of `read`; it reads arrays with `labels` inside at once.
+            batch_size, shuffle: Of rows.
+        """
         if inspect.isgenerator(x):
-            # Keras takes tuples of one.
-            return ((dict(batch),) if isinstance(batch, Mapping) else batch for batch in x)
+            # Read here, because its batches are copied to a GPU before the step has them.
+            return (self.read_parts(batch, ignore_index) for batch in x), y
+        if isinstance(x, Mapping):
+            x = {name: as_arrays(column) for name, column in x.items()}
+            return self.read(x, y, ignore_index) if "labels" in x else (x, y)
         is_list = isinstance(x, list | tuple) and x and isinstance(x[0], Mapping)
         if not is_list and not type(x).__module__.startswith("datasets."):
-            return {k: as_arrays(v) for k, v in x.items()} if isinstance(x, Mapping) else x
-        shuffle = None if isinstance(x, torch.utils.data.IterableDataset) else bool(shuffle)
-        return torch.utils.data.DataLoader(
-            x, batch_size=batch_size or 32, shuffle=shuffle, collate_fn=self.collate
+            return x, y
+        is_stream = isinstance(x, torch.utils.data.IterableDataset)
+        loader = torch.utils.data.DataLoader(
+            x,
+            batch_size=batch_size or 32,
+            shuffle=None if is_stream else shuffle,
+            collate_fn=self.collate,
         )
+        return loader, y
 
 
 def as_tensor(value):

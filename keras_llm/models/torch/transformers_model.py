@@ -41,7 +41,7 @@ class TransformersModel(LanguageModel):
         self.shift_labels = shift_labels
         self._why_logits = facts.why_logits
         pad_id = getattr(model.config, "pad_token_id", None)
-        self._reader = BatchReader(
+        self.reader = BatchReader(
             accepted=set(inspect.signature(model.forward).parameters),
             vocab_size=model.get_input_embeddings().weight.shape[0],
             pad_id=0 if pad_id is None else pad_id,
@@ -56,17 +56,9 @@ class TransformersModel(LanguageModel):
         super().compile(*args, **kwargs)
         self.backbone.is_compiled = self.step is not None and self.step.jit_compile is True
 
-    # Batches
-
-    def unpack(self, data):
-        """A batch `(inputs, labels, sample_weight)` of what Hugging Face's users have, too."""
-        x, y, sample_weight = super().unpack(data)
-        ignore_index = getattr(self.loss, "ignore_index", None)
-        return *self._reader.read(x, y, ignore_index), sample_weight
-
     def call(self, inputs, training=None):
         """Logits `[batch, length, vocab]` of the next token at every position."""
-        inputs, _ = self._reader.read(inputs, None, None)
+        inputs, _ = self.reader.read(inputs, None, None)
         if training:
             return self.backbone.logits(inputs, training=True)
         with self.modes_kept():
@@ -92,44 +84,6 @@ class TransformersModel(LanguageModel):
     def modes_kept(self):
         """Context manager that gives all parts of the model their modes back."""
         return modes_kept(self.backbone.model)
-
-    # Keras's entrances
-
-    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        """Keras's `fit`; `x` may also be rows of `datasets`, a list of dictionaries, or batches
-        with their `labels` inside. So may `validation_data`."""
-        held_out = kwargs.get("validation_data")
-        if held_out is not None and not isinstance(held_out, tuple):
-            rows = kwargs.get("validation_batch_size") or batch_size
-            held_out = self._with_labels(self._reader.loader(held_out, rows, False), None)
-            kwargs["validation_data"] = held_out[0] if held_out[1] is None else held_out
-        x = self._reader.loader(x, batch_size, kwargs.get("shuffle", True))
-        x, y = self._with_labels(x, y)
-        return super().fit(x, y, batch_size, *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        """Keras's `evaluate`; `x` as of `fit`."""
-        x, y = self._with_labels(self._reader.loader(x, batch_size, False), y)
-        return super().evaluate(x, y, batch_size, *args, **kwargs)
-
-    def predict(self, x, batch_size=None, *args, **kwargs):
-        """Keras's `predict`; `x` as of `fit`."""
-        x = self._reader.loader(x, batch_size, False)
-        return super().predict(x, batch_size, *args, **kwargs)
-
-    def _with_labels(self, x, y):
-        """`(x, y)` of arrays with their labels inside: Keras builds its own metrics from them."""
-        if not isinstance(x, dict) or "labels" not in x:
-            return x, y
-        return self._reader.read(x, y, getattr(self.loss, "ignore_index", None))
-
-    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
-        """Keras's `train_on_batch`; `x` may have `labels` inside."""
-        return super().train_on_batch(*self.unpack((x, y, sample_weight)), *args, **kwargs)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
-        """Keras's `test_on_batch`; `x` may have `labels` inside."""
-        return super().test_on_batch(*self.unpack((x, y, sample_weight)), *args, **kwargs)
 
     # Saving
 
