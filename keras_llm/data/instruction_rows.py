@@ -45,8 +45,11 @@ def dictionaries(rows: Iterable[Mapping] | str | os.PathLike) -> Iterator[Mappin
     yield from rows
 
 
-def json_lines(path: str | os.PathLike) -> Iterator[Mapping]:
-    """The objects of a file with one JSON object a line."""
+def json_lines(path: str | os.PathLike, name: str = "rows") -> Iterator[Mapping]:
+    """The objects of a file with one JSON object a line.
+
+    Errors call the file by the `name` that it has as the caller's argument.
+    """
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -55,7 +58,7 @@ def json_lines(path: str | os.PathLike) -> Iterator[Mapping]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(
-                    "rows must be the path of a file with one JSON object a line. "
+                    f"{name} must be the path of a file with one JSON object a line. "
                     f"Received: {os.fspath(path)}, whose line {number} is not JSON: {error}"
                 ) from error
 
