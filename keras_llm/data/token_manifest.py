@@ -16,7 +16,8 @@ from keras_llm.data.token_array import id_dtype
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "keras_llm tokens", 1
 OFFSET_DTYPE = np.dtype("<i8")
-BYTES_PER_READ = 2**20
+# How many of the things that differ an error names.
+NAMED = 8
 REMEDY = "Run data.tokens again with overwrite=True, or with another directory."
 
 
@@ -184,9 +185,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     'vocab_size was 300 and is 400'
     """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(
-        f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in names
-    )
+    words = [
+        f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
+        for name in names[:NAMED]
+    ]
+    return ", ".join(words + [f"and {len(names) - NAMED} more"] * (len(names) > NAMED))
 
 
 def file_sha256(path: Path) -> str:

@@ -82,8 +82,8 @@ def test_changed_bytes(manifest):
 def places(content, path=()):
     """Every place in a JSON value."""
     yield path
-    items = content.items() if isinstance(content, dict) else enumerate(content)
     if isinstance(content, dict | list):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in items:
             yield from places(value, (*path, key))
 
