@@ -7,6 +7,8 @@ From text to `fit` there are three steps, each one call:
 3. batches, what `fit` reads: `causal_lm` (predict the next token), `seq2seq` (source to target) or
    `instruction` (chats, of which the answers count).
 
+Text that is larger than memory is encoded once by `tokens`, and `causal_lm` reads the files.
+
 A tokenizer of Hugging Face transformers, fast or slow, is accepted wherever ours is. Labels of
 padding are then -100, the default `ignore_index` of losses and metrics.
 
@@ -20,11 +22,14 @@ from keras_llm.data.load_text import load_text
 from keras_llm.data.seq2seq import seq2seq
 from keras_llm.data.show import ShownBatch, show
 from keras_llm.data.teacher_forcing import teacher_forcing
+from keras_llm.data.token_shards import TokenShards
 from keras_llm.data.tokenizer import Tokenizer, load_tokenizer
+from keras_llm.data.tokens import tokens
 from keras_llm.data.train_tokenizer import train_tokenizer
 
 __all__ = [
     "ShownBatch",
+    "TokenShards",
     "Tokenizer",
     "causal_lm",
     "instruction",
@@ -34,5 +39,6 @@ __all__ = [
     "seq2seq",
     "show",
     "teacher_forcing",
+    "tokens",
     "train_tokenizer",
 ]

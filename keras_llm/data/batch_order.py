@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_llm.arguments import check_non_negative_int, check_positive_int
+from keras_llm.data.permutation import KeyedPermutation
 
 BATCHES_PER_POOL = 64
+# Up to so many rows, an epoch's order is an array, 8 MB at most. For more it is computed.
+ROWS_IN_MEMORY = 2**20
 
 
 class BatchOrder:
@@ -51,20 +54,33 @@ class BatchOrder:
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """The row numbers of every batch of that epoch."""
-        rows = np.arange(self.num_rows)
-        batches = range(len(self))
-        if self.shuffle:
-            random = np.random.default_rng((self.seed, epoch))
-            rows = random.permutation(rows)
-            if self.lengths is not None:
-                size = self.batch_size * BATCHES_PER_POOL
-                pools = (rows[start : start + size] for start in range(0, len(rows), size))
-                by_length = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
-                rows = np.concatenate(by_length)
-                batches = random.permutation(len(self))
-        for batch in batches:
+    def batches(self, epoch: int, first: int = 0) -> Iterator[np.ndarray]:
+        """The row numbers of every batch of that epoch, from the batch `first` on."""
+        rows, batches = self._order(epoch) if self.shuffle else (_same, _same)
+        for step in range(first, len(self)):
+            start = int(batches(np.array(step))) * self.batch_size
+            places = np.arange(start, min(start + self.batch_size, self.num_rows))
             # Sorted, so that rows are read in the order in which they are stored, and an epoch of
             # a single batch has the same batch every time.
-            yield np.sort(rows[batch * self.batch_size : (batch + 1) * self.batch_size])
+            yield np.sort(rows(places))
+
+    def fingerprint(self) -> dict:
+        """What a position in an epoch depends on, besides the seed."""
+        return {"rows": self.num_rows, "batch_size": self.batch_size, "shuffle": self.shuffle}
+
+    def _order(self, epoch):
+        """Two functions: which row is at a place, and which of the batches comes at a step."""
+        if self.lengths is None and self.num_rows > ROWS_IN_MEMORY:
+            return KeyedPermutation(self.num_rows, (self.seed, epoch)), _same
+        random = np.random.default_rng((self.seed, epoch))
+        rows = random.permutation(self.num_rows)
+        if self.lengths is None:
+            return rows.__getitem__, _same
+        size = self.batch_size * BATCHES_PER_POOL
+        pools = (rows[start : start + size] for start in range(0, len(rows), size))
+        by_length = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
+        return np.concatenate(by_length).__getitem__, random.permutation(len(self)).__getitem__
+
+
+def _same(places: np.ndarray) -> np.ndarray:
+    return places

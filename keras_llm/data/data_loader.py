@@ -2,12 +2,16 @@
 
 import itertools
 import multiprocessing
+from typing import Any
 
 import keras
 import torch
 
 from keras_llm.arguments import check_bool, check_non_negative_int, check_positive_int
 
+# Not fork: once array_record has read, its threads make a forked process crash.
+START_METHODS = multiprocessing.get_all_start_methods()
+START_METHOD = "forkserver" if "forkserver" in START_METHODS else "spawn"
 # What other libraries call the arguments of batches.
 LOADER_NAMES = {
     "drop_last": "nothing: the last batch may be smaller, and every number is per token",
@@ -52,15 +56,17 @@ class DataLoader(torch.utils.data.DataLoader):
     `len` is the number of batches in a whole epoch. An epoch that is resumed in its middle is
     shorter; Keras then warns "Your input ran out of data" and continues with the next epoch.
 
+    `fingerprint` says which data that position is of.
+
     The loader shuffles, not `fit`. A plain `keras.Model` warns of that: `fit(loader,
     shuffle=False)`.
 
     Args:
         dataset: An object with `__len__`, `__getitems__(rows)`, which gives a batch of numpy
-            arrays in the structure that `fit` wants, and `fixed_length`: whether all batches
-            have the same length.
-        order: An object with `__len__`, `seed` and `batches(epoch)`, an iterator of the
-            row numbers of each batch.
+            arrays in the structure that `fit` wants, `fixed_length`: whether all batches have
+            the same length, and `fingerprint()`.
+        order: An object with `__len__`, `seed`, `batches(epoch, first)`, an iterator of the row
+            numbers of each batch from the first on, and `fingerprint()`.
         num_workers: Processes which prepare batches; 0 prepares them in this one. They are not
             forked, so a script needs `if __name__ == "__main__":`.
 
@@ -70,9 +76,6 @@ class DataLoader(torch.utils.data.DataLoader):
 
     def __init__(self, dataset, order, num_workers: int = 0):
         num_workers = check_non_negative_int(num_workers, "num_workers")
-        # Not fork: once array_record has read, its threads make a forked process crash.
-        methods = multiprocessing.get_all_start_methods()
-        method = "forkserver" if "forkserver" in methods else "spawn"
         self._remaining = _RemainingBatches(order)
         self._step, self._repeats_one = 0, False
         super().__init__(
@@ -80,8 +83,10 @@ class DataLoader(torch.utils.data.DataLoader):
             batch_sampler=self._remaining,
             collate_fn=_as_tensors,
             num_workers=num_workers,
-            multiprocessing_context=method if num_workers else None,
+            multiprocessing_context=START_METHOD if num_workers else None,
             persistent_workers=num_workers > 0,
+            # Without one, every iteration takes a number from torch's global generator.
+            generator=torch.Generator(),
         )
 
     def __iter__(self):
@@ -144,6 +149,14 @@ class DataLoader(torch.utils.data.DataLoader):
         self._move_to(epoch, step)
         self._repeats_one = step > 0
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Values for JSON that tell this data and its cutting into batches from others.
+
+        A position is of use only where they are the same: `rows`, `batch_size`, `shuffle` and,
+        depending on the data, other settings; hashes of the ids are under `tokens`.
+        """
+        return {**self._remaining.order.fingerprint(), **self.dataset.fingerprint()}
+
     def _move_to(self, epoch: int, step: int) -> None:
         self._repeats_one = False
         self._remaining.epoch = epoch
@@ -168,7 +181,7 @@ class _RemainingBatches:
         return len(self.order)
 
     def __iter__(self):
-        return itertools.islice(self.order.batches(self.epoch), self.first, None)
+        return self.order.batches(self.epoch, self.first)
 
 
 class _AnyLength(torch.Tensor):

@@ -1,6 +1,7 @@
 """Tokenizers of Hugging Face transformers, with the attributes that the library reads."""
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 
 from keras_llm.data.tokenizer import TEXTS_PER_CALL, Tokenizer
@@ -68,7 +69,25 @@ class HuggingFaceTokenizer:
         texts = iter(texts)
         while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
             # Not verbose: texts that are longer than the model are cut where batches are made.
-            yield self.tokenizer(some, add_special_tokens=self.is_source, verbose=False, **kwargs)
+            yield self.tokenizer(
+                some,
+                add_special_tokens=self.is_source,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+                **kwargs,
+            )
+
+    def definition(self) -> str:
+        """All that encoding depends on, as JSON."""
+        if self.tokenizer.is_fast:
+            content = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            # Calls of the tokenizer leave these behind, and set them anew.
+            content |= {"truncation": None, "padding": None}
+        else:
+            content = [type(self.tokenizer).__name__, self.tokenizer.get_vocab()]
+        splits = getattr(self.tokenizer, "split_special_tokens", False)
+        return json.dumps([content, splits], sort_keys=True)
 
     def spelled(self, ids: list[int]) -> str:
         """The text of one row of ids, special ones included."""

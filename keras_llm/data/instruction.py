@@ -15,7 +15,7 @@ from keras_llm.data.data_loader import LOADER_NAMES, DataLoader, check_batches
 from keras_llm.data.hugging_face_tokenizer import as_tokenizer
 from keras_llm.data.instruction_rows import read_rows
 from keras_llm.data.packing import best_fit
-from keras_llm.data.token_array import IGNORED_LABEL, padded_rows
+from keras_llm.data.token_array import IGNORED_LABEL, hash_of, padded_rows
 from keras_llm.data.tokenizer import Tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
@@ -238,6 +238,10 @@ class Instructions:
             behind = np.arange(length) - counts[:, None]
             x = {"input_ids": x, "position_ids": np.where(behind < 0, positions, behind)}
         return x, labels
+
+    def fingerprint(self) -> dict:
+        """A hash of the ids and labels, and of the rows that they are put into."""
+        return {"tokens": hash_of(self.ids, self.labels, self.lengths)}
 
     def sort_keys(self) -> np.ndarray:
         """The length to which each row is padded: rows of similar length are neighbours."""

@@ -46,15 +46,18 @@ def dictionaries(rows: Iterable[Mapping] | str | os.PathLike) -> Iterator[Mappin
     yield from rows
 
 
-def json_lines(path: str | os.PathLike) -> Iterator[Mapping]:
-    """The objects of a file with one JSON object a line."""
+def json_lines(path: str | os.PathLike, name: str = "rows") -> Iterator[Mapping]:
+    """The objects of a file with one JSON object a line.
+
+    Errors call the file by the `name` that it has as the caller's argument.
+    """
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
             what = (
-                "rows must be the path of a file with one JSON object a line. "
+                f"{name} must be the path of a file with one JSON object a line. "
                 f"Received: {os.fspath(path)}, whose line {number} is"
             )
             yield parse_json(line, what)

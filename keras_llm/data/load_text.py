@@ -1,15 +1,13 @@
 """A corpus from your own text files."""
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from keras_llm.arguments import check_number, check_one_of
+from keras_llm.arguments import check_number
 from keras_llm.data.corpus import Corpus
+from keras_llm.data.text_files import file_documents, not_blank, separator_pattern
 from keras_llm.names_elsewhere import names_elsewhere
-
-SEPARATORS = {"paragraph": r"\n\s*\n", "line": r"\n", "file": r"\Z"}
 
 
 @names_elsewhere(
@@ -71,13 +69,7 @@ def load_text(
     >>> load_text(path)
     {'train': ['First line\\nof it.'], 'validation': ['Second.'], 'test': ['Third.']}
     """
-    check_one_of(sample_by, "sample_by", SEPARATORS)
-    is_text = isinstance(separator, str) and separator
-    if separator is not None and (sample_by != "paragraph" or not is_text):
-        raise ValueError(
-            "separator must be a string that is not empty, without sample_by. "
-            f"Received: separator={separator!r}, sample_by={sample_by!r}"
-        )
+    pattern = separator_pattern(sample_by, separator)
     check_number(validation, "validation", "(0, 1)")
     check_number(test, "test", "(0, 1)")
     if validation + test >= 1:
@@ -88,8 +80,7 @@ def load_text(
     paths = [path] if isinstance(path, str | os.PathLike) else path
     if not isinstance(paths, Iterable) or not all(isinstance(p, str | os.PathLike) for p in paths):
         raise TypeError(f"path must be the path of a file, or several. Received: path={path!r}")
-    pattern = SEPARATORS[sample_by] if separator is None else re.escape(separator)
-    documents = [text for each in paths for text in _texts(re.split(pattern, _read(Path(each))))]
+    documents = [text for each in paths for text in file_documents(Path(each), pattern)]
     split = _split_characters if sample_by == "file" else _split_documents
     splits = split(documents, validation, test)
     if not all(splits):
@@ -101,23 +92,6 @@ def load_text(
             "even a single file into three splits."
         )
     return Corpus(zip(("train", "validation", "test"), splits, strict=True))
-
-
-def _read(path: Path) -> str:
-    try:
-        # Some editors write a byte order mark, which is not text.
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"The file must be UTF-8 text. Received: {path}, whose byte {error.start} is "
-            f"{error.object[error.start]:#04x}: {error.reason}. Convert the file first."
-        ) from error
-
-
-def _texts(documents: Sequence[str]) -> list[str]:
-    """The documents that are not blank, without line breaks around them."""
-    documents = [document.strip("\n") for document in documents]
-    return [document for document in documents if document.strip()]
 
 
 def _split_documents(documents, validation, test):
@@ -143,6 +117,7 @@ def _cut(documents, size):
             ends = (document.rfind(mark, 0, size) + 1 for mark in "\n ")
             end = next(filter(None, ends), size)
             before = [*documents[:position], document[:end]]
-            return _texts(before), _texts([document[end:], *documents[position + 1 :]])
+            after = [document[end:], *documents[position + 1 :]]
+            return list(not_blank(before)), list(not_blank(after))
         size -= len(document)
     return documents, []

@@ -10,7 +10,7 @@ from keras_llm.data.batch_shapes import BatchShapes
 from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.data_loader import LOADER_NAMES, DataLoader, check_batches
 from keras_llm.data.hugging_face_tokenizer import as_tokenizer
-from keras_llm.data.token_array import TokenArray, padded_rows
+from keras_llm.data.token_array import TokenArray, hash_of, padded_rows
 from keras_llm.data.tokenizer import Tokenizer
 from keras_llm.names_elsewhere import names_elsewhere
 
@@ -180,6 +180,12 @@ class Pairs:
         decoder_ids, labels = targets.ids_and_labels(targets.offsets[rows], counts[1], lengths[1])
         labels[num_rows:] = targets.pad_label
         return {"encoder_ids": encoder_ids, "decoder_ids": decoder_ids}, labels
+
+    def fingerprint(self) -> dict:
+        """A hash of the ids, and of how many of them each row has."""
+        sources, targets = self.sources, self.targets
+        arrays = (sources.ids, sources.offsets, targets.ids, targets.offsets, self.lengths)
+        return {"tokens": hash_of(*arrays)}
 
     def sort_keys(self) -> np.ndarray:
         """Keys by which rows of similar length are neighbours: target first, then source."""

@@ -1,5 +1,6 @@
 """Texts as ids, one after another in a single array of two bytes per token."""
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -31,30 +32,30 @@ class TokenArray:
         start: tuple[int, ...] = (),
         end: tuple[int, ...] = (),
     ):
-        dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        arrays = [
-            np.array([*(() if tuple(ids[: len(start)]) == start else start), *ids, *end], dtype)
-            for ids in tokenizer.encode_each(texts)
-        ]
-        self.offsets = np.cumsum([0, *map(len, arrays)])
+        self.ids, self.offsets = encode_texts(texts, tokenizer, start, end)
         self.lengths = np.diff(self.offsets)
-        self.ids = ids = np.concatenate([np.empty(0, dtype), *arrays])
-        # A start may have the id of padding, as T5's has: it is never a label.
-        if np.count_nonzero(ids == tokenizer.pad_id) > len(arrays) * start.count(tokenizer.pad_id):
-            raise ValueError(
-                "The tokenizer's pad_id must not be an id of the texts, neither as the end of a "
-                "text nor as an unknown word: padding is neither read nor learnt. Received: "
-                f"pad_id={tokenizer.pad_id}, end_id={tokenizer.end_id}. Load the tokenizer with "
-                "another pad_token, or, if it has no token for padding, with pad_token=None: then "
-                "labels of padding are -100, the ignore_index that losses and metrics have by "
-                "default."
-            )
-        has_none = tokenizer.pad_id is None
-        self.pad_id = tokenizer.end_id if has_none else tokenizer.pad_id
-        self.pad_label = IGNORED_LABEL if has_none else tokenizer.pad_id
+        self.pad_id, self.pad_label = padding(tokenizer.pad_id, tokenizer.end_id)
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many ids there are."""
+        return len(self.ids)
+
+    @property
+    def parts(self) -> list[int]:
+        """Where the parts begin that `part_offsets` is called with: all is one part."""
+        return [0]
+
+    def part_offsets(self, part: int, check: bool = False) -> np.ndarray:
+        """Where each text of a part begins, counted from the part's beginning, and its end."""
+        return self.offsets
+
+    def fingerprint(self) -> str:
+        """A hash of the ids and of where texts end."""
+        return hash_of(self.ids, self.offsets)
 
     def ids_and_labels(
         self, starts: np.ndarray, counts: np.ndarray, length: int
@@ -62,6 +63,51 @@ class TokenArray:
         """Rows of ids from each start on, and of the id after each of them, `[rows, length]`."""
         ids = padded_rows(self.ids, starts, counts, length, self.pad_id)
         return ids, padded_rows(self.ids, starts + 1, counts, length, self.pad_label)
+
+
+def encode_texts(
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    start: tuple[int, ...] = (),
+    end: tuple[int, ...] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of all texts, and the offsets `[texts + 1]` between them; as `TokenArray`."""
+    dtype = id_dtype(tokenizer.vocab_size)
+    arrays = [
+        np.array([*(() if tuple(ids[: len(start)]) == start else start), *ids, *end], dtype)
+        for ids in tokenizer.encode_each(texts)
+    ]
+    ids = np.concatenate([np.empty(0, dtype), *arrays])
+    # A start may have the id of padding, as T5's has: it is never a label.
+    if np.count_nonzero(ids == tokenizer.pad_id) > len(arrays) * start.count(tokenizer.pad_id):
+        raise ValueError(
+            "The tokenizer's pad_id must not be an id of the texts, neither as the end of a "
+            "text nor as an unknown word: padding is neither read nor learnt. Received: "
+            f"pad_id={tokenizer.pad_id}, end_id={tokenizer.end_id}. Load the tokenizer with "
+            "another pad_token, or, if it has no token for padding, with pad_token=None: then "
+            "labels of padding are -100, the ignore_index that losses and metrics have by "
+            "default."
+        )
+    return ids, np.cumsum([0, *map(len, arrays)])
+
+
+def id_dtype(vocab_size: int) -> np.dtype:
+    """Two bytes for an id, or four where the vocabulary does not fit into two."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def padding(pad_id: int | None, end_id: int) -> tuple[int, int]:
+    """The id and the label of padding, for a tokenizer with this `pad_id`, which may be None."""
+    return (end_id, IGNORED_LABEL) if pad_id is None else (pad_id, pad_id)
+
+
+def hash_of(*arrays: np.ndarray) -> str:
+    """The SHA-256 of arrays: of their dtypes, shapes and values."""
+    sha256 = hashlib.sha256()
+    for array in arrays:
+        sha256.update(f"{array.dtype.str} {array.shape} ".encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()
 
 
 def padded_rows(

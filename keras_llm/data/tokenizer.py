@@ -210,6 +210,10 @@ class Tokenizer(NamesElsewhere):
             token_bytes[i] = 0 if token.special else _utf8_size(token.content)
         return token_bytes
 
+    def definition(self) -> str:
+        """All that encoding depends on, as JSON: what `save` writes."""
+        return self._tokenizer.to_str()
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON file of the `tokenizers` library, which `load_tokenizer` reads."""
         Path(path).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")

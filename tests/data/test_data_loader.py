@@ -1,6 +1,10 @@
+import json
+import random
+
 import keras
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -182,3 +186,35 @@ def test_fit_resumes(word_tokenizer):
     assert loader.state_dict() == {"seed": 7, "epoch": 2, "step": 0}
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_iteration_takes_no_global_random_number(word_tokenizer, num_workers):
+    loader = causal(word_tokenizer, num_workers=num_workers)
+    before = torch.get_rng_state()
+    numpy_before, python_before = np.random.get_state()[1].copy(), random.getstate()
+    stream(loader, len(loader) + 2)
+    next(iter(loader))
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
+    assert random.getstate() == python_before
+
+
+def test_fingerprints(word_tokenizer):
+    """Two loaders of the same data have the same, those of other data another."""
+    for make in (causal, paired):
+        first = make(word_tokenizer).fingerprint()
+        assert json.loads(json.dumps(first)) == first
+        assert make(word_tokenizer, seed=1).fingerprint() == first
+        assert make(word_tokenizer, shuffle=False).fingerprint()["shuffle"] is False
+    first = paired(word_tokenizer).fingerprint()
+    assert first["rows"] == 60 and first["batch_size"] == 4
+    shorter = paired(word_tokenizer, max_length=5).fingerprint()
+    other = data.seq2seq([*PAIRS[1:], PAIRS[0]], word_tokenizer, batch_size=4).fingerprint()
+    assert len({first["tokens"], shorter["tokens"], other["tokens"]}) == 3
+    rows = [{"text": "1 2 3"}, {"prompt": "4", "completion": "5 6"}]
+    found = [
+        data.instruction(some, word_tokenizer, max_length=8, batch_size=1).fingerprint()["tokens"]
+        for some in (rows, rows, rows[::-1])
+    ]
+    assert found[0] == found[1] != found[2]
