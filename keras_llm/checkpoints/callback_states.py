@@ -1,0 +1,105 @@
+"""What callbacks remember from one call to the next."""
+
+import collections
+import copy
+from typing import Any
+
+import keras
+
+from keras_llm.checkpoints.state_tree import is_plain, pack
+
+# What Keras gives every callback.
+GIVEN = ("params", "_model", "validation_data")
+
+
+class CallbackStates:
+    """The states of the callbacks of a run.
+
+    One with `state_dict()` and `load_state_dict(state)` has its own. Of any other, such as Keras's
+    `EarlyStopping`, the state is those of its attributes that have changed since the run began, as
+    far as they are numbers, texts, arrays, None, or lists and dictionaries of these.
+
+    Args:
+        callbacks: The callbacks, before `fit` begins.
+    """
+
+    def __init__(self, callbacks):
+        self.callbacks = [c for c in callbacks if not isinstance(c, keras.callbacks.ProgbarLogger)]
+        self._made = self._begun = self._copies()
+
+    def training_begins(self) -> None:
+        """Notes what the callbacks have set up in their `on_train_begin`."""
+        self._begun = self._copies()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The class and the state of each."""
+        return [
+            {"class": class_name(callback), "state": state_of(callback, made, begun)}
+            for callback, made, begun in zip(self.callbacks, self._made, self._begun, strict=True)
+        ]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> list[str]:
+        """Takes what `state_dict` returned; each callback takes the next state of its class.
+
+        Returns:
+            The classes of which a state is left that no callback has taken.
+        """
+        waiting = collections.defaultdict(list)
+        for each in states:
+            waiting[each["class"]].append(each["state"])
+        for callback in self.callbacks:
+            if not (mine := waiting[class_name(callback)]):
+                continue
+            state = mine.pop(0)
+            if has_own_state(callback):
+                callback.load_state_dict(state)
+            else:
+                vars(callback).update(state)
+        return [name for name, left in waiting.items() if any(left)]
+
+    def _copies(self):
+        return [copy.deepcopy(plain_attributes(callback)) for callback in self.callbacks]
+
+
+def class_name(callback) -> str:
+    """The class of a callback, as people import it."""
+    return f"{type(callback).__module__}.{type(callback).__qualname__}"
+
+
+def has_own_state(callback) -> bool:
+    """Whether a callback says itself what its state is."""
+    return hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
+
+
+def plain_attributes(callback) -> dict[str, Any]:
+    """The attributes of a callback that a checkpoint can hold."""
+    if has_own_state(callback):
+        return {}
+    return {k: v for k, v in vars(callback).items() if k not in GIVEN and is_plain(v)}
+
+
+def state_of(callback, made: dict, begun: dict) -> dict[str, Any]:
+    """The state of a callback.
+
+    Args:
+        callback: The callback.
+        made, begun: Its attributes before `fit`, and after its `on_train_begin`. What has never
+            changed is how it was made, which its arguments say.
+    """
+    if has_own_state(callback):
+        return callback.state_dict()
+    return {
+        name: value
+        for name, value in plain_attributes(callback).items()
+        if not (is_same(value, made.get(name)) and is_same(value, begun.get(name)))
+    }
+
+
+def is_same(one, other) -> bool:
+    """Whether two plain values are equal, to the last bit."""
+    if type(one) is not type(other):
+        return False
+    (texts, arrays), (other_texts, others) = pack(one), pack(other)
+    if texts != other_texts or any(arrays[name].dtype != others[name].dtype for name in arrays):
+        return False
+    return all(array.tobytes() == others[name].tobytes() for name, array in arrays.items())
