@@ -191,7 +191,8 @@ def set_global_seed_state(value) -> None:
 def jax_state(model) -> dict:
     """What Keras's JAX trainer has in place of a model's variables while it trains, by kind.
 
-    Where Keras keeps it elsewhere, a layer that is frozen between the last step of an epoch and its
-    end may get another variable's values.
+    Empty where the variables have their values. Where Keras keeps it elsewhere, a layer that is
+    frozen between the last step of an epoch and its end may get another variable's values.
     """
-    return getattr(model, "_jax_state", None) or {}
+    is_synced = getattr(model, "_jax_state_synced", True)
+    return {} if is_synced else getattr(model, "_jax_state", None) or {}

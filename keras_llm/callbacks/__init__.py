@@ -1,6 +1,16 @@
-"""`fit(callbacks=...)`: what happens between the epochs."""
+"""`fit(callbacks=...)`: what happens between steps and between epochs."""
 
+from keras_llm.callbacks.evaluation import Evaluation
+from keras_llm.callbacks.json_lines import JSONLines
+from keras_llm.callbacks.torch_tensorboard import TensorBoard
 from keras_llm.callbacks.training_checkpoint import CheckpointWarning, TrainingCheckpoint
 from keras_llm.callbacks.training_report import TrainingReport
 
-__all__ = ["CheckpointWarning", "TrainingCheckpoint", "TrainingReport"]
+__all__ = [
+    "CheckpointWarning",
+    "Evaluation",
+    "JSONLines",
+    "TensorBoard",
+    "TrainingCheckpoint",
+    "TrainingReport",
+]

@@ -61,8 +61,8 @@ class FirstBatch(keras.callbacks.Callback):
             return
         self.is_first_epoch = False
         self.is_first_update = int(self.model.optimizer.iterations) == 0
-        steps, epochs = self.params.get("steps"), self.params.get("epochs")
-        self.found = [schedule_message(self.model, steps, epochs and epochs - epoch)]
+        run = self.model.run
+        self.found = [schedule_message(self.model, run.batches, run.batches_to_come())]
         self.tell()
 
     def on_train_batch_begin(self, batch, logs=None):
