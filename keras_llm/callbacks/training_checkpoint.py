@@ -119,6 +119,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._writer, self._signals = BackgroundWriter(), StopSignals(run.stop)
         self._states = CallbackStates([c for c in run.callbacks if c not in (self, run.history)])
         self._schedule, self._restored = SaveSchedule(*self.intervals, self.monitor), None
+        self._epoch_random = random_states()
         found = folder.newest()
         if found.bad:
             instead = f"{found.name} is used." if found.name else "Training begins anew."
@@ -219,7 +220,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 load_weights(run.model, state["model"])
             run.load_state_dict(state["run"])
             self._schedule.best = state["best"]
-            self._epoch_random = state["random"]["epoch"]
+            _ = state["callbacks"], state["random"]["now"], state["random"]["epoch"]
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(
                 f"{self.directory / found.name} does not hold what this version of keras_llm "
@@ -251,6 +252,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _save(self):
         """Copies the state, and has it written."""
         self._writer.wait()
+        self._report()
         self._schedule.note_save(self._run.position.steps)
         name = self._name()
         if name in self._folder.good:

@@ -1,7 +1,8 @@
 """What callbacks remember from one call to the next."""
 
 import collections
-import copy
+import hashlib
+import json
 from typing import Any
 
 import keras
@@ -15,21 +16,24 @@ GIVEN = ("params", "_model", "validation_data")
 class CallbackStates:
     """The states of the callbacks of a run.
 
-    One with `state_dict()` and `load_state_dict(state)` has its own. Of any other, such as Keras's
-    `EarlyStopping`, the state is those of its attributes that have changed since the run began, as
-    far as they are numbers, texts, arrays, None, or lists and dictionaries of these.
+    One with `state_dict()` and `load_state_dict(state)` has its own, and one of ours without has
+    none. Of any other, such as Keras's `EarlyStopping`, the state is those of its attributes that
+    have changed since the run began, as far as they are numbers, texts, arrays, None, or lists and
+    dictionaries of these. Callbacks inside of a callback, as in `Evaluation`, are asked too.
 
     Args:
         callbacks: The callbacks, before `fit` begins.
     """
 
     def __init__(self, callbacks):
-        self.callbacks = [c for c in callbacks if not isinstance(c, keras.callbacks.ProgbarLogger)]
-        self._made = self._begun = self._copies()
+        inner = [c for outer in callbacks for c in inner_callbacks(outer)]
+        every = {id(c): c for c in (*callbacks, *inner)}.values()
+        self.callbacks = [c for c in every if has_own_state(c) or not is_ours(c)]
+        self._made = self._begun = self._digests()
 
     def training_begins(self) -> None:
         """Notes what the callbacks have set up in their `on_train_begin`."""
-        self._begun = self._copies()
+        self._begun = self._digests()
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The class and the state of each."""
@@ -57,8 +61,11 @@ class CallbackStates:
                 vars(callback).update(state)
         return [name for name, left in waiting.items() if any(left)]
 
-    def _copies(self):
-        return [copy.deepcopy(plain_attributes(callback)) for callback in self.callbacks]
+    def _digests(self):
+        return [
+            {name: digest(value) for name, value in plain_attributes(callback).items()}
+            for callback in self.callbacks
+        ]
 
 
 def class_name(callback) -> str:
@@ -69,6 +76,18 @@ def class_name(callback) -> str:
 def has_own_state(callback) -> bool:
     """Whether a callback says itself what its state is."""
     return hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
+
+
+def inner_callbacks(callback) -> list:
+    """The callbacks that a callback calls itself."""
+    inner = getattr(callback, "callbacks", None)
+    return list(inner) if isinstance(inner, list | tuple) else []
+
+
+def is_ours(callback) -> bool:
+    """Whether its state would be its own affair: also Keras's progress bar starts anew."""
+    is_bar = isinstance(callback, keras.callbacks.ProgbarLogger)
+    return is_bar or type(callback).__module__.split(".")[0] == __package__.split(".")[0]
 
 
 def plain_attributes(callback) -> dict[str, Any]:
@@ -83,23 +102,23 @@ def state_of(callback, made: dict, begun: dict) -> dict[str, Any]:
 
     Args:
         callback: The callback.
-        made, begun: Its attributes before `fit`, and after its `on_train_begin`. What has never
-            changed is how it was made, which its arguments say.
+        made, begun: The digests of its attributes before `fit`, and after its `on_train_begin`.
+            What has never changed is how it was made, which its arguments say.
     """
     if has_own_state(callback):
         return callback.state_dict()
     return {
         name: value
         for name, value in plain_attributes(callback).items()
-        if not (is_same(value, made.get(name)) and is_same(value, begun.get(name)))
+        if {digest(value)} != {made.get(name), begun.get(name)}
     }
 
 
-def is_same(one, other) -> bool:
-    """Whether two plain values are equal, to the last bit."""
-    if type(one) is not type(other):
-        return False
-    (texts, arrays), (other_texts, others) = pack(one), pack(other)
-    if texts != other_texts or any(arrays[name].dtype != others[name].dtype for name in arrays):
-        return False
-    return all(array.tobytes() == others[name].tobytes() for name, array in arrays.items())
+def digest(value) -> str:
+    """A hash of a plain value, which may be large."""
+    packed, arrays = pack(value)
+    hashed = hashlib.sha256(json.dumps(packed).encode())
+    for array in arrays.values():
+        hashed.update(f"{array.dtype} {array.shape}".encode())
+        hashed.update(array.tobytes())
+    return hashed.hexdigest()

@@ -112,7 +112,7 @@ def data_facts(data) -> dict[str, Any]:
     if hasattr(data, "fingerprint"):
         return data.fingerprint()
     leaves = keras.tree.flatten(data)
-    if not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
+    if not all(hasattr(leaf, "dtype") and len(getattr(leaf, "shape", ())) for leaf in leaves):
         return {"class": type(data).__name__}
     return {
         f"input {i}": f"{list(leaf.shape)} of {keras.backend.standardize_dtype(leaf.dtype)}, "

@@ -110,6 +110,9 @@ def _packed(value, name, arrays):
         return {TUPLE: parts} if isinstance(value, tuple) else parts
     if torch_tensors.is_tensor(value):
         return _note(torch_tensors.to_array(value), name, arrays, "torch")
+    if isinstance(value, np.ndarray):
+        native = value.dtype if value.dtype.isnative else value.dtype.newbyteorder("=")
+        return _note(np.array(value, native, order="C"), name, arrays, "numpy")
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return _note(to_numpy(value), name, arrays, "numpy")
     raise TypeError(
@@ -125,8 +128,7 @@ def _note(array, name, arrays, kind):
     while unique in arrays:
         number += 1
         unique = f"{name}~{number}"
-    # In one piece, and with the dimensions that it has, also none.
-    arrays[unique] = np.array(array, order="C")
+    arrays[unique] = array
     return {ARRAY: unique, "as": kind}
 
 
