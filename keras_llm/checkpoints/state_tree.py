@@ -9,7 +9,7 @@ import numpy as np
 from keras_llm.backend.host import to_numpy
 from keras_llm.checkpoints import torch_tensors
 
-# The dtypes of a safetensors file that `safetensors` reads into numpy.
+# The dtypes of a safetensors file that numpy, with `ml_dtypes`, and PyTorch both have.
 DTYPES = {
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from keras_llm.checkpoints.state_tree import DTYPES
+from keras_llm.checkpoints.torch_tensors import to_array
 
 # Bytes that are written at a time.
 PIECE = 1 << 24
@@ -65,7 +66,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         ValueError: it is none.
     """
     try:
-        with safe_open(os.fspath(path), framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Not "np", which has no float8.
+        with safe_open(os.fspath(path), framework="pt") as file:
+            return {name: to_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path.name} is no whole safetensors file: {error}") from error

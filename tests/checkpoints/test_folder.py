@@ -332,6 +332,7 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_2000_mutated_files_are_found_or_named(folder):
     draw, path = random.Random(0), folder.path / folder.names()[0]
     whole = {name: (path / name).read_bytes() for name in FILES}
@@ -347,8 +348,10 @@ def test_2000_mutated_files_are_found_or_named(folder):
     assert changed > 1800
 
 
-def test_500_mutated_files_with_right_checksums_are_read_or_named(folder):
+@pytest.mark.slow
+def test_500_mutated_files_with_right_checksums_are_read_or_named(folder, monkeypatch):
     """As somebody would make them who wants to do harm."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     draw, path = random.Random(1), folder.path / folder.names()[0]
     whole = {name: (path / name).read_bytes() for name in FILES[:2]}
     for _ in range(500):

@@ -6,8 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
-from safetensors.torch import load_file as load_torch
+from safetensors.torch import load_file
 
 from keras_llm.checkpoints.state_tree import is_plain, pack, unpack
 from keras_llm.checkpoints.tensor_file import read_tensors, write_tensors
@@ -106,12 +105,13 @@ def test_names_that_meet_stay_apart(tmp_path):
 
 
 def test_the_file_is_one_of_safetensors(tmp_path):
-    _, arrays = pack(TENSORS | ARRAYS)
+    _, arrays = pack({**TENSORS, "arrays": ARRAYS})
     size, _ = write_tensors(tmp_path / "t.safetensors", arrays)
     assert size == (tmp_path / "t.safetensors").stat().st_size
     found = load_file(tmp_path / "t.safetensors")
     assert set(found) == set(arrays)
-    assert torch.equal(load_torch(tmp_path / "t.safetensors")["transposed"], TENSORS["transposed"])
+    for name in TENSORS:
+        assert torch.equal(found[name].float().nan_to_num(), TENSORS[name].float().nan_to_num())
 
 
 @pytest.mark.parametrize(
