@@ -12,6 +12,7 @@ from keras_llm import callbacks, losses, metrics, models, optimizers, schedules
 from keras_llm.backend.host import to_numpy
 from keras_llm.checkpoints import files
 from keras_llm.checkpoints.random_states import random_states
+from keras_llm.checkpoints.state_tree import pack
 from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.data_loader import DataLoader
 
@@ -27,7 +28,8 @@ Y[np.arange(LENGTH) > np.arange(ROWS)[:, None] % LENGTH] = PAD
 RUNS = {
     "accumulation": {"accumulation": 3},
     "adafactor": {"optimizer": "adafactor", "accumulation": 2},
-    "micro_batches": {"micro_batch_size": 3},
+    # A checkpoint at an epoch's last batch, before its validation.
+    "micro_batches": {"micro_batch_size": 3, "every_steps": 11},
     "arrays": {"data": "arrays", "watchers": True, "every_steps": None},
     "averages": {"use_ema": True, "ema_overwrite_frequency": 7},
     "loss_scale": {"scaled": True, "accumulation": 2},
@@ -93,10 +95,20 @@ def compiled(of):
     return model
 
 
-class Trace(keras.callbacks.Callback):
-    """The sums of the metrics after each step, and on PyTorch what each step has read."""
+class Stateless(keras.callbacks.Callback):
+    """A callback that a checkpoint has nothing of."""
 
     reads_logs_when_they_are_computed = True
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class Trace(Stateless):
+    """The sums of the metrics after each step, and on PyTorch what each step has read."""
 
     def __init__(self):
         super().__init__()
@@ -122,7 +134,7 @@ class Trace(keras.callbacks.Callback):
         self.sums[self.model.run.position.steps] = values
 
 
-class KillingPoint(keras.callbacks.Callback):
+class KillingPoint(Stateless):
     """Calls `die` at the `number`th time that `where` is reached.
 
     Args:
@@ -132,7 +144,6 @@ class KillingPoint(keras.callbacks.Callback):
     """
 
     PLACES = ("step", "batch", "next_batch", "write", "marker", "epoch_end", "validation", "epoch")
-    reads_logs_when_they_are_computed = True
 
     def __init__(self, where, number, die):
         super().__init__()
@@ -145,7 +156,7 @@ class KillingPoint(keras.callbacks.Callback):
                 self.die()
 
     def on_train_begin(self, logs=None):
-        inner = getattr(self.model.optimizer, "apply")  # noqa: B009
+        inner = self.model.optimizer.apply
 
         def apply(*arguments, **options):
             self.reach("step")
@@ -227,7 +238,7 @@ def fit(name, seed, extra):
             {k: v for k, v in vars(c).items() if isinstance(v, int | float | list)}
             for c in watchers
         ],
-        "random": random_states(),
+        "random": pack(random_states()),
         "sums": trace.sums,
         "read": trace.read,
     }
@@ -247,6 +258,21 @@ def killed(name, folder, where, number, seed):
 
     with KillingPoint(where, number, die) as point:
         fit(name, seed, [point, checkpoint(name, folder)])
+
+
+def kill_each(jobs):
+    """Runs `killed` with each of the arguments in a process of its own; returns how they ended.
+
+    They are forked from a process that has trained nothing.
+    """
+    endings = []
+    for job in jobs:
+        process = os.fork()
+        if process == 0:
+            killed(*job)
+            os._exit(0)
+        endings.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    return endings
 
 
 def disturb(seed):

@@ -1,7 +1,9 @@
 """N steps are k steps, a kill at any instant, and the rest: equal to the last bit."""
 
+import ast
+import contextlib
 import functools
-import multiprocessing
+import itertools
 import os
 import random
 import subprocess
@@ -18,11 +20,12 @@ from tests.callbacks.resumable import KillingPoint, checkpoint, differences, dis
 
 BACKEND = keras.backend.backend()
 SEED = 7
-# How often each place is reached at least, in a run with a checkpoint every 4 steps.
+# How often each place is reached at least.
 TIMES = {
-    "step": 10, "batch": 33, "next_batch": 30, "write": 25, "marker": 8,
-    "epoch_end": 3, "validation": 3, "epoch": 3,
+    "step": 10, "batch": 33, "next_batch": 30, "write": 14, "marker": 2,
+    "epoch_end": 3, "validation": 9, "epoch": 3,
 }  # fmt: skip
+WITHOUT_WORKERS = [name for name in resumable.RUNS if name != "workers"]
 
 
 class Killed(BaseException):
@@ -53,13 +56,6 @@ def resumed(name, folder):
     disturb(999)
     # The program itself seeds as before, or not at all: it must not matter.
     return fit(name, 999, [checkpoint(name, folder)])
-
-
-def points(count, seed):
-    """Random points: a place, and how often it was reached before."""
-    draw = random.Random(seed)
-    places = [KillingPoint.PLACES[i % len(KillingPoint.PLACES)] for i in range(count)]
-    return [(place, draw.randrange(TIMES[place])) for place in places]
 
 
 SHORT = [
@@ -115,52 +111,58 @@ def test_what_is_left_out_is_noticed(tmp_path, monkeypatch):
     assert {"weights", "sums", "random"} <= set(found) and "read" not in found
 
 
-@pytest.mark.slow
-@pytest.mark.torch_only
-@pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
-@pytest.mark.parametrize("name", [name for name in resumable.RUNS if name != "workers"])
-def test_processes_that_are_killed(name, tmp_path):
-    """`kill -9` at five random points of each kind of run, each in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.callbacks.resumable"])
-    whole = uninterrupted(name)
-    number = list(resumable.RUNS).index(name)
-    for turn, (where, times) in enumerate(points(40, 3)[number * 5 : number * 5 + 5]):
-        folder = tmp_path / str(turn)
-        process = context.Process(target=resumable.killed, args=(name, folder, where, times, SEED))
-        process.start()
-        process.join(120)
-        assert process.exitcode in (-9, 0), (where, times)
-        assert differences(whole, resumed(name, folder)) == [], (where, times)
-
-
-PROGRAM = "import sys; from tests.callbacks import resumable; resumable.killed(*eval(sys.argv[1]))"
-
-
-@pytest.mark.slow
-@pytest.mark.torch_only
-@pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
-def test_a_process_with_workers_is_killed(tmp_path):
-    arguments = ("workers", str(tmp_path / "run"), "batch", 17, SEED)
-    # Not by pipes: the loader's workers live on and hold them.
-    with open(tmp_path / "log", "wb") as log:
+def run_program(call, log):
+    """How a process ends that runs a call of `resumable`, with all that it has started."""
+    # Not by pipes: a loader's workers live on after a kill, and hold them.
+    with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, repr(arguments)],
+            [sys.executable, "-c", f"from tests.callbacks import resumable; {call}"],
             cwd=Path(__file__).parents[2],
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             start_new_session=True,
         )
         try:
-            assert process.wait(120) == -9, (tmp_path / "log").read_text()
+            return process.wait(300)
         finally:
-            os.killpg(process.pid, 9)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory):
+    """Five runs of each kind, killed at random points: the folder and the point of each."""
+    draw, folder = random.Random(3), tmp_path_factory.mktemp("killed")
+    places = itertools.cycle(KillingPoint.PLACES)
+    found = {name: [] for name in WITHOUT_WORKERS}
+    for turn, (name, where) in enumerate(zip(WITHOUT_WORKERS * 5, places, strict=False)):
+        found[name].append((str(folder / str(turn)), where, draw.randrange(TIMES[where])))
+    jobs = [(name, *point, SEED) for name, some in found.items() for point in some]
+    assert run_program(f"print(resumable.kill_each({jobs!r}))", folder / "log") == 0
+    endings = ast.literal_eval((folder / "log").read_text().splitlines()[-1])
+    assert endings == [-9] * 40, list(zip(jobs, endings, strict=True))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.torch_only
+@pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
+@pytest.mark.parametrize("name", WITHOUT_WORKERS)
+def test_processes_that_are_killed(name, killed_runs):
+    """`kill -9` at 40 random points, five for each kind of run."""
+    for folder, *point in killed_runs[name]:
+        assert differences(uninterrupted(name), resumed(name, folder)) == [], point
+
+
+@pytest.mark.slow
+@pytest.mark.torch_only
+def test_a_process_with_workers_is_killed(tmp_path):
+    arguments = ("workers", str(tmp_path / "run"), "batch", 17, SEED)
+    ending = run_program(f"resumable.killed(*{arguments!r})", tmp_path / "log")
+    assert ending == -9, (tmp_path / "log").read_text()
     whole, part = uninterrupted("workers"), resumed("workers", tmp_path / "run")
     assert differences(whole, part) == []
     assert len(part["sums"]) < len(whole["sums"])
-    # So many workers as there are, the run is the same.
-    resumable.RUNS["none"] = {}
-    assert differences(uninterrupted("none"), whole) == []
 
 
 @pytest.mark.not_torch

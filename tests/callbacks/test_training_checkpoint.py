@@ -15,6 +15,7 @@ from keras_llm import callbacks, losses, metrics, models, optimizers
 from keras_llm.callbacks import CheckpointWarning, TrainingCheckpoint
 from keras_llm.callbacks.save_schedule import SaveSchedule
 from keras_llm.checkpoints import CheckpointFolder, FolderInUseError, files
+from keras_llm.checkpoints.background import BackgroundWriter
 
 pytestmark = pytest.mark.backend_free
 
@@ -44,6 +45,12 @@ def steps_in(folder):
     """The checkpoints as `(steps, epoch)`, the newest first."""
     names = CheckpointFolder(folder, 2).names()
     return [tuple(map(int, name.split("_")[1::2])) for name in names]
+
+
+@pytest.fixture(autouse=True)
+def writing_takes_no_time(monkeypatch):
+    """Each checkpoint is written at its step: a slow disk would leave some out."""
+    monkeypatch.setattr(BackgroundWriter, "is_busy", lambda self: False)
 
 
 class At(keras.callbacks.Callback):
@@ -85,6 +92,14 @@ def test_when_it_is_written(tmp_path):
 def test_without_an_interval_it_is_written_after_each_epoch(tmp_path):
     fit(tmp_path, every_steps=None, epochs=3)
     assert steps_in(tmp_path) == [(30, 3), (20, 2)]
+
+
+def test_a_slow_disk_leaves_some_out_and_nothing_waits(tmp_path, monkeypatch):
+    busy = iter([True] * 5 + [False] * 9)
+    monkeypatch.setattr(BackgroundWriter, "is_busy", lambda self: next(busy))
+    fit(tmp_path, keep=9)
+    # Asked when one is due: after the steps 3 to 7, and then 8.
+    assert steps_in(tmp_path) == [(10, 1), (9, 0), (8, 0)]
 
 
 def test_by_minutes(monkeypatch):
@@ -271,10 +286,10 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
 def test_another_run_is_refused_and_what_changed_is_named(tmp_path, change, named):
     with pytest.raises(Killed):
         fit(tmp_path, At(8, kill))
-    model = compiled(**change.pop("model", {}))
+    model = compiled(**change.get("model", {}))
     before = model.get_weights()
     with pytest.raises(ValueError, match=named):
-        fit(tmp_path, model=model, **change)
+        fit(tmp_path, **change | {"model": model})
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert steps_in(tmp_path) == [(6, 0), (3, 0)]
