@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> Any:
     except DamagedCheckpointError:
         raise
     except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{Path(error.filename).name} is missing") from error
+        raise DamagedCheckpointError(f"{Path(str(error.filename)).name} is missing") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(f"it cannot be read: {error}") from error
 

@@ -141,7 +141,10 @@ def learning_rate(optimizer):
 
 def loss_settings(loss) -> dict[str, Any]:
     """The arguments of a loss, where it tells."""
-    return loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    try:
+        return loss.get_config()
+    except (AttributeError, NotImplementedError):
+        return {}
 
 
 def plain(value) -> str | int | float | None:

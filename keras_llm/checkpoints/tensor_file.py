@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from keras_llm.checkpoints.state_tree import DTYPES
 from keras_llm.checkpoints.torch_tensors import to_array
@@ -69,5 +69,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         # Not "np", which has no float8.
         with safe_open(os.fspath(path), framework="pt") as file:
             return {name: to_array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except OSError:
+        raise
+    except Exception as error:
+        # Besides a SafetensorError: a header may ask for a dtype that nobody has.
         raise ValueError(f"{path.name} is no whole safetensors file: {error}") from error
