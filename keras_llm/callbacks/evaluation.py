@@ -77,14 +77,15 @@ class Evaluation(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Begins a run, in which nothing has been evaluated yet."""
-        self.logs, self.count, self.last = {}, 0, self.model.run.position.steps
+        self.run = self.model.run
+        self.logs, self.count, self.last = {}, 0, self.run.position.steps
         for callback in self.callbacks:
             callback.set_params(self.params)
             callback.on_train_begin(logs)
 
     def on_train_batch_end(self, batch, logs=None):
         """Evaluates where it is time to."""
-        steps = self.model.run.position.steps
+        steps = self.run.position.steps
         is_due = steps // self.every_steps > self.last // self.every_steps
         self.last = steps
         if is_due:
@@ -108,9 +109,9 @@ class Evaluation(keras.callbacks.Callback):
             *(x, y, self.batch_size), verbose=0, sample_weight=sample_weight, return_dict=True
         )
         self.logs = {f"val_{name}": float(value) for name, value in results.items()}
-        run = self.model.run
-        run.record(self.logs | ({"samples": self.samples()} if self.prompts else {}))
-        logs = {**(run.history.steps[-1] if run.history.steps else {}), **self.logs}
+        self.run.record(self.logs | ({"samples": self.samples()} if self.prompts else {}))
+        points = self.run.history.steps
+        logs = {**(points[-1] if points else {}), **self.logs}
         for callback in self.callbacks:
             callback.on_epoch_begin(self.count)
             callback.on_epoch_end(self.count, logs)

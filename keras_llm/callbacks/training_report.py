@@ -109,8 +109,8 @@ class TrainingReport(keras.callbacks.Callback):
 
     def on_log(self, step, logs):
         """Writes the page with what an evaluation has found."""
-        is_in_epoch = self.model.run.position.batch > 0
-        if is_in_epoch and any(name.startswith("val_") for name in logs):
+        is_evaluation = any(name.startswith("val_") for name in logs)
+        if is_evaluation and self.model.run.position.batch > 0:
             self.write(f"After step {step:,}.")
 
     def on_train_end(self, logs=None):

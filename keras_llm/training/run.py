@@ -180,7 +180,8 @@ class Run(keras.callbacks.CallbackList):
         if self.is_passing:
             self._passed = batch + 1
             # Then the last epoch was interrupted while it ended.
-            self.model.stop_training = self._passed == self.position.batch and self.is_over()
+            if self._passed == self.position.batch and self.is_over():
+                self.model.stop_training = True
             return
         trained = batch + 1 - self.position.batch
         epoch, _, steps = self.position
@@ -202,15 +203,23 @@ class Run(keras.callbacks.CallbackList):
     def on_epoch_end(self, epoch, logs=None):
         """Keras's; the validation of an epoch belongs to its last step."""
         self.end_batches()
-        if self.position.batch == 0:
-            at = f"step {self.position.steps} of {self.steps or 'the run'}"
-            warn(f"The data is exhausted at {at}: its iterator gives no second epoch.")
-            self.model.stop_training = True
         validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
         self.position = Position(epoch + 1, 0, self.position.steps)
         if validation:
             self.record(validation)
         super().on_epoch_end(epoch, logs)
+        if self.position.epoch == self.epochs:
+            self.tell_if_short()
+
+    def tell_if_short(self):
+        """Warns where the data has ended before the run."""
+        steps, tokens = self.position.steps, 0 if self.log is None else int(self.log.tokens)
+        for wanted, had, name in ((self.steps, steps, "steps"), (self.tokens, tokens, "tokens")):
+            if wanted is not None and had < wanted and not self.model.stop_training:
+                warn(
+                    f"The data ended after {had:,} of {wanted:,} {name}: a generator is read once. "
+                    "A DataLoader or arrays go round."
+                )
 
     def end_batches(self):
         """Ends the sums of an epoch; may be called more than once."""
@@ -238,7 +247,7 @@ def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | Non
     if all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves) and leaves:
         rows = math.floor(leaves[0].shape[0] * (1.0 - validation_split))
         return math.ceil(rows / (batch_size or 32))
-    count = getattr(x, "num_batches", None)  # Keras's PyDataset
-    if count is None and hasattr(x, "__len__"):
-        count = len(x)
-    return count
+    try:
+        return x.num_batches if isinstance(x, keras.utils.PyDataset) else len(x)
+    except (TypeError, NotImplementedError):
+        return None  # a stream, such as a DataLoader of an IterableDataset

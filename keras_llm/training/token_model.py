@@ -167,7 +167,7 @@ class TokenModel(StepModel):
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]
         if type(self).compute_loss is TokenModel.compute_loss:
             # Nobody knows what another one does with labels.
-            ours.append(FirstBatch((x, y, sample_weight), self._warned))
+            ours.append(FirstBatch(self, (x, y, sample_weight), self._warned))
             self._waiting = ours[-1]
         if self.step is not None and not validation_split:
             data = (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), shuffle
@@ -179,7 +179,9 @@ class TokenModel(StepModel):
         batches = batches_in(
             (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), validation_split
         )
-        if tokens is not None or (steps is not None and not batches):
+        if (steps or tokens) and inspect.isgenerator(x):
+            epochs = 1  # it can be read once
+        elif tokens is not None or (steps is not None and not batches):
             epochs = sys.maxsize
         elif steps is not None:
             epochs = math.ceil(steps / batches)

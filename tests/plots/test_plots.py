@@ -407,6 +407,7 @@ PICTURES = {
         models.CausalTransformer(**SIZES), "a block", TOKENIZER, **a
     ),
     "loss_memory": plots.loss_memory,
+    "step_curves": lambda **a: plots.step_curves([{"step": 10, "loss": 2.0}], **a),
 }
 
 

@@ -36,5 +36,7 @@ class HostCopies:
         """All values but the last as arrays in float64, and the last as a number."""
         if self.event is not None:
             self.event.synchronize()
-        *arrays, last = (np.asarray(value, "float64") for value in self.values)
+        is_tensor = torch.is_tensor
+        values = (value.numpy() if is_tensor(value) else value for value in self.values)
+        *arrays, last = (np.asarray(value, "float64") for value in values)
         return arrays, float(last)
