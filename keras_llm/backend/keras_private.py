@@ -180,6 +180,23 @@ def global_seeds_kept():
             generator.state.assign(before)
 
 
+def global_seed_state():
+    """The variable of Keras's global seed generator; None before anybody has drawn from it."""
+    state = importlib.import_module("keras.src.backend.common.global_state")
+    generator = state.get_global_attribute("global_seed_generator")
+    return None if generator is None else generator.state
+
+
+def set_global_seed_state(value) -> None:
+    """Sets the state of Keras's global seed generator; None for one that is not made yet."""
+    state = importlib.import_module("keras.src.backend.common.global_state")
+    if value is None:
+        state.set_global_attribute("global_seed_generator", None)
+    else:
+        seeds = importlib.import_module("keras.src.random.seed_generator")
+        seeds.global_seed_generator().state.assign(value)
+
+
 def jax_state(model) -> dict:
     """What Keras's JAX trainer has in place of a model's variables while it trains, by kind.
 

@@ -3,6 +3,14 @@
 from keras_llm.callbacks.evaluation import Evaluation
 from keras_llm.callbacks.json_lines import JSONLines
 from keras_llm.callbacks.torch_tensorboard import TensorBoard
+from keras_llm.callbacks.training_checkpoint import CheckpointWarning, TrainingCheckpoint
 from keras_llm.callbacks.training_report import TrainingReport
 
-__all__ = ["Evaluation", "JSONLines", "TensorBoard", "TrainingReport"]
+__all__ = [
+    "CheckpointWarning",
+    "Evaluation",
+    "JSONLines",
+    "TensorBoard",
+    "TrainingCheckpoint",
+    "TrainingReport",
+]

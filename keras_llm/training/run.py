@@ -103,13 +103,16 @@ class Run(keras.callbacks.CallbackList):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another run was when it returned this; before Keras's `fit` begins."""
+        # Data that was read before this fit does not begin at epoch 0.
+        first = self.position.epoch
         self.position = Position(**state["position"])
         self._is_stopped = state["is_stopped"]
         self.history.load_state_dict(state["history"])
         if self.log is not None:
             self.log.load_state_dict(state["log"])
         if hasattr(self.data, "continue_at"):
-            self.data.continue_at(self.position.epoch, self.position.batch)
+            epoch = self.data.state_dict()["epoch"] + self.position.epoch - first
+            self.data.continue_at(epoch, self.position.batch)
 
     def is_over(self) -> bool:
         """Whether nothing is left to train."""

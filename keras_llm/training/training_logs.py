@@ -28,10 +28,16 @@ class TrainingLogs(keras.callbacks.Callback):
     # It adds to logs that somebody else reads; it is no reason to compute them.
     reads_logs_when_they_are_computed = True
 
+    def __init__(self):
+        super().__init__()
+        # Of an epoch that another process has begun.
+        self.earlier = {}
+
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
-        self.began, self.ended = time.perf_counter(), None
-        self.updates = int(self.model.optimizer.iterations)
+        earlier, self.earlier = self.earlier, {}
+        self.began, self.ended = time.perf_counter() - earlier.get("seconds", 0.0), None
+        self.updates = earlier.get("updates", int(self.model.optimizer.iterations))
 
     def on_train_batch_end(self, batch, logs=None):
         """Adds to the progress bar's numbers, when it has new ones."""
@@ -54,6 +60,16 @@ class TrainingLogs(keras.callbacks.Callback):
         step = self.model.step
         self.ended, self.tokens = time.perf_counter(), float(step.sums.mean.tokens())
         step.count_updates(self.tokens, int(self.model.optimizer.iterations) - self.updates)
+
+    def state_dict(self) -> dict[str, float]:
+        """The time and the updates before the epoch that is not over; empty between two epochs."""
+        if self.ended is not None:
+            return {}
+        return {"seconds": time.perf_counter() - self.began, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Goes on, in the epoch that begins next, with what `state_dict` returned."""
+        self.earlier = dict(state)
 
     def numbers(self) -> dict[str, float]:
         """The numbers that are known, as they are now."""

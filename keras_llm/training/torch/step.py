@@ -292,7 +292,11 @@ class TorchStep(Step):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
-        """Takes what `state_dict` returned."""
+        """Takes what `state_dict` returned, on whichever device."""
+        device = self.trained().every_tensor[0].device
+        state = keras.tree.map_structure(
+            lambda part: part.to(device) if torch.is_tensor(part) else part, state
+        )
         self.accumulator.load_state_dict(state["window"], self.trained().every_tensor)
         self.norms.total, self.norms.count = state["norms"]
         for variable, value in zip(self.model.metrics_variables, state["metrics"], strict=True):

@@ -1,0 +1,178 @@
+"""N steps are k steps, a kill at any instant, and the rest: equal to the last bit."""
+
+import ast
+import contextlib
+import functools
+import itertools
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from keras_llm.data.batch_order import BatchOrder
+from keras_llm.data.data_loader import DataLoader
+from tests.callbacks import resumable
+from tests.callbacks.resumable import KillingPoint, checkpoint, differences, disturb, fit
+
+SEED = 7
+# How often each place is reached at least.
+TIMES = {
+    "step": 10, "batch": 33, "next_batch": 30, "write": 14, "marker": 2,
+    "epoch_end": 3, "validation": 3, "epoch": 3,
+}  # fmt: skip
+WITHOUT_WORKERS = [name for name in resumable.RUNS if name != "workers"]
+
+
+class Killed(BaseException):
+    """The end of a process, in this one."""
+
+
+def kill():
+    raise Killed
+
+
+@functools.cache
+def uninterrupted(name):
+    return fit(name, SEED, [])
+
+
+def simulate(name, folder, where, number):
+    """Trains until the point is reached; says whether it was."""
+
+    try:
+        with KillingPoint(where, number, kill) as point:
+            fit(name, SEED, [point, checkpoint(name, folder)])
+    except Killed:
+        return True
+    return False
+
+
+def resumed(name, folder):
+    disturb(999)
+    # The program itself seeds as before, or not at all: it must not matter.
+    return fit(name, 999, [checkpoint(name, folder)])
+
+
+SHORT = [
+    ("accumulation", "step", 3),
+    ("arrays", "epoch", 1),
+    ("micro_batches", "next_batch", 17),
+    ("accumulation", "validation", 1),
+    ("loss_of_keras", "batch", 9),
+]
+
+
+@pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
+@pytest.mark.torch_only
+@pytest.mark.parametrize(("name", "where", "number"), SHORT)
+def test_a_run_goes_on_as_if_nothing_had_happened(name, where, number, tmp_path):
+    assert simulate(name, tmp_path, where, number)
+    assert differences(uninterrupted(name), resumed(name, tmp_path)) == []
+
+
+@pytest.mark.torch_only
+def test_data_that_was_read_before_goes_on_in_its_own_epoch(tmp_path):
+    """Two fits in one program, the second with a checkpoint."""
+
+    def program(*extra):
+        keras.utils.set_random_seed(SEED)
+        order = BatchOrder(resumable.ROWS, resumable.BATCH, shuffle=True, seed=5)
+        loader = DataLoader(resumable.Rows(), order)
+        for _ in loader:
+            pass
+        model, trace = resumable.compiled({}), resumable.Trace()
+        model.fit(loader, epochs=2, verbose=0, callbacks=[*extra, trace])
+        return trace.read
+
+    whole = program()
+    with pytest.raises(Killed), KillingPoint("batch", 14, kill) as point:
+        program(point, checkpoint("micro_batches", tmp_path))
+    again = program(checkpoint("micro_batches", tmp_path))
+    assert again == {step: ids for step, ids in whole.items() if step >= min(again)}
+    assert 0 < len(again) < len(whole)
+
+
+@pytest.mark.torch_only
+def test_what_is_left_out_is_noticed(tmp_path, monkeypatch):
+    """The comparison sees the random state alone."""
+    assert simulate("accumulation", tmp_path, "next_batch", 17)
+    monkeypatch.setattr(
+        "keras_llm.callbacks.training_checkpoint.set_random_states", lambda state: None
+    )
+    found = [
+        key
+        for key, _ in differences(uninterrupted("accumulation"), resumed("accumulation", tmp_path))
+    ]
+    assert {"weights", "sums", "random"} <= set(found) and "read" not in found
+
+
+def run_program(call, log):
+    """How a process ends that runs a call of `resumable`, with all that it has started."""
+    # Not by pipes: a loader's workers live on after a kill, and hold them.
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from tests.callbacks import resumable; {call}"],
+            cwd=Path(__file__).parents[2],
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(300)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory):
+    """Five runs of each kind, killed at random points: the folder and the point of each."""
+    draw, folder = random.Random(3), tmp_path_factory.mktemp("killed")
+    places = itertools.cycle(KillingPoint.PLACES)
+    found = {}
+    for name in WITHOUT_WORKERS:
+        some = itertools.islice(places, 5)
+        found[name] = [
+            (str(folder / f"{name}_{where}"), where, draw.randrange(TIMES[where])) for where in some
+        ]
+    jobs = [(name, *point, SEED) for name, some in found.items() for point in some]
+    assert run_program(f"print(resumable.kill_each({jobs!r}))", folder / "log") == 0
+    endings = ast.literal_eval((folder / "log").read_text().splitlines()[-1])
+    assert endings == [-9] * 40, list(zip(jobs, endings, strict=True))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.torch_only
+@pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
+@pytest.mark.parametrize("name", WITHOUT_WORKERS)
+def test_processes_that_are_killed(name, killed_runs):
+    """`kill -9` at 40 random points, five for each kind of run."""
+    for folder, *point in killed_runs[name]:
+        assert differences(uninterrupted(name), resumed(name, folder)) == [], point
+
+
+@pytest.mark.slow
+@pytest.mark.torch_only
+def test_a_process_with_workers_is_killed(tmp_path):
+    arguments = ("workers", str(tmp_path / "run"), "batch", 17, SEED)
+    ending = run_program(f"resumable.killed(*{arguments!r})", tmp_path / "log")
+    assert ending == -9, (tmp_path / "log").read_text()
+    whole, part = uninterrupted("workers"), resumed("workers", tmp_path / "run")
+    assert differences(whole, part) == []
+    assert len(part["sums"]) < len(whole["sums"])
+
+
+@pytest.mark.not_torch
+@pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
+@pytest.mark.parametrize(
+    ("name", "where", "number"),
+    [("accumulation", "next_batch", 17), ("accumulation", "epoch", 1)],
+)
+def test_other_backends_go_on_too(name, where, number, tmp_path):
+    assert simulate(name, tmp_path, where, number)
+    assert differences(uninterrupted(name), resumed(name, tmp_path)) == []
