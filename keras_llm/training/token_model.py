@@ -20,6 +20,7 @@ from keras_llm.training.compile_arguments import (
     check_not_of_torch,
     resolve,
 )
+from keras_llm.training.finite_guard import FiniteGuard
 from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback, with_callbacks
 from keras_llm.training.step_model import StepModel
@@ -143,6 +144,9 @@ class TokenModel(StepModel):
         ours = []
         if self.step is not None:
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]
+            given = getattr(callbacks, "callbacks", callbacks)
+            if not any(isinstance(c, FiniteGuard) for c in keras.tree.flatten(given or [])):
+                ours.append(FiniteGuard())
         if type(self).compute_loss is TokenModel.compute_loss:
             # Nobody knows what another one does with labels.
             ours.append(FirstBatch((x, y, sample_weight), self._warned))
