@@ -24,6 +24,7 @@ TEXTS = {
     "README.md": "index.md",
     "docs/learn.md": "learn/index.md",
     "docs/outside_models.md": "learn/outside_models.md",
+    "docs/steps.md": "learn/steps.md",
     "benchmarks/RESULTS.md": "results.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -78,6 +78,10 @@ def test_program_1(folder, capsys):
     assert {"loss", "perplexity", "masked_token_accuracy"} == set(logs)
     run(sample, **names)
     assert capsys.readouterr().out.startswith("The with statement")
+    (by_steps,) = blocks("Steps instead of epochs")
+    kept = run(by_steps.replace("2_000", "20").replace("500", "5"), **names)
+    assert [point["step"] for point in kept["history"].steps if "val_loss" in point][-1] == 20
+    assert json.loads(Path("run.jsonl").read_text().splitlines()[-1])["step"] == 20
 
 
 KEEP_WEIGHTS = """

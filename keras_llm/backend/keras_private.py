@@ -174,9 +174,8 @@ def global_seeds_kept():
 def jax_state(model) -> dict:
     """What Keras's JAX trainer has in place of a model's variables while it trains, by kind.
 
-    Empty while the variables have their values. Where Keras keeps it elsewhere, a layer that is
+    Empty where the variables have their values. Where Keras keeps it elsewhere, a layer that is
     frozen between the last step of an epoch and its end may get another variable's values.
     """
-    if getattr(model, "_jax_state_synced", False):
-        return {}
-    return getattr(model, "_jax_state", None) or {}
+    is_synced = getattr(model, "_jax_state_synced", True)
+    return {} if is_synced else getattr(model, "_jax_state", None) or {}

@@ -39,6 +39,8 @@ class ReportPage:
     def __init__(self, path: str | os.PathLike, title: str, prompts: tuple[str, ...]):
         self.path, self.title, self.prompts = Path(path), title, prompts
         self.rows, self.explained = [], ""
+        # The run's log points; where there are more than epochs, curves are over steps.
+        self.points = []
 
     def write(self, status: str):
         """Writes the page. A reader finds the old file or the new one, never half of one."""
@@ -62,13 +64,26 @@ class ReportPage:
             trained=trained,
             best=min(validated, key=lambda row: row.logs["val_loss"], default=None),
             names=names,
-            # The second scale of the loss is perplexity.
-            drawings=[(name, drawing(trained, name)) for name in metrics if name != "perplexity"],
+            drawings=self.drawings(trained, metrics),
             prompts=self.prompts,
             explained=self.explained,
             four_digits=four_digits,
             now=datetime.now(),
         )
+
+    def drawings(self, trained, metrics):
+        """What is drawn, and the picture: over steps where that shows more."""
+        by_step = {name for point in self.points for name in point} & set(metrics)
+        if len(self.points) <= len(trained):
+            by_step = set()
+        # By epoch, the second scale of the loss is perplexity.
+        names = [name for name in metrics if name in by_step or name != "perplexity"]
+        return [
+            (f"{name} by step", step_drawing(self.points, name))
+            if name in by_step
+            else (f"{name} by epoch", drawing(trained, name))
+            for name in names
+        ]
 
 
 def log_names(rows: list[EpochRow]) -> list[str]:
@@ -91,11 +106,7 @@ def four_digits(number: float) -> str:
 
 
 def drawing(rows: list[EpochRow], metric: str) -> str:
-    """A metric's curve as an `<svg>` in the page's colours and font."""
-    # Imported here, so that only reports need Matplotlib.
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
+    """A metric's curve by epoch as an `<svg>`."""
     from keras_llm.plots import learning_curves
 
     history = keras.callbacks.History()
@@ -103,13 +114,29 @@ def drawing(rows: list[EpochRow], metric: str) -> str:
     history.history = {
         name: [row.logs.get(name, math.nan) for row in rows] for name in log_names(rows)
     }
+    return svg(metric, lambda ax: learning_curves(history, metric, ax=ax))
+
+
+def step_drawing(points: list[dict], metric: str) -> str:
+    """A metric's curve by step as an `<svg>`."""
+    from keras_llm.plots import step_curves
+
+    return svg(metric, lambda ax: step_curves(points, metric, ax=ax))
+
+
+def svg(name: str, draw) -> str:
+    """A picture in the page's colours and font; `draw` draws into axes."""
+    # Imported here, so that only reports need Matplotlib.
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
     file = io.StringIO()
-    with style.context(["default", {**DRAWING, "svg.hashsalt": metric}]):
+    with style.context(["default", {**DRAWING, "svg.hashsalt": name}]):
         figure = Figure(figsize=(5.6, 3.5), layout="constrained")
-        learning_curves(history, metric, ax=figure.subplots())
+        draw(figure.subplots())
         no_metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
         figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
     # Without the ids that nothing refers to: every drawing has the same ones.
-    return re.sub(r' id="[A-Za-z.\d]+_\d+"', "", svg)
+    return re.sub(r' id="[A-Za-z.\d]+_\d+"', "", drawn)

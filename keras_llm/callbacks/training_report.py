@@ -1,5 +1,6 @@
 """A page that grows while a model trains."""
 
+import dataclasses
 import os
 import time
 import weakref
@@ -15,15 +16,17 @@ class TrainingReport(keras.callbacks.Callback):
     """Writes one HTML file about a training: curves, epochs, samples, and what `compile` decided.
 
     The file needs no network and no other file. It is written when training begins, after every
-    epoch, when training ends, and, where that is interrupted, when Python exits; a process that is
-    killed leaves the file of its last epoch. Between those times it does nothing.
+    epoch and every `Evaluation`, when training ends, and, where that is interrupted, when Python
+    exits; a process that is killed leaves the file of the last of these. Between those times it
+    does nothing. Curves are over steps, raw and smoothed, where the run has log points (a loss of
+    keras_llm, and epochs of more than 10 steps), else by epoch.
 
     A prompt is continued before training and after every epoch, with the same arguments each time,
     so that one can read how the model learns. Greedy generation, and sampling with a `seed`, do not
     change the random state of the training.
 
-    A callback that is given to `fit` again with `initial_epoch` adds to the epochs that it has; it
-    does not know those of an earlier process.
+    A callback that is given to `fit` again with `initial_epoch` adds to the epochs that it has.
+    Those of an earlier process come with a `TrainingCheckpoint`.
 
     Args:
         path: The HTML file. An earlier one is overwritten.
@@ -104,6 +107,12 @@ class TrainingReport(keras.callbacks.Callback):
         self.page.rows.append(EpochRow(epoch + 1, logs, seconds, self.samples()))
         self.write(f"After epoch {epoch + 1} of {self.params['epochs']}.")
 
+    def on_log(self, step, logs):
+        """Writes the page with what an evaluation has found."""
+        is_evaluation = any(name.startswith("val_") for name in logs)
+        if is_evaluation and self.model.run.position.batch > 0:
+            self.write(f"After step {step:,}.")
+
     def on_train_end(self, logs=None):
         """Writes the page for the last time."""
         if self.interruption is None:
@@ -119,5 +128,16 @@ class TrainingReport(keras.callbacks.Callback):
 
     def write(self, status: str):
         """Writes the page."""
+        run = getattr(self.model, "run", None)
+        self.page.points = [] if run is None else run.history.steps
         self.page.explained = explain(self.model, show=False).to_html()
         self.page.write(status)
+
+    def state_dict(self) -> dict:
+        """The epochs on the page."""
+        return {"rows": [dataclasses.asdict(row) for row in self.page.rows]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on with the epochs that `state_dict` returned."""
+        rows = [row | {"samples": tuple(row["samples"])} for row in state["rows"]]
+        self.page.rows = [EpochRow(**row) for row in rows]

@@ -42,13 +42,15 @@ class FirstBatch(keras.callbacks.Callback):
     are made, and not in a compiled function.
 
     Args:
+        model: The model. On JAX, a callback that asks for its own (`self.model`) gives the variables
+            the step's state, which it must not while a step runs.
         given: What `fit` was given as `(x, y, sample_weight)`.
         told: Messages that `compile` has warned of already.
     """
 
-    def __init__(self, given, told):
+    def __init__(self, model, given, told):
         super().__init__()
-        self.given, self.told = given, told
+        self.trained, self.given, self.told = model, given, told
         self.predictions = None
         self.is_first_epoch = True
         # What the first batch shows. It is told after the step has returned: on JAX, a filter that
@@ -61,8 +63,8 @@ class FirstBatch(keras.callbacks.Callback):
             return
         self.is_first_epoch = False
         self.is_first_update = int(self.model.optimizer.iterations) == 0
-        steps, epochs = self.params.get("steps"), self.params.get("epochs")
-        self.found = [schedule_message(self.model, steps, epochs and epochs - epoch)]
+        run = self.model.run
+        self.found = [schedule_message(self.model, run.batches, run.batches_to_come())]
         self.tell()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -112,7 +114,7 @@ class FirstBatch(keras.callbacks.Callback):
 
     def messages(self, batch, logs):
         """The mistakes in a batch and in what the model made of it; some are None."""
-        model, loss = self.model, self.model.loss
+        model, loss = self.trained, self.trained.loss
         head = getattr(model, "head", None)
         vocab_size = getattr(head, "vocab_size", getattr(head, "units", None))
         batch = None if batch is None else read(model, batch)

@@ -12,10 +12,13 @@ from keras_llm.schedules.warmup_schedule import WarmupSchedule
 GUIDE = "4_adamw_and_adafactor"
 
 
-def schedule_message(model, batches: int | None, epochs: int | None) -> str | None:
+def schedule_message(model, batches: int | None, to_come: int | None) -> str | None:
     """A learning rate that is 0 already, or will be before the last update.
 
-    `batches` is the number of those in an epoch, `epochs` of those to come; None: not known.
+    Args:
+        model: The model.
+        batches: Those of an epoch; None where they are not known.
+        to_come: Those that `fit` will train on; None where they are not known.
     """
     optimizer = inner_optimizer(model.optimizer)
     schedule = learning_rate_schedule(optimizer)
@@ -28,7 +31,7 @@ def schedule_message(model, batches: int | None, epochs: int | None) -> str | No
             "updates change nothing. To train on, compile again with a new schedule.",
             GUIDE,
         )
-    to_come = updates(model.step, optimizer, batches, epochs)
+    to_come = updates(model.step, optimizer, batches, to_come)
     end = update_of_zero(schedule)
     if to_come is None or end is None or done + to_come <= end or not peak_learning_rate(optimizer):
         return None
@@ -39,20 +42,22 @@ def schedule_message(model, batches: int | None, epochs: int | None) -> str | No
     return guided(
         f"The schedule ends after {end:,} updates, but this fit ends with update "
         f"{done + to_come:,}: updates after {end:,} have a learning rate of 0 and change nothing. "
-        f"{longer} the schedule, or train for fewer epochs.",
+        f"{longer} the schedule, or train for fewer steps.",
         GUIDE,
     )
 
 
-def updates(step, optimizer, batches: int | None, epochs: int | None) -> int | None:
-    """The number of updates in these epochs; None where it is not known."""
-    if batches is None or epochs is None:
+def updates(step, optimizer, batches: int | None, to_come: int | None) -> int | None:
+    """The number of updates in these batches; None where it is not known."""
+    if to_come is None:
         return None
     if step is not None:
         # An epoch's last window may be short.
-        return epochs * math.ceil(batches / step.accumulation)
+        epochs, rest = divmod(to_come, batches or to_come)
+        window = step.accumulation
+        return epochs * math.ceil((batches or to_come) / window) + math.ceil(rest / window)
     # With accumulation, schedules of Keras's optimizers count batches, and ours count updates.
-    return None if optimizer.gradient_accumulation_steps else epochs * batches
+    return None if optimizer.gradient_accumulation_steps else to_come
 
 
 def update_of_zero(schedule) -> int | None:

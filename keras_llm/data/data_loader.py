@@ -66,7 +66,7 @@ class DataLoader(torch.utils.data.DataLoader):
         methods = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in methods else "spawn"
         self._remaining = _RemainingBatches(order)
-        self._step = 0
+        self._step, self._repeats_one = 0, False
         super().__init__(
             dataset,
             batch_sampler=self._remaining,
@@ -80,6 +80,13 @@ class DataLoader(torch.utils.data.DataLoader):
         # In a generator, this runs when the first batch is asked for: `fit` makes iterators that
         # it never uses.
         epoch, first = self._remaining.epoch, self._remaining.first
+        if self._repeats_one:
+            rows = next(self._remaining.order.batches(epoch))
+            batch = self._with_unknown_length(_as_tensors(self.dataset.__getitems__(rows)))
+            yield from itertools.repeat(batch, first)
+            if first == len(self):
+                self._move_to(epoch + 1, 0)
+                return
         for step, batch in enumerate(super().__iter__(), first):
             if step + 1 < len(self):
                 self._step = step + 1
@@ -116,7 +123,21 @@ class DataLoader(torch.utils.data.DataLoader):
         self._remaining.order.seed = state["seed"]
         self._move_to(state["epoch"], state["step"])
 
+    def continue_at(self, epoch: int, step: int) -> None:
+        """Makes the next iteration one of a whole epoch of which the first batches are trained.
+
+        In place of those it yields one batch again and again, which costs nothing: `fit` counts
+        them and does not train on them.
+
+        Args:
+            epoch: The number of the epoch.
+            step: How many of its batches are trained; all of them at most.
+        """
+        self._move_to(epoch, step)
+        self._repeats_one = step > 0
+
     def _move_to(self, epoch: int, step: int) -> None:
+        self._repeats_one = False
         self._remaining.epoch = epoch
         self._remaining.first = self._step = step
 

@@ -24,6 +24,11 @@ class ExactSums:
         if SUM_DTYPE == "float32":
             self.lost = metric.add_variable((count,), "zeros", dtype=SUM_DTYPE, name="lost")
 
+    @property
+    def variables(self) -> list:
+        """The variables that hold the sums."""
+        return [self.total] if self.lost is None else [self.total, self.lost]
+
     def add(self, *terms):
         """Adds one scalar to each sum."""
         terms = ops.cast(ops.stack(terms), SUM_DTYPE)

@@ -14,6 +14,15 @@ except ImportError as error:
 from keras_llm.plots.formulas import focal, loss_memory, smoothing
 from keras_llm.plots.learning_curves import learning_curves
 from keras_llm.plots.schedule import schedule
+from keras_llm.plots.step_curves import step_curves
 from keras_llm.plots.token_loss import token_loss
 
-__all__ = ["focal", "learning_curves", "loss_memory", "schedule", "smoothing", "token_loss"]
+__all__ = [
+    "focal",
+    "learning_curves",
+    "loss_memory",
+    "schedule",
+    "smoothing",
+    "step_curves",
+    "token_loss",
+]

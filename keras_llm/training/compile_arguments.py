@@ -1,5 +1,6 @@
 """Arguments of `compile` and `fit`: what does not fit, and what other trainers call it."""
 
+from keras_llm.arguments import check_positive_int
 from keras_llm.backend.keras_private import known_names
 from keras_llm.metrics import TokenMetric
 
@@ -16,7 +17,10 @@ COMPILE_NAMES = {
 FIT_NAMES = {
     "num_train_epochs": "epochs=...",
     "num_epochs": "epochs=...",
-    "max_steps": "epochs=... and steps_per_epoch=...",
+    "max_steps": "steps=...",
+    "total_steps": "steps=...",
+    "num_train_steps": "steps=...",
+    "max_tokens": "tokens=...",
     "train_dataset": "x=...",
     "eval_dataset": "validation_data=...",
     "per_device_train_batch_size": "batch_size=...",
@@ -52,6 +56,33 @@ def check_arguments(loss, loss_weights, micro_batch_size):
         raise ValueError(
             "loss_weights balance several outputs; a loss of tokens stands alone. "
             f"Received: loss_weights={loss_weights}"
+        )
+
+
+def check_length(epochs, steps, tokens, step):
+    """Raises `ValueError` where it is not clear when `fit` is to end.
+
+    Args:
+        epochs, steps, tokens: As in `fit`.
+        step: The model's `Step`, or None.
+    """
+    for name, value in {"steps": steps, "tokens": tokens}.items():
+        if value is not None:
+            check_positive_int(value, name)
+            if epochs != 1:
+                raise ValueError(
+                    f"fit ends after epochs, steps or tokens: give one of them. Received: "
+                    f"epochs={epochs}, {name}={value}"
+                )
+    if steps is not None and tokens is not None:
+        raise ValueError(
+            "fit ends after epochs, steps or tokens: give one of them. Received: "
+            f"steps={steps}, tokens={tokens}"
+        )
+    if tokens is not None and step is None:
+        raise ValueError(
+            "tokens needs a loss of keras_llm, which counts them; give steps=... or epochs=... "
+            f"Received: tokens={tokens} and a loss of Keras"
         )
 
 

@@ -114,15 +114,16 @@ class FiniteGuard(keras.callbacks.Callback):
                 "FiniteGuard needs a model that is compiled with a loss of keras_llm. "
                 f"Received: {type(model).__name__} {model.name!r}"
             )
-        model.step.set_guard(self.settings)
+        # On JAX, a callback that asks for `self.model` takes the state from the step.
+        self.step = model.step
+        self.step.set_guard(self.settings)
 
     def on_train_begin(self, logs=None) -> None:
         """Has the step keep its latest batches."""
-        step = self.model.step
-        before = step.look(wait=True)
+        before = self.step.look(wait=True)
         self.total, self.outliers = before.total, before.outliers
-        size = max(HELD, step.accumulation)
-        step.held = deque(maxlen=size) if self.settings.skip else None
+        size = max(HELD, self.step.accumulation)
+        self.step.held = deque(maxlen=size) if self.settings.skip else None
         self.told = 0
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
@@ -137,14 +138,17 @@ class FiniteGuard(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Looks at the rest of the epoch."""
         self.look(wait=True)
+        if (run := self.model.run) is not None and run.stopping is not None:
+            # No batch may follow that would end the run.
+            raise run.stopping
 
     def on_train_end(self, logs=None) -> None:
         """Lets the batches go."""
-        self.model.step.held = None
+        self.step.held = None
 
     def look(self, wait: bool) -> None:
         """Reports what has been skipped since the last look."""
-        if not self.settings.skip or (found := self.model.step.look(wait)) is None:
+        if not self.settings.skip or (found := self.step.look(wait)) is None:
             return
         for age in found.ages:
             is_outlier = found.total == self.total
@@ -162,7 +166,7 @@ class FiniteGuard(keras.callbacks.Callback):
 
     def cause(self, age: int) -> str:
         """What made an update of so many batches ago not finite; empty where it is not known."""
-        step = self.model.step
+        step = self.step
         if self.told >= TOLD or step.held is None:
             return ""
         end = len(step.held) - age
@@ -196,10 +200,9 @@ class FiniteGuard(keras.callbacks.Callback):
             "learning rate, a warm-up or global_clipnorm=1.0, bfloat16 in place of float16, or "
             f"look at these batches. Received: patience={self.patience}"
         )
-        run = getattr(self.model, "run", None)
-        if run is None:
+        if self.model.run is None:
             raise error
-        run.stop(error)
+        self.model.run.stop(error)
 
     def state_dict(self) -> dict:
         """The list of skipped updates; the counts belong to the step."""

@@ -61,11 +61,20 @@ class SharedSums:
     def results(self, others: dict) -> dict:
         """All results by the name they are logged by, the logged loss first.
 
+        Args:
+            others: The results that Keras keeps, by name.
+        """
+        named = self.named(others)
+        return {name: metric.result() for name, metric in named.items()} | others
+
+    def named(self, others: dict) -> dict:
+        """The metrics that are kept here, by the name they are logged by.
+
         Of two metrics with one name the second is logged as Keras would: `weighted_` before it
         where it is weighted, else a number behind it.
 
         Args:
-            others: The results that Keras keeps, by name.
+            others: What Keras keeps, by name.
         """
         named = {}
         for metric in self.metrics:
@@ -76,8 +85,13 @@ class SharedSums:
             while name in named or name in others:
                 number += 1
                 name = f"{taken}_{number}"
-            named[name] = metric.result()
-        return named | others
+            named[name] = metric
+        return named
+
+    @property
+    def summed(self) -> list:
+        """The metrics that have no variables but their `ExactSums`."""
+        return [m for m in self.metrics if len(m.variables) == len(m.sums.variables)]
 
     def count(self, y_true, y_pred, sample_weight, penalty):
         """Adds a batch of logits to the logged loss and the metrics.

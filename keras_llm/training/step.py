@@ -8,11 +8,14 @@ other loss `model.step` is None and Keras's own step runs. `torch/step.py` is th
 import math
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from keras_llm.backend import vocabulary_pass
+from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import inner_optimizer, keras_mask
 from keras_llm.backend.ops.logits_pass import upcast_dtype
 from keras_llm.token_statistics import TokenStatistics, countable, divide, nan_where
@@ -137,6 +140,8 @@ class Step(ABC):
     variables = ()
     # The latest batches, `(x, y, sample_weight, ...)`, while somebody wants to look at them.
     held: deque | None = None
+    # Whether `running_sums` are on their way from a device for a while.
+    reads_late = False
 
     def __init__(self, model, optimizer, sums: SharedSums, micro_batch_size, jit_compile):
         self.model = model
@@ -248,6 +253,40 @@ class Step(ABC):
         Returns:
             What is minimised, and a gradient for each trainable variable, or None.
         """
+
+    def running_sums(self) -> Callable[[], tuple[list, float]]:
+        """Copies what grows from an epoch's beginning, without waiting for a device.
+
+        Returns:
+            A function that reads the copies: the sums of the metrics, as arrays, then the sum of
+            the gradients' norms and the number of updates; and the learning rate of the next one.
+        """
+
+    def log_of(self, grown: list) -> tuple[float, dict[str, float]]:
+        """The tokens and the numbers of some steps.
+
+        Args:
+            grown: By how much the sums of `running_sums` grew in these steps.
+        """
+        *sums, norm, updates = grown
+        with keras.device("cpu"):
+            values = zip(self.summed_variables(), sums, strict=True)
+            mapping = [(v, ops.convert_to_tensor(value, v.dtype)) for v, value in values]
+            with keras.StatelessScope(state_mapping=mapping):
+                named, summed = self.sums.named({}), self.sums.summed
+                known = {name: m for name, m in named.items() if any(m is s for s in summed)}
+                logs = {name: to_float(metric.result()) for name, metric in known.items()}
+                tokens = to_float(self.sums.mean.tokens())
+        if not tokens:
+            # All batches were skipped, or had nothing to count: that is no loss of 0.
+            logs = {}
+        if updates:
+            logs["gradient_norm"] = float(norm / updates)
+        return tokens, logs
+
+    def summed_variables(self) -> list:
+        """The variables of the metrics that have only sums."""
+        return [variable for metric in self.sums.summed for variable in metric.variables]
 
     def compilation_message(self) -> str:
         """What to tell after an epoch that mostly compiled; empty otherwise."""

@@ -3,6 +3,7 @@
 import keras
 
 from keras_llm.checks.sanity_warning import warn
+from keras_llm.training.run import callback_list
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -24,15 +25,19 @@ class StepCallback(keras.callbacks.Callback):
         """Drops what an interrupted `fit` left."""
         self.step.begin_fit(self.callbacks)
         directions = {m.name: getattr(m, "_direction", None) for m in self.step.sums.metrics}
-        for callback in keras.tree.flatten(getattr(self.callbacks, "callbacks", self.callbacks)):
+        every = callback_list(self.callbacks)
+        # An `Evaluation` has callbacks of its own.
+        for callback in [
+            *every,
+            *(inner for one in every for inner in getattr(one, "callbacks", [])),
+        ]:
             direction = directions.get(str(getattr(callback, "monitor", "")).removeprefix("val_"))
             if direction is not None and getattr(callback, "mode", None) == "auto":
                 callback.mode = {"up": "max", "down": "min"}[direction]
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's sums."""
-        steps, epochs = self.params.get("steps"), self.params.get("epochs")
-        self.step.begin_epoch(steps * (epochs - epoch) if steps and epochs else None)
+        self.step.begin_epoch(self.model.run.batches_to_come())
 
     def on_epoch_end(self, epoch, logs=None):
         """Ends the epoch, where no validation has done so, and tells what compiling cost."""
@@ -40,14 +45,3 @@ class StepCallback(keras.callbacks.Callback):
         message = self.step.compilation_message()
         if message:
             warn(message)
-
-
-def with_callbacks(first, callbacks):
-    """The callbacks of `fit`, with some before all others."""
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        return [*first, *keras.tree.flatten(callbacks or [])]
-    for callback in first:
-        callback.set_params(callbacks.params)
-        callback.set_model(callbacks.model)
-    callbacks.callbacks[:0] = first
-    return callbacks

@@ -24,6 +24,8 @@ class StepModel(keras.Model):
     may_leave_weights_unused = False
     # What a model makes of the loss of its labels, where it does: see `Distillation.mixed`.
     mixed = None
+    # The `Run` of the `fit` that runs.
+    run = None
     # The `FirstBatch` that waits for the first step of a `fit`, and the one that sees it run.
     _waiting = _watching = None
     # On JAX and TensorFlow, by kind.
@@ -103,6 +105,8 @@ class StepModel(keras.Model):
             function = self._make("train", super().make_train_function)
 
             def one_step(*state_and_data):
+                if self.run is not None and self.run.is_passing:
+                    return self.pass_by(*state_and_data)
                 if self._waiting is None:
                     return function(*state_and_data)
                 first_batch, self._waiting = self._waiting, None
@@ -116,6 +120,15 @@ class StepModel(keras.Model):
 
             self.train_function = one_step
         return self.train_function
+
+    def pass_by(self, *state_and_data):
+        """Takes what a step would, and does nothing: the batch was trained before."""
+        *state, data = state_and_data
+        if not isinstance(data, list):
+            # An iterator, on JAX and TensorFlow.
+            for _ in range(self.steps_per_execution):
+                next(data)
+        return ({}, *state) if state else {}
 
     def make_test_function(self, force=False):
         """Keras's, for the step."""

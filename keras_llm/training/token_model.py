@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import inspect
+import math
+import sys
 
 import keras
 from keras import ops
@@ -17,12 +19,14 @@ from keras_llm.training.compile_arguments import (
     COMPILE_NAMES,
     FIT_NAMES,
     check_arguments,
+    check_length,
     check_not_of_torch,
     resolve,
 )
 from keras_llm.training.finite_guard import FiniteGuard
+from keras_llm.training.run import Run, batches_in, callback_list
 from keras_llm.training.shared_sums import SharedSums, flat
-from keras_llm.training.step_callback import StepCallback, with_callbacks
+from keras_llm.training.step_callback import StepCallback
 from keras_llm.training.step_model import StepModel
 from keras_llm.training.training_logs import TrainingLogs
 
@@ -43,7 +47,6 @@ class TokenModel(StepModel):
 
     # What compile has warned of.
     _warned = ()
-    _is_fitting = False
 
     def compile(
         self,
@@ -125,14 +128,33 @@ class TokenModel(StepModel):
         shuffle=None,
         class_weight=None,
         sample_weight=None,
+        *,
+        steps: int | None = None,
+        tokens: int | None = None,
         **kwargs,
     ):
         """Keras's `fit`; with a loss of tokens its logs have what `TrainingLogs` adds.
 
-        Warns, with a `SanityWarning`, of what is wrong with the first batch. `class_weight` weighs
-        each token by its label; it needs `y` as an array.
+        Warns, with a `SanityWarning`, of what is wrong with the first batch. Arguments that are not
+        named here are as for `keras.Model.fit`.
+
+        Args:
+            class_weight: Weighs each token by its label; needs `y` as an array.
+            steps: The number of batches to train on, in place of `epochs`: the data goes round as
+                often as it takes. An epoch is still one pass over the data, and the last one ends
+                early.
+            tokens: The number of tokens to train on, in place of `epochs`: `fit` ends at the first
+                log point (every 10 steps) with so many. It needs a loss of keras_llm.
+
+        Returns:
+            A `RunHistory`: Keras's `History`, and in `history.steps` the numbers of every 10 steps.
+
+        Raises:
+            ValueError: `steps` or `tokens` is not a positive integer, or comes with the other one
+                or with `epochs`.
         """
         check_names(keras.Model.fit, kwargs, FIT_NAMES)
+        check_length(epochs, steps, tokens, self.step)
         x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
         if self.step is not None:
             class_weight = None
@@ -144,21 +166,31 @@ class TokenModel(StepModel):
         ours = []
         if self.step is not None:
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]
-            given = getattr(callbacks, "callbacks", callbacks)
-            if not any(isinstance(c, FiniteGuard) for c in keras.tree.flatten(given or [])):
+            if not any(isinstance(c, FiniteGuard) for c in callback_list(callbacks)):
                 ours.append(FiniteGuard())
         if type(self).compute_loss is TokenModel.compute_loss:
             # Nobody knows what another one does with labels.
-            ours.append(FirstBatch((x, y, sample_weight), self._warned))
+            ours.append(FirstBatch(self, (x, y, sample_weight), self._warned))
             self._waiting = ours[-1]
         if self.step is not None and not validation_split:
-            steps = kwargs.get("steps_per_epoch")
-            data = (x, y, sample_weight), batch_size, steps, shuffle
+            data = (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), shuffle
             (x, y, sample_weight), shuffle = self.step.batches(*data)
         if self.step is not None and isinstance(validation_data, tuple):
             rows = kwargs.get("validation_batch_size") or batch_size
             data = validation_data, rows, kwargs.get("validation_steps"), False
             validation_data, _ = self.step.batches(*data)
+        batches = batches_in(
+            (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), validation_split
+        )
+        if (steps or tokens) and inspect.isgenerator(x):
+            epochs = 1  # it can be read once
+        elif tokens is not None or (steps is not None and not batches):
+            epochs = sys.maxsize
+        elif steps is not None:
+            epochs = math.ceil(steps / batches)
+        limits = {"batches": batches, "epochs": epochs, "steps": steps, "tokens": tokens}
+        run = Run(self, x, ours, callbacks, verbose=verbose, **limits)
+        run.position = run.position._replace(epoch=kwargs.pop("initial_epoch", 0))
         kwargs |= {
             "validation_split": validation_split,
             "validation_data": validation_data,
@@ -166,15 +198,19 @@ class TokenModel(StepModel):
             "class_weight": class_weight,
             "sample_weight": sample_weight,
         }
-        callbacks = with_callbacks(ours, callbacks)
-        self._is_fitting = True
+        self.run = run
         try:
+            run.begin()
+            if run.is_over() and not run.position.batch:
+                return run.history
+            kwargs["initial_epoch"] = run.position.epoch
             with self.modes_kept():
-                return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+                return super().fit(x, y, batch_size, epochs, verbose, run, **kwargs)
         finally:
-            self._waiting, self._is_fitting = None, False
+            self._waiting = self.run = None
             if self.step is not None:
                 self.step.end_fit()
+            run.end()
 
     def evaluate(
         self,
@@ -255,9 +291,11 @@ class TokenModel(StepModel):
     @contextlib.contextmanager
     def _metrics_kept(self, unless: bool = False):
         """Context manager for what a callback calls in the middle of an epoch's sums."""
-        if unless or self.step is None or not self._is_fitting:
+        if unless or self.step is None or self.run is None:
             yield
             return
+        if self.run.log is not None:
+            self.run.log.pause()
         if BACKEND == "jax":
             # In the middle of an epoch JAX has the variables' values elsewhere.
             self.jax_state_sync()

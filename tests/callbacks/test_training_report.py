@@ -117,6 +117,22 @@ def test_a_picture_for_the_loss_and_for_every_metric_but_perplexity(path):
     assert "perplexity" in read(path).text("text")
 
 
+def test_curves_are_over_steps_where_epochs_are_long(path):
+    model, many = compiled(), np.repeat(X, 4, 0)
+    history = model.fit(many, many, batch_size=1, verbose=0, callbacks=[TrainingReport(path)])
+    assert [point["step"] for point in history.steps] == [10, 20, 24]
+    labels = [
+        value
+        for tag, name, value in read(path).attributes
+        if (tag, name) == ("figure", "aria-label")
+    ]
+    assert labels[0] == "loss by step"
+    assert "perplexity by step" in labels
+    state = TrainingReport(path)
+    state.load_state_dict({"rows": [{"epoch": 1, "logs": {}, "seconds": 1.0, "samples": ["a"]}]})
+    assert state.state_dict()["rows"][0]["samples"] == ("a",)
+
+
 def test_the_explanation_is_on_the_page(path):
     fit(plain(), TrainingReport(path))
     assert "MaskedSparseCategoricalCrossentropy" in read(path).text("code")

@@ -153,7 +153,7 @@ class Own(schedules.WarmupLinearDecay):
 def test_a_schedule_of_ones_own():
     found = of_fit(with_schedule(Own(1e-3, 1, 3)), X, Y)
     only(found, "The schedule ends after 3 updates, but this fit ends with update 4", GUIDE)
-    assert "Lengthen the schedule, or train for fewer epochs." in found[0]
+    assert "Lengthen the schedule, or train for fewer steps." in found[0]
 
 
 @pytest.mark.backend_free

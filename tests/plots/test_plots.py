@@ -46,6 +46,39 @@ def legend(ax):
     return [text.get_text() for text in texts]
 
 
+# step_curves
+
+
+def test_step_curves_draw_points_smoothed_and_where_validation_was():
+    losses = np.random.default_rng(0).normal(3, 1, 200)
+    points = [{"step": 10 * i, "tokens": 70 * i, "loss": x} for i, x in enumerate(losses, 1)]
+    points[99] |= {"val_loss": 2.5}
+    points.append({"step": 2005, "val_loss": 2.25})
+    ax = plots.step_curves(points, window=4)
+    drawn = lines(ax)
+    np.testing.assert_array_equal(drawn["training"], [10 * np.arange(1, 201), losses])
+    weights = 0.75 ** (np.arange(200)[:, None] - np.arange(200))
+    weights = np.tril(weights)
+    expected = (weights * losses).sum(1) / weights.sum(1)
+    np.testing.assert_allclose(drawn["smoothed"][1], expected)
+    np.testing.assert_array_equal(drawn["validation"], [[1000, 2005], [2.5, 2.25]])
+    assert legend(ax) == ["training", "smoothed", "validation"]
+    by_tokens = lines(plots.step_curves(points, by="tokens", window=1))
+    assert set(by_tokens) == {"training", "validation"}
+    # The last validation lies where the last point with tokens does.
+    np.testing.assert_array_equal(by_tokens["validation"][0], [7000, 14000])
+
+
+def test_step_curves_refuse_what_they_cannot_draw():
+    points = [{"step": 10, "loss": 3.0}]
+    with pytest.raises(ValueError, match="metric='accuracy', points with"):
+        plots.step_curves(points, "accuracy")
+    with pytest.raises(ValueError, match="by must be one of"):
+        plots.step_curves(points, by="epoch")
+    with pytest.raises(TypeError, match="what fit returned"):
+        plots.step_curves(3)
+
+
 # learning_curves
 
 
@@ -374,6 +407,7 @@ PICTURES = {
         models.CausalTransformer(**SIZES), "a block", TOKENIZER, **a
     ),
     "loss_memory": plots.loss_memory,
+    "step_curves": lambda **a: plots.step_curves([{"step": 10, "loss": 2.0}], **a),
 }
 
 

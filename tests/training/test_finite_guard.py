@@ -3,8 +3,6 @@
 The truth is the same run without those batches: Python's own `fit` of fewer batches, bit for bit.
 """
 
-import types
-
 import keras
 import numpy as np
 import pytest
@@ -236,7 +234,20 @@ def test_an_epoch_of_which_nothing_is_left_has_no_loss_of_0():
     assert np.isnan(fit(model, [array[:3] for array in data]).history["loss"]).all()
     for mine, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert np.isfinite(fit(model, [array[2:5] for array in data]).history["loss"]).all()
+    history = fit(model, [array[2:] for array in data])
+    assert np.isfinite(history.history["loss"]).all()
+    assert [np.isfinite(point["loss"]) for point in history.steps] == [True] * 5
+
+
+def test_log_points_leave_out_what_is_skipped():
+    """Whole log points without a batch, at the beginning and later, have no loss at all."""
+    data, _, _ = data_with_faults(0)
+    data[2][:12] = data[2][20:30] = np.nan
+    model = build("sgd")
+    steps = fit(model, data, callbacks.FiniteGuard(patience=20)).steps
+    assert [point["step"] for point in steps if "loss" in point] == [20, 40, 44]
+    assert all(np.isfinite(list(point.values())).all() for point in steps)
+    assert steps[-1]["tokens"] == pytest.approx(np.nansum(data[2]), rel=1e-5)
 
 
 def test_train_on_batch_skips_and_shows_nan():
@@ -265,20 +276,26 @@ def test_what_is_told():
     assert BACKEND == "tensorflow" or f"/stack/{layer}'" in text
 
 
-@pytest.mark.parametrize("has_run", [False, True])
-def test_patience(has_run):
+class Stopping(keras.callbacks.Callback):
+    """Sees, as what writes checkpoints does, whether the run ends after a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.run.stopping is not None:
+            self.seen.append(batch)
+
+
+def test_patience():
     data, _, _ = data_with_faults(0)
     data[0][5:] = NAN[1]
-    model, stopped = build("sgd"), []
-    if has_run:
-        model.run = types.SimpleNamespace(stop=stopped.append)
-        fit(model, data, callbacks.FiniteGuard(patience=4))
-        [*_, error] = stopped
-        assert isinstance(error, FloatingPointError)
-    else:
-        with pytest.raises(FloatingPointError, match=r"4 updates in a row .* batch 8,") as caught:
-            fit(model, data, callbacks.FiniteGuard(patience=4))
-        assert BACKEND == "tensorflow" or "faulty_1" in str(caught.value)
+    model, stopping = build("sgd"), Stopping()
+    with pytest.raises(FloatingPointError, match=r"4 updates in a row .* batch 8,") as caught:
+        fit(model, data, callbacks.FiniteGuard(patience=4), stopping)
+    assert BACKEND == "tensorflow" or "faulty_1" in str(caught.value)
+    assert stopping.seen == [8]
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 

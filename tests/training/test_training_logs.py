@@ -86,8 +86,8 @@ def test_metrics_are_computed_when_somebody_looks(clock, monkeypatch):
     )
     model = build()
     model.fit(X, Y, batch_size=2, epochs=1, verbose=0, callbacks=[clock])
-    # At the first step, and for the epoch.
-    assert len(results) == 2
+    # At the first step, for the log points after 10 and 12 steps, and for the epoch.
+    assert len(results) == 4
 
     seen = []
 

@@ -1,12 +1,13 @@
 """The training step on JAX and TensorFlow, which compile it as one function of its state."""
 
 import time
+from contextlib import nullcontext
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_llm.backend.host import to_numpy
+from keras_llm.backend.host import to_float, to_numpy
 from keras_llm.backend.keras_private import jax_state
 from keras_llm.training.ops.gradients import (
     apply_if,
@@ -338,6 +339,29 @@ class CompiledStep(Step):
         """The mean global norm of this epoch's gradients before clipping; None before any."""
         total, count = to_numpy(self.norms)
         return float(total / count) if count else None
+
+    def running_sums(self):
+        """Copies what grows from an epoch's beginning; see `Step.running_sums`.
+
+        Keras has waited for the batch's logs here: the values are read at once.
+        """
+        with self.values_of_now():
+            variables = [*self.summed_variables(), self.norms]
+            *sums, (norm, updates) = (to_numpy(v).astype("float64") for v in variables)
+            if self.guard.settings.skip:
+                # Nothing is left of the epoch yet.
+                sums = [np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) for values in sums]
+            read = [*sums, norm, updates], to_float(self.optimizer.learning_rate)
+        return lambda: read
+
+    def values_of_now(self):
+        """Context manager in which variables have the values that JAX keeps while it trains."""
+        state, mapping = jax_state(self.model), []
+        if state:
+            mapping += zip(self.model.metrics_variables, state["metrics_variables"], strict=True)
+            values = state.get("optimizer_variables") or ()
+            mapping += zip(self.optimizer.variables, values, strict=bool(values))
+        return keras.StatelessScope(state_mapping=mapping) if mapping else nullcontext()
 
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""

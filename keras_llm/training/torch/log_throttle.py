@@ -5,6 +5,7 @@ import time
 import keras
 
 from keras_llm.backend.keras_private import does_nothing
+from keras_llm.training.run import callback_list
 
 # Between two looks of the progress bar, in seconds.
 INTERVAL = 0.5
@@ -23,11 +24,9 @@ class LogThrottle:
     """
 
     def __init__(self, callbacks, phase: str):
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = callbacks.callbacks
         users = [
             callback
-            for callback in keras.tree.flatten(callbacks or [])
+            for callback in callback_list(callbacks)
             if not isinstance(callback, keras.callbacks.ProgbarLogger)
             and not getattr(callback, "reads_logs_when_they_are_computed", False)
         ]

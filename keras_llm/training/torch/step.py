@@ -26,6 +26,7 @@ from keras_llm.training.torch.gradient_accumulator import (
     loss_scale,
 )
 from keras_llm.training.torch.host_batches import copied, label_counts, on_host, uses_gpu
+from keras_llm.training.torch.host_copies import HostCopies
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
 from keras_llm.training.torch.pass_graph import PassGraph, PassGraphs
@@ -344,6 +345,20 @@ class TorchStep(Step):
     def gradient_norm(self) -> float | None:
         """The mean global norm of this epoch's gradients before clipping; None before any."""
         return self.norms.mean()
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether `running_sums` are on their way from a GPU for a while."""
+        return uses_gpu()
+
+    def running_sums(self):
+        """Copies what grows from an epoch's beginning; see `Step.running_sums`."""
+        sums = [variable.value for variable in self.summed_variables()]
+        if self.guard.spoiled is not False:
+            # Nothing is left of the epoch yet.
+            sums = [values.nan_to_num(0.0, 0.0, 0.0) for values in sums]
+        learning_rate = self.optimizer.learning_rate
+        return HostCopies([*sums, self.norms.total, self.norms.count, learning_rate]).read
 
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""

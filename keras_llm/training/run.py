@@ -1,0 +1,250 @@
+"""One call of `fit`: where it is, when it ends, and how it goes on after an interruption."""
+
+import math
+import sys
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_llm.checks.sanity_warning import warn
+from keras_llm.training.run_history import RunHistory
+from keras_llm.training.step_log import StepLog
+
+
+class Position(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+        epoch: Epochs that are over.
+        batch: Batches of the epoch that has begun, trained already.
+        steps: Batches of the whole run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+
+
+class Run(keras.callbacks.CallbackList):
+    """The callbacks of one `fit`, and its position, `model.run` while it runs.
+
+    A run that continues an earlier one starts at the epoch in which that one ended. Keras takes the
+    batches of this epoch from its first one on; those that are trained already go by without a
+    step and without a word to the callbacks. So numbers of batches and the progress bar are right
+    with any kind of data, and data that knows its position (`continue_at`) does not even read them.
+
+    A callback may have three methods that Keras does not know:
+
+        begin_run(run)        before Keras's `fit`: may call `run.load_state_dict(...)`
+        on_log(step, logs)    at every log point: see `StepLog`
+        end_run()             when `fit` is left, also by an exception
+
+    Callbacks that have `begin_run` act after all others.
+
+    Args:
+        model: The model.
+        data: What `fit` reads; for `continue_at`.
+        first: Callbacks of the model, which act before all others.
+        callbacks: Those of the user.
+        batches: Batches of an epoch, None where the data does not tell.
+        epochs: How many epochs there are at most.
+        steps, tokens: After how many of them the run ends; None: with its epochs.
+        verbose: As of `fit`.
+    """
+
+    def __init__(self, model, data, first, callbacks, *, batches, epochs, steps, tokens, verbose):
+        given = callback_list(callbacks)
+        late = [callback for callback in given if hasattr(callback, "begin_run")]
+        self.log = None if model.step is None else StepLog(model, self.tell)
+        self.position, self.epochs = Position(), epochs
+        self.data, self.batches, self.steps, self.tokens = data, batches, steps, tokens
+        self._passed, self._in_epoch = 0, False
+        self._is_stopped, self.stopping = False, None
+        history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
+        history.follow(self.log)
+        others = [c for c in given if c not in late and c is not history]
+        self.history = history
+        super().__init__(
+            [*first, *others, history, *late],
+            add_progbar=verbose != 0,
+            model=model,
+            verbose=verbose,
+            # Where nobody knows how many epochs it takes.
+            epochs=math.inf if epochs == sys.maxsize else epochs,
+            steps=batches,
+        )
+
+    # What has been done and what is to come
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the next batch was trained before the interruption."""
+        return self._passed < self.position.batch and not self._in_epoch
+
+    def batches_to_come(self) -> int | None:
+        """Batches that are not trained yet; None where the data does not tell."""
+        if self.steps is not None:
+            return self.steps - self.position.steps
+        if self.batches is None or self.tokens is not None:
+            return None
+        return self.batches * (self.epochs - self.position.epoch) - self.position.batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, the history and the log points so far."""
+        if self.log is not None:
+            self.log.flush()
+        return {
+            "position": self.position._asdict(),
+            # By a callback, such as EarlyStopping: not because all has been trained.
+            "is_stopped": bool(self.model.stop_training) and not self.is_over(),
+            "history": self.history.state_dict(),
+            "log": None if self.log is None else self.log.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where another run was when it returned this; before Keras's `fit` begins."""
+        self.position = Position(**state["position"])
+        self._is_stopped = state["is_stopped"]
+        self.history.load_state_dict(state["history"])
+        if self.log is not None:
+            self.log.load_state_dict(state["log"])
+        if hasattr(self.data, "continue_at"):
+            self.data.continue_at(self.position.epoch, self.position.batch)
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to train."""
+        if self._is_stopped:
+            return True
+        if self.steps is not None and self.position.steps >= self.steps:
+            return True
+        if self.tokens is not None and self.log.tokens >= self.tokens:
+            return True
+        return self.position.epoch >= self.epochs
+
+    def stop(self, error: BaseException) -> None:
+        """Ends the run after this batch, with an error.
+
+        Callbacks still see the batch's end: what writes checkpoints then writes one, since
+        `stopping` is no longer None.
+        """
+        self.stopping = error
+
+    def record(self, logs: dict[str, float]) -> None:
+        """Adds numbers of this step to the log points, such as those of an evaluation."""
+        if self.log is not None:
+            self.log.flush()
+            self.log.add(self.position.steps, logs)
+
+    def tell(self, step: int, logs: dict[str, float]) -> None:
+        """Hands new numbers to the callbacks that want them."""
+        for callback in self.callbacks:
+            if hasattr(callback, "on_log"):
+                callback.on_log(step, logs)
+
+    # Keras's hooks
+
+    def begin(self) -> None:
+        """Lets callbacks look for what there is to continue."""
+        for callback in self.callbacks:
+            if hasattr(callback, "begin_run"):
+                callback.begin_run(self)
+
+    def end(self) -> None:
+        """Ends what `begin` began; more than one callback may fail in it."""
+        for callback in self.callbacks:
+            if hasattr(callback, "end_run"):
+                callback.end_run()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Shows the progress bar what is left, where the run ends inside this epoch."""
+        self._passed, self._in_epoch = 0, False
+        if self.steps is not None:
+            left = self.steps - self.position.steps + self.position.batch
+            here = left if self.batches is None else min(left, self.batches)
+            self.set_params(self.params | {"steps": here})
+        super().on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Keras's, for a batch that is to be trained."""
+        if not self.is_passing:
+            self._in_epoch = True
+            if self.log is not None:
+                self.log.go_on()
+            super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Keras's, for a batch that was trained; ends the run where it is over."""
+        if self.is_passing:
+            self._passed = batch + 1
+            # Then the last epoch was interrupted while it ended.
+            if self._passed == self.position.batch and self.is_over():
+                self.model.stop_training = True
+            return
+        trained = batch + 1 - self.position.batch
+        epoch, _, steps = self.position
+        self.position = Position(epoch, batch + 1, steps + trained)
+        if self.log is not None:
+            self.log.count(self.position, trained)
+        # Before the callbacks: one that writes checkpoints asks whether the run ends here.
+        if self.is_over():
+            self.model.stop_training = True
+        super().on_train_batch_end(batch, logs)
+        if self.stopping is not None:
+            raise self.stopping
+
+    def on_test_begin(self, logs=None):
+        """Keras's; the epoch's last log point comes before its validation."""
+        self.end_batches()
+        super().on_test_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keras's; the validation of an epoch belongs to its last step."""
+        self.end_batches()
+        validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
+        self.position = Position(epoch + 1, 0, self.position.steps)
+        if validation:
+            self.record(validation)
+        super().on_epoch_end(epoch, logs)
+        if self.position.epoch == self.epochs:
+            self.tell_if_short()
+
+    def tell_if_short(self):
+        """Warns where the data has ended before the run."""
+        steps, tokens = self.position.steps, 0 if self.log is None else int(self.log.tokens)
+        for wanted, had, name in ((self.steps, steps, "steps"), (self.tokens, tokens, "tokens")):
+            if wanted is not None and had < wanted and not self.model.stop_training:
+                warn(
+                    f"The data ended after {had:,} of {wanted:,} {name}: a generator is read once. "
+                    "A DataLoader or arrays go round."
+                )
+
+    def end_batches(self):
+        """Ends the sums of an epoch; may be called more than once."""
+        if self.log is not None:
+            self.model.step.end_epoch()
+            self.log.end_epoch(self.position)
+
+
+def callback_list(callbacks) -> list:
+    """The callbacks that `fit` was given, one or several, as a list."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    return keras.tree.flatten(callbacks or [])
+
+
+def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | None:
+    """How many batches `fit` makes of its data in an epoch; None where the data does not tell."""
+    if steps_per_epoch:
+        return steps_per_epoch
+    x = data[0]
+    if hasattr(x, "cardinality"):
+        count = int(x.cardinality())
+        return count if count >= 0 else None
+    leaves = keras.tree.flatten(x)
+    if all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves) and leaves:
+        rows = math.floor(leaves[0].shape[0] * (1.0 - validation_split))
+        return math.ceil(rows / (batch_size or 32))
+    count = getattr(x, "num_batches", None)  # Keras's PyDataset
+    if count is None and hasattr(x, "__len__"):
+        count = len(x)
+    return count

@@ -1,0 +1,124 @@
+"""Validation every few steps, and what reads the log points."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_llm import callbacks, data, losses, metrics, models, optimizers
+
+VOCAB, PAD = 31, 0
+RNG = np.random.default_rng(0)
+X = RNG.integers(1, VOCAB, (48, 7))
+Y = np.where(RNG.random((48, 7)) < 0.3, PAD, RNG.integers(1, VOCAB, (48, 7)))
+VALID = X[:9], Y[:9]
+
+
+def build(learning_rate=1e-2):
+    keras.utils.set_random_seed(1)
+    model = models.CausalTransformer(VOCAB, 16, 1, 2, max_length=16)
+    model.compile(
+        optimizer=optimizers.AdamW(learning_rate),
+        loss=losses.MaskedSparseCategoricalCrossentropy(PAD),
+        metrics=[metrics.Perplexity(PAD)],
+    )
+    return model
+
+
+def test_the_model_is_evaluated_as_if_training_had_ended_there():
+    evaluation = callbacks.Evaluation(VALID, every_steps=5)
+    history = build().fit(X, Y, batch_size=4, shuffle=False, verbose=0, callbacks=[evaluation])
+    found = {p["step"]: p["val_loss"] for p in history.steps if "val_loss" in p}
+    assert list(found) == [5, 10]
+    for step, loss in found.items():
+        model = build()
+        model.fit(X, Y, batch_size=4, shuffle=False, steps=step, verbose=0)
+        assert loss == pytest.approx(model.evaluate(*VALID, verbose=0, return_dict=True)["loss"])
+    # The epoch's own sums go on as if nothing had happened.
+    alone = build().fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+    assert history.history["loss"] == alone.history["loss"]
+    assert history.history["val_loss"] == [found[10]]
+
+
+@pytest.mark.torch_only
+def test_keras_callbacks_act_after_each_evaluation(tmp_path):
+    stop = keras.callbacks.EarlyStopping("val_perplexity", patience=1)
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras", monitor="val_loss")
+    evaluation = callbacks.Evaluation(VALID, every_steps=2, callbacks=[stop, save])
+    model = build(0.0)
+    model.fit(X, Y, batch_size=4, verbose=0, callbacks=[evaluation])
+    # Without learning the second evaluation is no better than the first.
+    assert stop.mode == "min"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.keras", "2.keras"]
+    assert int(model.optimizer.iterations) == 4
+
+
+@pytest.mark.torch_only
+def test_a_callback_of_the_epoch_sees_the_last_evaluation():
+    seen = []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda _, logs: seen.append(logs["val_loss"])
+    )
+    evaluation = callbacks.Evaluation(VALID, every_steps=5)
+    history = build().fit(X, Y, batch_size=4, verbose=0, callbacks=[evaluation, look])
+    assert seen == [[p["val_loss"] for p in history.steps if "val_loss" in p][-1]]
+
+
+@pytest.mark.torch_only
+def test_prompts_are_continued():
+    texts = ["a b c d e f g"] * 40
+    tokenizer = data.train_tokenizer(texts, unit="word")
+    model = models.CausalTransformer(tokenizer.vocab_size, 16, 1, 2, max_length=16)
+    model.compile(optimizers.AdamW(3e-2), losses.MaskedSparseCategoricalCrossentropy(PAD))
+    train = data.causal_lm(texts, tokenizer, 8, 4, pack=False)
+    evaluation = callbacks.Evaluation(train, 10, "a b", tokenizer, max_new_tokens=3)
+    history = model.fit(train, steps=40, verbose=0, callbacks=[evaluation])
+    samples = [p["samples"] for p in history.steps if "samples" in p]
+    assert len(samples) == 4
+    assert samples[-1] == {"a b": "a b c d e"}
+
+
+@pytest.mark.backend_free
+def test_what_cannot_be_evaluated_is_refused():
+    with pytest.raises(ValueError, match="every_steps must be a positive integer"):
+        callbacks.Evaluation(VALID, every_steps=0)
+    with pytest.raises(ValueError, match="prompts need a tokenizer"):
+        callbacks.Evaluation(VALID, every_steps=1, prompts="a")
+
+
+@pytest.mark.torch_only
+def test_json_lines_has_a_line_for_each_point_and_goes_on_after_an_interruption(tmp_path):
+    path = tmp_path / "logs" / "run.jsonl"
+    lines = callbacks.JSONLines(path)
+    history = build().fit(X, Y, batch_size=1, verbose=0, validation_data=VALID, callbacks=[lines])
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in written] == [10, 20, 30, 40, 48, 48]
+    points = [p for p in history.steps if p["step"] < 48]
+    assert written[:4] == points
+    assert written[4] | written[5] == history.steps[-1]
+
+    class GoOn(keras.callbacks.Callback):
+        def begin_run(self, run):
+            state = run.state_dict()
+            run.load_state_dict(state | {"position": {"epoch": 0, "batch": 24, "steps": 24}})
+
+    with path.open("a") as file:
+        file.write('{"step": 2')  # half of a line
+    build().fit(X, Y, batch_size=1, verbose=0, callbacks=[lines, GoOn()])
+    steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert steps == [10, 20, 30, 40, 48]
+
+
+@pytest.mark.torch_only
+def test_tensorboard_has_the_curves(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = build().fit(
+        X, Y, batch_size=2, verbose=0, callbacks=[callbacks.TensorBoard(tmp_path)]
+    )
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    curve = [(e.step, e.value) for e in events.Scalars("loss")]
+    assert curve == [(p["step"], pytest.approx(p["loss"])) for p in history.steps]
