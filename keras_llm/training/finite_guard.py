@@ -142,8 +142,8 @@ class FiniteGuard(keras.callbacks.Callback):
             # No batch may follow that would end the run.
             raise run.stopping
 
-    def on_train_end(self, logs=None) -> None:
-        """Lets the batches go."""
+    def end_run(self) -> None:
+        """Lets the batches go, also after an error."""
         self.step.held = None
 
     def look(self, wait: bool) -> None:
