@@ -10,6 +10,7 @@ from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.docstring_text import name_of
 from keras_llm.explanation.facts import Fact, Section
 from keras_llm.losses import MaskedLoss
+from keras_llm.training import StepDescription
 
 UNKNOWN = "known once the model is built"
 
@@ -26,6 +27,8 @@ def execution_section(compiled: CompiledModel) -> Section:
     if end is not None:
         note = "ends a document: the tokens after it do not see those before"
         facts.append(Fact("document_end_id", end, note=note))
+    if compiled.step is not None:
+        facts.append(guard(compiled.step))
     if compiled.is_of_tokens or isinstance(compiled.loss, MaskedLoss):
         facts.append(logits(compiled))
     return Section("How it runs", "", tuple(facts))
@@ -98,6 +101,19 @@ def layers(compiled: CompiledModel) -> Fact:
     else:
         how, note = "xla" if backend == "jax" else "torch.compile", ""
     return Fact("layers", how, texts[how], note)
+
+
+def guard(step: StepDescription) -> Fact:
+    """What happens to a loss or a gradient that is not finite."""
+    name, settings = "not finite", step.guard
+    if not settings.skip:
+        return Fact(name, "trained on", note="FiniteGuard(skip=False)")
+    note = "a loss or gradient that is infinite or NaN changes nothing"
+    if settings.deviations is not None:
+        far = f"{settings.deviations:g} deviations of the last {settings.window} norms"
+        note += f"; nor does a gradient beyond {far}"
+    text = f"update skipped, {step.skipped:,} so far"
+    return Fact(name, "skipped", text, note)
 
 
 def logits(compiled: CompiledModel) -> Fact:

@@ -96,10 +96,9 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         if count_in_place is not None:
             count_in_place(self.variables[0])
 
-    # PyTorch only. With `global_clipnorm`, each update sets it to the global norm of its gradients
-    # before clipping, a scalar tensor on their device, which the training step reads for the logs.
-    # None before the first update, and without `global_clipnorm`.
-    gradient_norm: Any = None
+    # PyTorch only, and of the update that is applied now: see `apply_unless`.
+    _norm: Any = None
+    _skip: Any = None
 
     @property
     def learning_rate(self) -> Any:
@@ -204,6 +203,35 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             grads = [in_float32(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
 
+    @property
+    def skips_on_device(self) -> bool:
+        """Whether `apply_unless` takes a condition that is not known on the host."""
+        return self.batched_update is not None and not self.use_ema
+
+    def apply_unless(
+        self,
+        skip: Tensor | None,
+        norm: Tensor | None,
+        gradients: Sequence[Tensor],
+        variables: Sequence[keras.Variable],
+    ) -> None:
+        """Updates the variables, or changes nothing, `iterations` included; PyTorch only.
+
+        Args:
+            skip: A boolean scalar on the variables' device, whose value the host need not know:
+                whether nothing changes. None for never; others need `skips_on_device`.
+            norm: The global norm of the gradients, which clipping then need not compute; None where
+                it is not known.
+            gradients, variables: As of `apply`.
+        """
+        self._skip, self._norm = skip, norm
+        try:
+            self.apply(gradients, variables)
+        finally:
+            self._skip = self._norm = None
+        if skip is not None:
+            self.iterations.assign_sub(ops.cast(skip, self.iterations.dtype))
+
     def update_together(
         self,
         gradients: Sequence[Tensor],
@@ -225,6 +253,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
             step=ops.cast(self.iterations, "float32") + 1,
             learning_rate=ops.convert_to_tensor(learning_rate),
             weight_decay=self.weight_decay or 0.0,
+            skip=self._skip,
             **{name: getattr(self, name) for name in self.settings},
         )
         return True
@@ -267,7 +296,7 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
 
     def _clip_gradients(self, grads):
         if self.global_clipnorm and clip_by_global_norm_ is not None:
-            self.gradient_norm = clip_by_global_norm_(grads, self.global_clipnorm)
+            clip_by_global_norm_(grads, self.global_clipnorm, self._norm)
             return grads
         if self.clipnorm or self.global_clipnorm or self.clipvalue:
             grads = [in_float32(gradient) for gradient in grads]

@@ -7,6 +7,7 @@ other loss `model.step` is None and Keras's own step runs. `torch/step.py` is th
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ class StepDescription(NamedTuple):
         layers: How they run: `"graph"`, `"eager"`, `"xla"` or `"tensorflow graph"`.
         why_layers: Why they run one by one; empty where they do not.
         compiling: What was decided about `jit_compile`; empty where it is off.
+        guard: The `GuardSettings`.
+        skipped: How many updates have been skipped because they were not finite.
     """
 
     accumulation: int
@@ -43,6 +46,38 @@ class StepDescription(NamedTuple):
     layers: str
     why_layers: str
     compiling: str
+    guard: "GuardSettings"
+    skipped: int
+
+
+class GuardSettings(NamedTuple):
+    """Which updates are skipped: see `FiniteGuard`.
+
+    Attributes:
+        skip: Whether those are whose loss or gradient is not finite.
+        deviations, window: Those with a gradient norm beyond so many standard deviations of so many
+            updates before; None for none.
+    """
+
+    skip: bool = True
+    deviations: float | None = None
+    window: int = 100
+
+
+class SkippedUpdates(NamedTuple):
+    """What a step has skipped.
+
+    Attributes:
+        ages: Of each update skipped since the last look: how many batches ago it was.
+        total: The updates that were not finite, in all.
+        in_a_row: How many of those were the last ones.
+        outliers: The updates with an unusually large gradient, in all.
+    """
+
+    ages: list[int]
+    total: int
+    in_a_row: int
+    outliers: int
 
 
 class Pass(NamedTuple):
@@ -103,6 +138,8 @@ class Step(ABC):
 
     # Keras variables that change with a batch, where the backend keeps any for the step.
     variables = ()
+    # The latest batches, `(x, y, sample_weight, ...)`, while somebody wants to look at them.
+    held: deque | None = None
     # Whether `running_sums` are on their way from a device for a while.
     reads_late = False
 
@@ -198,6 +235,25 @@ class Step(ABC):
         """The mean global norm of this epoch's gradients before clipping; None before any."""
 
     @abstractmethod
+    def set_guard(self, settings: GuardSettings):
+        """Sets which updates are skipped."""
+
+    @abstractmethod
+    def look(self, wait: bool) -> SkippedUpdates | None:
+        """What has been skipped; None where the host would have to wait and `wait` is false."""
+
+    @abstractmethod
+    def gradients_again(self, data, seen) -> tuple[Any, list]:
+        """Forward and backward of a batch as if it came now, layer by layer, changing nothing.
+
+        Args:
+            data: One of `held`.
+            seen: Called after each layer with its name, its inputs and its outputs.
+
+        Returns:
+            What is minimised, and a gradient for each trainable variable, or None.
+        """
+
     def running_sums(self) -> Callable[[], tuple[list, float]]:
         """Copies what grows from an epoch's beginning, without waiting for a device.
 
@@ -221,6 +277,9 @@ class Step(ABC):
                 known = {name: m for name, m in named.items() if any(m is s for s in summed)}
                 logs = {name: to_float(metric.result()) for name, metric in known.items()}
                 tokens = to_float(self.sums.mean.tokens())
+        if not tokens:
+            # All batches were skipped, or had nothing to count: that is no loss of 0.
+            logs = {}
         if updates:
             logs["gradient_norm"] = float(norm / updates)
         return tokens, logs
@@ -245,7 +304,7 @@ class Step(ABC):
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""
 
-    def description(self, layers: str, why_layers: str, compiling: str) -> StepDescription:
+    def description(self, layers, why_layers, compiling, guard, skipped) -> StepDescription:
         """The description with what is the same on every backend."""
         why_logits = self.why_logits()
         return StepDescription(
@@ -257,12 +316,15 @@ class Step(ABC):
             layers,
             why_layers,
             compiling,
+            guard,
+            skipped,
         )
 
     @abstractmethod
     def state_dict(self) -> dict:
         """All that an update to come depends on, apart from the model's and optimizer's variables:
-        the window of accumulated gradients, the epoch's sums, what was decided about compiling."""
+        the window of accumulated gradients, the epoch's sums, the counts of skipped updates, what
+        was decided about compiling."""
 
     @abstractmethod
     def load_state_dict(self, state: dict) -> None:

@@ -193,7 +193,7 @@ class StepModel(keras.Model):
             # For what is trainable now: a callback may freeze a layer before the first batch.
             self.optimizer.build(self.trainable_variables)
         self.step.build()
-        self._step_functions[kind] = StepFunction(self.step, made)
+        self._step_functions[kind] = StepFunction(self.step, made, kind == "train")
         return self._step_functions[kind]
 
     # What a step asks of a model

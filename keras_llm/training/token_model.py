@@ -27,7 +27,8 @@ from keras_llm.training.compile_arguments import (
     check_sizes,
     resolve,
 )
-from keras_llm.training.run import Run, batches_in
+from keras_llm.training.finite_guard import FiniteGuard
+from keras_llm.training.run import Run, batches_in, callback_list
 from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback
 from keras_llm.training.step_model import StepModel
@@ -177,6 +178,8 @@ class TokenModel(StepModel):
         ours = []
         if self.step is not None:
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]
+            if not any(isinstance(c, FiniteGuard) for c in callback_list(callbacks)):
+                ours.append(FiniteGuard())
         if type(self).compute_loss is TokenModel.compute_loss:
             # Nobody knows what another one does with labels.
             ours.append(FirstBatch(self, (x, y, sample_weight), self._warned))

@@ -57,6 +57,7 @@ class FusedAdamW(BatchedUpdate):
         beta_1: float,
         beta_2: float,
         epsilon: float,
+        skip: torch.Tensor | None = None,
     ):
         """Updates values, momentums and velocities in place.
 
@@ -68,7 +69,9 @@ class FusedAdamW(BatchedUpdate):
             beta_1: Decay rate of the momentums.
             beta_2: Decay rate of the velocities.
             epsilon: Added to the denominator.
+            skip: A boolean scalar on the variables' device: whether nothing is to change.
         """
+        found_inf = None if skip is None else skip.float()
         for batch, values, (momentums, velocities) in zip(
             self.batches, self.values, self.states, strict=True
         ):
@@ -88,5 +91,6 @@ class FusedAdamW(BatchedUpdate):
                 eps=epsilon,
                 amsgrad=False,
                 maximize=False,
+                found_inf=found_inf,
             )
             write_back(batch, copies)

@@ -12,12 +12,14 @@ def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def clip_by_global_norm_(gradients: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+def clip_by_global_norm_(
+    gradients: list[torch.Tensor], max_norm: float, norm: torch.Tensor | None = None
+) -> torch.Tensor:
     """Scales the gradients in place so that their global norm is at most `max_norm`.
 
     Returns the norm before, like `torch.nn.utils.clip_grad_norm_`. In place, because allocating new
-    gradients takes longer than clipping them.
+    gradients takes longer than clipping them. `norm` is the norm before, where it is known.
     """
-    norm = global_norm(gradients)
+    norm = global_norm(gradients) if norm is None else norm
     torch._foreach_mul_(gradients, max_norm / norm.clamp(min=max_norm))
     return norm

@@ -42,6 +42,7 @@ class GroupedAdafactor(BatchedUpdate):
         epsilon_1: float,
         epsilon_2: float,
         clip_threshold: float,
+        skip: torch.Tensor | None = None,
     ):
         """Updates values and state in place. Scalars stay tensors: no host-device synchronisation.
 
@@ -56,14 +57,19 @@ class GroupedAdafactor(BatchedUpdate):
             epsilon_1: Added to the squared gradients.
             epsilon_2: The least root mean square of a variable.
             clip_threshold: The greatest root mean square of an update.
+            skip: A boolean scalar on the variables' device: whether nothing is to change.
         """
+        if skip is not None:
+            learning_rate = learning_rate.masked_fill(skip, 0.0)
         for batch in self.batches:
             factored, dtype, decays = batch[0].kind
             copies = [working_copy(slot.value, dtype) for slot in batch]
             batch_gradients = [gradients[slot.position].to(dtype) for slot in batch]
             weight = step.to(dtype) ** beta_2_decay
+            if skip is not None:
+                weight = weight.masked_fill(skip, 0.0)
             normalized = factored_updates if factored else vector_updates
-            updates = normalized(batch, batch_gradients, weight, epsilon_1)
+            updates = normalized(batch, batch_gradients, weight, epsilon_1, skip)
 
             alphas = learning_rate.to(dtype).expand(len(batch))
             if scale_parameter:
@@ -72,21 +78,27 @@ class GroupedAdafactor(BatchedUpdate):
             torch._foreach_mul_(updates, scales.unbind())
             if beta_1 is not None:
                 momentums = [slot.momentum for slot in batch]
+                if skip is not None:
+                    # The mean of a momentum and itself.
+                    pairs = zip(momentums, updates, strict=True)
+                    updates = [torch.where(skip, old, new) for old, new in pairs]
                 torch._foreach_lerp_(momentums, updates, 1 - beta_1)
                 updates = momentums
+            if skip is not None:
+                updates = [update.masked_fill(skip, 0.0) for update in updates]
             if decays and weight_decay:
                 torch._foreach_mul_(copies, (1 - alphas * weight_decay).unbind())
             torch._foreach_sub_(copies, updates)
             write_back(batch, copies)
 
 
-def factored_updates(batch, gradients, weight, epsilon_1):
+def factored_updates(batch, gradients, weight, epsilon_1, skip):
     """Updates the means of rows and columns; returns G / sqrt(R C / mean(R))."""
     rows, columns = [slot.rows for slot in batch], [slot.columns for slot in batch]
     squares = torch._foreach_mul(gradients, gradients)
     means = [square.mean(dim=-1) for square in squares]
     means += [square.mean(dim=-2) for square in squares]
-    move_averages(rows + columns, means, weight, epsilon_1)
+    move_averages(rows + columns, means, weight, epsilon_1, skip)
 
     row_shares = torch._foreach_div(rows, [row.mean(dim=-1, keepdim=True) for row in rows])
     torch._foreach_clamp_min_(row_shares, torch.finfo(torch.float32).tiny)
@@ -101,19 +113,24 @@ def factored_updates(batch, gradients, weight, epsilon_1):
     return squares
 
 
-def vector_updates(batch, gradients, weight, epsilon_1):
+def vector_updates(batch, gradients, weight, epsilon_1, skip):
     """Updates the mean squares V; returns G / sqrt(V)."""
     rows = [slot.rows for slot in batch]
-    move_averages(rows, torch._foreach_mul(gradients, gradients), weight, epsilon_1)
+    move_averages(rows, torch._foreach_mul(gradients, gradients), weight, epsilon_1, skip)
     updates = torch._foreach_rsqrt(rows)
     torch._foreach_mul_(updates, gradients)
     return updates
 
 
-def move_averages(averages, squares, weight, epsilon_1):
-    """averages <- (1 - weight) * averages + weight * (squares + epsilon_1); overwrites squares."""
+def move_averages(averages, squares, weight, epsilon_1, skip):
+    """averages <- (1 - weight) * averages + weight * (squares + epsilon_1); overwrites squares.
+
+    Where `skip` is true, the weight is 0, and squares count as 0: they may be infinite.
+    """
     torch._foreach_add_(squares, epsilon_1)
     torch._foreach_mul_(squares, weight)
+    if skip is not None:
+        squares = [square.masked_fill(skip, 0.0) for square in squares]
     torch._foreach_mul_(averages, 1 - weight)
     torch._foreach_add_(averages, squares)
 

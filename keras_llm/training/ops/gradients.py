@@ -74,6 +74,30 @@ def apply_if(condition, update, variables):
     assign(variables, jax.lax.cond(condition, updated, lambda values: values, values))
 
 
+def apply_unless(skip, update, variables):
+    """Calls `update`, which assigns to `variables`; where `skip` holds, nothing changes.
+
+    Args:
+        skip: A boolean scalar of the graph; None for never.
+        update: A function without arguments.
+        variables: All variables that it reads or assigns.
+    """
+    if skip is None:
+        update()
+        return
+    if keras.backend.backend() == "tensorflow":
+        ops.cond(skip, lambda: 0, lambda: (update(), 0)[1])
+        return
+    # XLA makes the choice while it computes the update; a conditional would keep two copies.
+    values = [variable.value for variable in variables]
+    with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
+        update()
+    for variable, old in zip(variables, values, strict=True):
+        new = scope.get_current_value(variable)
+        if new is not old:
+            variable.assign(ops.where(skip, old, new))
+
+
 def eagerly(function):
     """Calls a function that creates variables, outside of the graph that TensorFlow may trace."""
     if keras.backend.backend() != "tensorflow":
@@ -83,6 +107,17 @@ def eagerly(function):
 
     with tf.init_scope():
         return function()
+
+
+def zeros(shape, name):
+    """A variable of zeros that is not trained."""
+    return keras.Variable(ops.zeros(shape, "float32"), trainable=False, dtype="float32", name=name)
+
+
+def clear(variables):
+    """Sets variables to 0."""
+    for variable in variables:
+        variable.assign(ops.zeros(variable.shape, variable.dtype))
 
 
 def assign(variables, values):

@@ -11,12 +11,23 @@ from keras_llm.backend.host import to_float, to_numpy
 from keras_llm.backend.keras_private import jax_state
 from keras_llm.training.ops.gradients import (
     apply_if,
+    apply_unless,
     assign,
+    clear,
     eagerly,
     for_each_piece,
     value_and_gradients,
+    zeros,
 )
-from keras_llm.training.step import Pass, Step, StepDescription, unit_of
+from keras_llm.training.ops.update_guard import UpdateGuard, layers_seen
+from keras_llm.training.step import (
+    GuardSettings,
+    Pass,
+    SkippedUpdates,
+    Step,
+    StepDescription,
+    unit_of,
+)
 
 BACKEND = keras.backend.backend()
 # So many shapes, and half of an epoch spent on compiling them, are worth a word.
@@ -38,7 +49,7 @@ class CompiledStep(Step):
         self.piece = None if self.micro_batch_size == "auto" else self.micro_batch_size
         # Batches, and tokens divided by the unit; the sum of the norms, and their number.
         self.window, self.norms = zeros((2,), "window"), zeros((2,), "gradient_norms")
-        self.unit = None
+        self.unit, self.guard = None, UpdateGuard()
         self.trained, self.gradients = None, []
         # How often a step was traced, how many shapes were compiled, and the seconds that their
         # first calls took.
@@ -51,7 +62,7 @@ class CompiledStep(Step):
     def variables(self) -> list:
         """What is kept between two batches."""
         self.build()
-        return [*self.gradients, self.window, self.norms]
+        return [*self.gradients, self.window, self.norms, *self.guard.variables]
 
     @property
     def adds_gradients(self) -> bool:
@@ -115,8 +126,13 @@ class CompiledStep(Step):
         if not self.optimizer.built:
             eagerly(lambda: self.optimizer.build(variables))
         eagerly(self.build)
+        if self.held is not None and BACKEND == "tensorflow" and self.model.run_eagerly:
+            self.held.append(data)
+        sums = [v for metric in self.model.metrics for v in metric.variables]
+        before = self.guard.begin_batch(sums, self.model.non_trainable_variables)
         passes = []
         for_each_piece(self.piece, data, lambda rows: passes.append(self.gradient(rows, variables)))
+        self.guard.end_batch(before)
         if self.adds_gradients:
             self.window.assign(self.window + np.array([1.0, 0.0], "float32"))
             full = None if self.accumulation == 1 else self.window[0] >= self.accumulation
@@ -179,8 +195,18 @@ class CompiledStep(Step):
         clear([*held, self.window])
 
     def apply(self, variables, gradients):
-        """Notes the norm of the gradients and hands them to the optimizer."""
-        self.note_norm([gradient for gradient in gradients if gradient is not None])
+        """Notes the norm of the gradients and hands them to the optimizer, if they are finite."""
+        known = [ops.cast(gradient, "float32") for gradient in gradients if gradient is not None]
+        norm = ops.sqrt(sum([ops.sum(ops.square(gradient)) for gradient in known], ops.zeros(())))
+        scale = getattr(self.optimizer, "dynamic_scale", None)
+        skip = self.guard.decide(norm, overflows=scale is not None)
+        if known:
+            self.note_norm(norm, scale, skip)
+        changed = [*variables, *self.optimizer.variables]
+        apply_unless(skip, lambda: self.optimize(variables, gradients), changed)
+
+    def optimize(self, variables, gradients):
+        """Hands the gradients to the optimizer."""
         optimizer = self.optimizer
         if BACKEND == "jax" and hasattr(optimizer, "inner_optimizer"):
             # The loss scale's overflow is a condition in the graph: only stateless_apply has it.
@@ -191,18 +217,14 @@ class CompiledStep(Step):
         else:
             optimizer.apply(gradients, variables)
 
-    def note_norm(self, gradients):
-        """Adds the global norm of the gradients; of an update that overflowed, nothing."""
-        if not gradients:
-            return
-        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients]
-        norm = ops.sqrt(sum(squares))
-        counts = ops.ones_like(norm)
-        scale = getattr(self.optimizer, "dynamic_scale", None)
+    def note_norm(self, norm, scale, skip):
+        """Adds a global norm; of an update that was skipped or overflowed, nothing."""
+        left_out = ops.zeros_like(norm, "bool") if skip is None else skip
         if scale is not None:
-            finite = ops.isfinite(norm)
-            norm = ops.where(finite, norm / ops.convert_to_tensor(scale), 0.0)
-            counts = ops.cast(finite, "float32")
+            left_out = ops.logical_or(left_out, ops.logical_not(ops.isfinite(norm)))
+            norm = norm / ops.convert_to_tensor(scale)
+        counts = ops.cast(ops.logical_not(left_out), "float32")
+        norm = ops.where(left_out, 0.0, norm)
         self.norms.assign(self.norms + ops.stack([norm, counts]))
 
     def apply_update(self):
@@ -218,7 +240,9 @@ class CompiledStep(Step):
 
     def begin_fit(self, callbacks):
         """Drops what an interrupted `fit` may have left."""
-        clear(self.variables)
+        self.build()
+        clear([*self.gradients, self.window, self.norms])
+        self.guard.begin_fit()
 
     def begin_epoch(self, batches_to_come: int | None):
         """Starts the epoch's sum of norms."""
@@ -228,6 +252,60 @@ class CompiledStep(Step):
     def end_epoch(self):
         """Updates from a short last window."""
         self.apply_update()
+
+    # What is not finite
+
+    def set_guard(self, settings: GuardSettings):
+        """Sets which updates are skipped, in a function that is compiled for it."""
+        if settings != self.guard.settings:
+            self.guard.set(settings)
+            self.model.train_function = None
+
+    def look(self, wait: bool) -> SkippedUpdates:
+        """What has been skipped."""
+        return self.guard.look(self.counts_now())
+
+    def counts_now(self):
+        """The counts of what was skipped, which JAX has elsewhere while it trains."""
+        return jax_state(self.model).get("metrics_variables", [self.guard.counts])[-1]
+
+    def holding(self, batches):
+        """Batches, held on their way to the step."""
+        for batch in batches:
+            self.held.append(self.model.unpack(batch))
+            yield batch
+
+    def gradients_again(self, data, seen):
+        """Forward and backward of a batch once more, layer by layer."""
+        model, parts = self.model, []
+        if BACKEND == "jax":
+            model.jax_state_sync()
+        variables, others = model.trainable_variables, model.non_trainable_variables
+        changed = [*model.metrics_variables, *(v for v in others if len(v.shape) < 2)]
+        before = [ops.copy(variable.value) for variable in changed]
+        data = keras.tree.map_structure(
+            lambda leaf: None if leaf is None else ops.convert_to_tensor(leaf), data
+        )
+        unit = unit_of(self.note_shape(data[1]))
+
+        def again(rows):
+            def objective():
+                return self.forward(*rows, training=True, unit=unit).objective, None
+
+            with layers_seen(model, seen):
+                objective()
+            everything = [*others, *self.optimizer.variables, *model.metrics_variables]
+            (loss, _), gradients = value_and_gradients(objective, variables, everything)
+            parts.append((loss, *gradients))
+
+        try:
+            for_each_piece(self.piece, data, again)
+        finally:
+            assign(changed, before)
+        loss, *gradients = [
+            None if values[0] is None else sum(values) for values in zip(*parts, strict=True)
+        ]
+        return loss, gradients
 
     # What others ask
 
@@ -270,6 +348,9 @@ class CompiledStep(Step):
         with self.values_of_now():
             variables = [*self.summed_variables(), self.norms]
             *sums, (norm, updates) = (to_numpy(v).astype("float64") for v in variables)
+            if self.guard.settings.skip:
+                # Nothing is left of the epoch yet.
+                sums = [np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) for values in sums]
             read = [*sums, norm, updates], to_float(self.optimizer.learning_rate)
         return lambda: read
 
@@ -284,13 +365,14 @@ class CompiledStep(Step):
 
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""
+        guard = self.guard.settings, int(to_numpy(self.counts_now())[0])
         if why := self.why_eager():
-            return self.description("eager", why, "")
+            return self.description("eager", why, "", *guard)
         cost = f"{self.shapes} shapes of a batch so far, in {self.seconds:.0f} s"
         compiling = cost if self.shapes else "once for each shape of a batch"
         if BACKEND == "jax":
-            return self.description("xla", "", compiling)
-        return self.description("tensorflow graph", "", compiling)
+            return self.description("xla", "", compiling, *guard)
+        return self.description("tensorflow graph", "", compiling, *guard)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums."""
@@ -307,17 +389,6 @@ class CompiledStep(Step):
         assign(self.model.metrics_variables, state["metrics"])
         self.unit = state["unit"]
         self.tokens_per_update = state["tokens_per_update"]
-
-
-def zeros(shape, name):
-    """A variable of zeros that is not trained."""
-    return keras.Variable(ops.zeros(shape, "float32"), trainable=False, dtype="float32", name=name)
-
-
-def clear(variables):
-    """Sets variables to 0."""
-    for variable in variables:
-        variable.assign(ops.zeros(variable.shape, variable.dtype))
 
 
 def check_one_replica():

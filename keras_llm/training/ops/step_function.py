@@ -14,10 +14,11 @@ class StepFunction:
     Args:
         step: The `CompiledStep`, which counts what is compiled.
         make: Makes Keras's function; called without arguments.
+        holds: Whether JAX's batches go into `step.held`, while somebody wants them.
     """
 
-    def __init__(self, step, make: Callable):
-        self.step, self.make = step, make
+    def __init__(self, step, make: Callable, holds: bool):
+        self.step, self.make, self.holds = step, make, holds
         self.variables = step.model.variables
         # Now: under a distribution Keras asks the variables, whose values are elsewhere in `fit`.
         self.functions = {self.marks(): make()}
@@ -32,6 +33,8 @@ class StepFunction:
         if not self.variables:
             # TensorFlow builds a model in its first step.
             self.variables = self.step.model.variables
+        if state and self.holds and self.step.held is not None:
+            iterator = self.step.holding(iterator)
         marks = self.marks()
         if marks not in self.functions:
             self.functions[marks] = self.make()

@@ -77,20 +77,19 @@ class GradientNorms:
     def __init__(self):
         self.total, self.count = 0.0, 0
 
-    def add(self, norm, scale=None):
+    def add(self, norm, skipped):
         """Counts an update.
 
         Args:
             norm: The global norm of its gradients, a scalar tensor.
-            scale: What the loss was multiplied by, or None. With one, a norm that is not finite
-                means that the optimizer left the update out.
+            skipped: Whether it was skipped: a boolean, or a scalar tensor on the device.
         """
-        counts = 1
-        if scale is not None:
-            counts = norm.isfinite()
-            norm = (norm / scale).masked_fill(~counts, 0.0)
+        if skipped is True:
+            return
+        if skipped is not False:
+            norm = norm.masked_fill(skipped, 0.0)
         self.total = self.total + norm.double()
-        self.count = self.count + counts
+        self.count = self.count + (1 if skipped is False else skipped.logical_not())
 
     def mean(self) -> float | None:
         """The mean so far, None before the first update; this reads values from the device."""

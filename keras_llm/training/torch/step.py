@@ -8,8 +8,15 @@ import torch
 from keras_llm.backend.keras_private import all_layers
 from keras_llm.backend.layer_settings import LayerSettings
 from keras_llm.backend.torch.gradient_clipping import global_norm
+from keras_llm.optimizers.optimizer import Optimizer
 from keras_llm.training.arrays import as_arrays
-from keras_llm.training.step import Step, StepDescription, unit_of
+from keras_llm.training.step import (
+    GuardSettings,
+    SkippedUpdates,
+    Step,
+    StepDescription,
+    unit_of,
+)
 from keras_llm.training.torch.captured_layer import CapturedLayer
 from keras_llm.training.torch.compile_policy import CompilePolicy
 from keras_llm.training.torch.gradient_accumulator import (
@@ -23,6 +30,8 @@ from keras_llm.training.torch.host_copies import HostCopies
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
 from keras_llm.training.torch.pass_graph import PassGraph, PassGraphs
+from keras_llm.training.torch.seen_layers import layers_seen
+from keras_llm.training.torch.update_guard import UpdateGuard
 
 
 class TorchStep(Step):
@@ -34,7 +43,9 @@ class TorchStep(Step):
         self.accumulator = GradientAccumulator(self.accumulation, self.sums_gradients)
         self.micro_batches = MicroBatches(self.micro_batch_size)
         self.policy = CompilePolicy(self.jit_compile)
-        self.norms = GradientNorms()
+        self.norms, self.guard = GradientNorms(), UpdateGuard()
+        # The tensors of the epoch's sums.
+        self._sums = None
         self.captured = self.passes = None
         self._settings = self._trained = None
         self._has_looked = False
@@ -60,15 +71,23 @@ class TorchStep(Step):
             return self.forward_only(data, training=True)
         if self.accumulator.batches == 0:
             self.accumulator.start(trained.every_tensor, unit_of(positions))
+        guard = self.guard if self.guard.settings.skip else None
+        if guard is not None:
+            guard.begin_batch(self.epoch_sums(), trained.state)
+        if self.held is not None:
+            self.held.append(data)
         undo = None
         if self.micro_batch_size == "auto":
             undo = Snapshot([*self.model.metrics_variables, *self.model.non_trainable_variables])
         logs = self.micro_batches.run(
             data, lambda rows: self.backward_pass(rows, trained, undo), undo
         )
+        trained.forget_constants()
+        if guard is not None and guard.end_batch():
+            logs = None
         if self.accumulator.is_full_with_this_batch():
             self.apply_update()
-        return logs
+        return self.logs() if logs is None else logs
 
     def on_device(self, data):
         """The batch `(x, y, sample_weight)` where the model is, and `label_counts`."""
@@ -97,7 +116,7 @@ class TorchStep(Step):
         if undo is not None:
             undo.refresh()
         self.accumulator.add(passed.tokens)
-        return self.logs_after(passed, y, sample_weight)
+        return self.logs_of(passed, y, sample_weight)
 
     def pass_graph(self, x, sample_weight, trained) -> PassGraph | None:
         """The graph of all that is between a batch and its gradients, if there is one."""
@@ -136,12 +155,17 @@ class TorchStep(Step):
         self.look_at_layers(x)
         with torch.no_grad():
             passed = self.forward(x, y, sample_weight, training, counts=counts)
-            return self.logs_after(passed, y, sample_weight)
+            logs = self.logs_of(passed, y, sample_weight)
+        return self.logs() if logs is None else logs
 
-    def logs_after(self, passed, y, sample_weight):
-        """The metrics so far; those that need logits are brought up to date."""
-        if passed.y_pred is not None:
-            return self.model.compute_metrics(None, y, passed.y_pred, sample_weight=sample_weight)
+    def logs_of(self, passed, y, sample_weight):
+        """Brings the metrics that need logits up to date: the logs; None where none needs them."""
+        if passed.y_pred is None:
+            return None
+        return self.model.compute_metrics(None, y, passed.y_pred, sample_weight=sample_weight)
+
+    def logs(self):
+        """The metrics so far."""
         throttle = self._throttles[-1] if self._throttles else None
         return self.model.get_metrics_result() if throttle is None else throttle.logs(self.model)
 
@@ -151,6 +175,7 @@ class TorchStep(Step):
         """Drops what an interrupted `fit` may have left."""
         check_one_process()
         self._throttles = [LogThrottle(callbacks, "train")]
+        self.guard.begin_fit()
         self.accumulator.start(self.trained().every_tensor, 1.0)
 
     def begin_epoch(self, batches_to_come: int | None):
@@ -190,14 +215,33 @@ class TorchStep(Step):
         trained = self._trained or self.trained()
         gradients = self.accumulator.gradients(trained.tensors)
         known = [gradient for gradient in gradients if gradient is not None]
-        # An optimizer of ours that clips computes the norm anyway.
-        computes_norm = hasattr(self._inner, "gradient_norm") and bool(self._inner.global_clipnorm)
-        if known and not computes_norm:
-            self.norms.add(global_norm(known), loss_scale(self.optimizer))
-        self.optimizer.apply(*self.with_gradients(gradients, trained.variables))
-        if known and computes_norm and self._inner.gradient_norm is not None:
-            self.norms.add(self._inner.gradient_norm)
+        norm, scales = None, self.optimizer is not self._inner
+        if known:
+            scale = loss_scale(self.optimizer)
+            norm = global_norm(known) if scale is None else global_norm(known) / scale
+        skip = self.guard.decide(norm, overflows=scales)
+        if known:
+            # Where a loss scale overflows, which its optimizer waits to know, there is no update.
+            self.norms.add(norm, skip or (scales and not norm.isfinite()))
+        self.apply_unless(skip, norm, *self.with_gradients(gradients, trained.variables))
         self.accumulator.start(trained.every_tensor, 1.0)
+
+    def apply_unless(self, skip, norm, gradients, variables):
+        """Hands the gradients to the optimizer, unless the update is skipped.
+
+        Where the host does not know whether it is, on a GPU, our optimizers find out there. For any
+        other one the host waits.
+        """
+        optimizer = self.optimizer
+        is_ours = isinstance(optimizer, Optimizer)
+        if isinstance(skip, torch.Tensor) and not (is_ours and optimizer.skips_on_device):
+            skip = bool(skip)
+        if skip is True:
+            return
+        if is_ours:
+            optimizer.apply_unless(None if skip is False else skip, norm, gradients, variables)
+        else:
+            optimizer.apply(gradients, variables)
 
     def with_gradients(self, gradients, variables):
         """Gradients and variables; of a model that may leave some unused, those it has used."""
@@ -252,6 +296,50 @@ class TorchStep(Step):
         hidden, _ = self.hidden_vectors(x, training)
         return self.model.head(hidden)
 
+    # What is not finite
+
+    def epoch_sums(self) -> list:
+        """The tensors of the epoch's sums, those of the logged loss first."""
+        if self.sums.left or self.sums.left_weighted:
+            return [variable.value for variable in self.model.metrics_variables]
+        if self._sums is None:
+            self._sums = [v.value for metric in self.sums.metrics for v in metric.variables]
+        return self._sums
+
+    def set_guard(self, settings: GuardSettings):
+        """Sets which updates are skipped."""
+        self.guard.settings = settings
+
+    def look(self, wait: bool) -> SkippedUpdates | None:
+        """What has been skipped; None where the host would have to wait and `wait` is false."""
+        return self.guard.look(wait)
+
+    def gradients_again(self, data, seen):
+        """Forward and backward of a batch once more, layer by layer."""
+        model, trained, parts = self.model, self.trained(), []
+        unit = unit_of(self.note_shape(data[1]))
+
+        def again(rows):
+            x, y, sample_weight, counts = rows
+            passed = self.forward(x, y, sample_weight, True, unit, counts)
+            gradients = torch.autograd.grad(passed.objective, trained.tensors, allow_unused=True)
+            parts.append((passed.objective.detach(), *gradients))
+
+        changed = [v for v in trained.every if not v.trainable and len(v.shape) < 2]
+        restore = Snapshot([*model.metrics_variables, *changed])
+        devices = [tensor.device for tensor in trained.tensors[:1] if tensor.is_cuda]
+        was_eager, model.run_eagerly = model.run_eagerly, True
+        try:
+            with torch.random.fork_rng(devices), layers_seen(model, seen):
+                MicroBatches(self.micro_batches.size).run(data, again, None)
+        finally:
+            model.run_eagerly = was_eager
+            restore()
+        loss, *gradients = [
+            None if values[0] is None else sum(values) for values in zip(*parts, strict=True)
+        ]
+        return loss, gradients
+
     # What others ask
 
     def gradient_norm(self) -> float | None:
@@ -266,6 +354,9 @@ class TorchStep(Step):
     def running_sums(self):
         """Copies what grows from an epoch's beginning; see `Step.running_sums`."""
         sums = [variable.value for variable in self.summed_variables()]
+        if self.guard.spoiled is not False:
+            # Nothing is left of the epoch yet.
+            sums = [values.nan_to_num(0.0, 0.0, 0.0) for values in sums]
         learning_rate = self.optimizer.learning_rate
         return HostCopies([*sums, self.norms.total, self.norms.count, learning_rate]).read
 
@@ -277,13 +368,15 @@ class TorchStep(Step):
             layers, why_layers = "eager", f"no graph: {self.captured.reason}"
         else:
             layers, why_layers = "graph", ""
-        return self.description(layers, why_layers, self.policy.describe())
+        guard = self.guard.settings, int(self.guard.total)
+        return self.description(layers, why_layers, self.policy.describe(), *guard)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""
         return {
             "window": self.accumulator.state_dict(self.trained().every_tensor),
             "norms": (self.norms.total, self.norms.count),
+            "guard": self.guard.state_dict(),
             "metrics": [variable.value.clone() for variable in self.model.metrics_variables],
             "micro_batch_size": self.micro_batches.size,
             "tokens_per_update": self.tokens_per_update,
@@ -299,6 +392,7 @@ class TorchStep(Step):
         )
         self.accumulator.load_state_dict(state["window"], self.trained().every_tensor)
         self.norms.total, self.norms.count = state["norms"]
+        self.guard.load_state_dict(state["guard"])
         for variable, value in zip(self.model.metrics_variables, state["metrics"], strict=True):
             variable.value.copy_(value)
         self.micro_batches.size = state["micro_batch_size"]
@@ -320,7 +414,19 @@ class TrainedVariables:
         self.variables = model.trainable_variables
         self.tensors = [variable.value for variable in self.variables]
         self.are_regularized = any(v.regularizer is not None for v in self.variables)
+        # What layers may assign to in a forward pass, such as moving averages: small numbers that
+        # are not trained, and, from the second batch on, that the first one has changed.
+        others = [v.value for v in self.every if not v.trainable and len(v.shape) < 2]
+        self.state = [tensor for tensor in others if tensor.is_floating_point()]
+        self.versions = [tensor._version for tensor in self.state]
         self.marks = self.marks_now()
+
+    def forget_constants(self):
+        """Drops from `state` what a batch has left alone."""
+        if self.versions is not None:
+            pairs = zip(self.state, self.versions, strict=True)
+            self.state = [tensor for tensor, version in pairs if tensor._version != version]
+            self.versions = None
 
     def are_watched(self) -> bool:
         """Whether somebody wants to see each gradient while PyTorch computes it."""
