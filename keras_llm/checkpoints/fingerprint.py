@@ -110,7 +110,7 @@ def changes(before: dict, now: dict, parts: tuple[str, ...]) -> list[str]:
 def data_facts(data) -> dict[str, Any]:
     """What identifies data: what it says itself, or the shapes of arrays and some of their rows."""
     if hasattr(data, "fingerprint"):
-        return data.fingerprint()
+        return data.fingerprint() | {"seed": data.state_dict().get("seed")}
     leaves = keras.tree.flatten(data)
     if not all(hasattr(leaf, "dtype") and len(getattr(leaf, "shape", ())) for leaf in leaves):
         return {"class": type(data).__name__}

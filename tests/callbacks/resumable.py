@@ -50,6 +50,9 @@ class Rows:
     def __getitems__(self, rows):
         return X[rows], Y[rows]
 
+    def fingerprint(self):
+        return {"tokens": "those of this file"}
+
 
 def gpt2():
     import transformers
