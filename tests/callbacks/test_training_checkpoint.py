@@ -28,7 +28,7 @@ def compiled(d_model=8, learning_rate=1e-2, optimizer=None, **options):
     model = models.CausalTransformer(VOCAB, d_model, 1, 2, max_length=8)
     optimizer = optimizer or optimizers.AdamW(learning_rate, **options)
     loss = losses.MaskedSparseCategoricalCrossentropy(0)
-    model.compile(optimizer, loss, metrics=[metrics.MaskedTokenAccuracy(0)])
+    model.compile(optimizer, loss, metrics=[metrics.MaskedTokenAccuracy(ignore_index=0)])
     return model
 
 

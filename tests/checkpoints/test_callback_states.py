@@ -71,11 +71,15 @@ def test_callbacks_of_one_class_keep_their_order_and_the_rest_is_named():
 
 def test_callbacks_inside_of_an_evaluation_are_asked():
     inner = keras.callbacks.EarlyStopping("val_loss")
-    states = CallbackStates([callbacks.Evaluation(None, 3, callbacks=[inner])])
+    states = CallbackStates(
+        [callbacks.Evaluation((np.ones((2, 3)), np.ones((2, 3))), 3, callbacks=[inner])]
+    )
     inner.wait = 4
     saved = states.state_dict()
     again = keras.callbacks.EarlyStopping("val_loss")
-    CallbackStates([callbacks.Evaluation(None, 3, callbacks=[again])]).load_state_dict(saved)
+    CallbackStates(
+        [callbacks.Evaluation((np.ones((2, 3)), np.ones((2, 3))), 3, callbacks=[again])]
+    ).load_state_dict(saved)
     assert again.wait == 4
 
 
