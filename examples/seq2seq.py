@@ -13,7 +13,7 @@ from pathlib import Path
 import keras_llm  # noqa: F401  isort: skip  (chooses PyTorch, unless KERAS_BACKEND says otherwise)
 import keras
 
-from keras_llm import data, losses, metrics, models, optimizers, schedules
+from keras_llm import callbacks, data, losses, metrics, models, optimizers, schedules
 
 
 def main():
@@ -56,8 +56,18 @@ def main():
             metrics.MaskedTokenAccuracy(ignore_index=phonemes.pad_id, name="accuracy"),
         ],
     )
-    model.fit(train, validation_data=valid, epochs=args.epochs, verbose=args.verbose)
-    args.output.mkdir(parents=True, exist_ok=True)
+    watching = [callbacks.TrainingReport(args.output / "report.html", title="Letters to phonemes")]
+    if args.full:
+        # Hours on two cores. If it is stopped, the same command goes on where it was.
+        folder = args.output / "checkpoints"
+        watching.append(callbacks.TrainingCheckpoint(folder, every_minutes=5))
+    model.fit(
+        train,
+        validation_data=valid,
+        epochs=args.epochs,
+        verbose=args.verbose,
+        callbacks=watching,
+    )
     model.save(args.output / "model.keras")
     print(f"Saved {args.output / 'model.keras'}")
 

@@ -78,6 +78,9 @@ def test_program_1(folder, capsys):
     assert {"loss", "perplexity", "masked_token_accuracy"} == set(logs)
     run(sample, **names)
     assert capsys.readouterr().out.startswith("The with statement")
+    (stopped,) = blocks("A run that is stopped")
+    run(stopped.replace("500", "5"), **names)
+    assert run(stopped, **names)["model"].history.epoch == [0, 1, 2, 3]
     (by_steps,) = blocks("Steps instead of epochs")
     kept = run(by_steps.replace("2_000", "20").replace("500", "5"), **names)
     assert [point["step"] for point in kept["history"].steps if "val_loss" in point][-1] == 20
