@@ -140,6 +140,7 @@ def test_shapes_and_formulas(
 @pytest.mark.parametrize(
     ("share", "more"), [(0.0, 0), (0.0, 70), (0.1, 0), (0.6, 0), (0.6, 70), (1.0, 0)]
 )
+@pytest.mark.slow
 def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     # As on a GPU, where nobody can ask how many rows have a weight.
     monkeypatch.setattr(vocabulary_pass_module.facts, "is_on_host", lambda tensor: False)
@@ -172,6 +173,7 @@ def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     [(case, None) for case in CASES] + [(case, 0.7) for case in CASES[::5]],
     ids=lambda value: value[0].name if isinstance(value, tuple) else str(value),
 )
+@pytest.mark.slow
 def test_every_formula(case, soft_cap, chunks_of_seven):
     loss, formula = case
     leaves, labels, weights = make_inputs(11, 4, 9, torch.float64)
@@ -190,6 +192,7 @@ def test_every_formula(case, soft_cap, chunks_of_seven):
     ("logits_dtype", "soft_cap"), [(torch.float32, None), (None, None), (torch.float32, 4.3)]
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.slow
 def test_half_precision_is_as_good_as_its_roundings(dtype, logits_dtype, soft_cap, monkeypatch):
     monkeypatch.setattr(fused_rows, "LOGITS_DTYPE", logits_dtype)
     leaves, labels, weights = make_inputs(20, 16, 300, dtype)
