@@ -166,9 +166,10 @@ class FiniteGuard(keras.callbacks.Callback):
 
     def cause(self, age: int) -> str:
         """What made an update of so many batches ago not finite; empty where it is not known."""
-        step = self.step
-        if self.told >= TOLD or step.held is None:
+        if self.told >= TOLD or self.step.held is None:
             return ""
+        # On JAX this gives the variables their values.
+        step = self.model.step
         end = len(step.held) - age
         for data in [*step.held][max(0, end - step.accumulation) : max(0, end)]:
             try:

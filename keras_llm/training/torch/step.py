@@ -222,7 +222,8 @@ class TorchStep(Step):
         skip = self.guard.decide(norm, overflows=scales)
         if known:
             # Where a loss scale overflows, which its optimizer waits to know, there is no update.
-            self.norms.add(norm, skip or (scales and not norm.isfinite()))
+            overflows = scales and not norm.isfinite()
+            self.norms.add(norm, True if overflows else skip)
         self.apply_unless(skip, norm, *self.with_gradients(gradients, trained.variables))
         self.accumulator.start(trained.every_tensor, 1.0)
 
