@@ -2,6 +2,6 @@
 
 from keras_llm.checkpoints.files import DamagedCheckpointError
 from keras_llm.checkpoints.folder import CheckpointFolder, Found
-from keras_llm.checkpoints.lock import FolderInUseError
+from keras_llm.folder_lock import FolderInUseError
 
 __all__ = ["CheckpointFolder", "DamagedCheckpointError", "FolderInUseError", "Found"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_llm.checkpoints.state_tree import unpack
 from keras_llm.checkpoints.tensor_file import read_tensors, write_tensors
+from keras_llm.synced_file import sync_folder
 
 STATE, TENSORS, MANIFEST, MARKER = "state.json", "tensors.safetensors", "manifest.json", "complete"
 FORMAT = 1
@@ -106,17 +107,6 @@ def write_bytes(path: Path, content: bytes) -> tuple[int, str]:
         file.flush()
         os.fsync(file.fileno())
     return len(content), hashlib.sha256(content).hexdigest()
-
-
-def sync_folder(path: Path) -> None:
-    """Brings the names in a folder to the disk, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

@@ -13,7 +13,7 @@ from keras_llm.checkpoints.files import (
     remove,
     write_checkpoint,
 )
-from keras_llm.checkpoints.lock import FolderLock
+from keras_llm.folder_lock import FolderLock
 
 # No time in it: a clock may go back.
 NAME = re.compile(r"step_(\d+)_epoch_(\d+)")
@@ -64,7 +64,7 @@ class CheckpointFolder:
 
     def __init__(self, path, keep: int):
         self.path, self.keep = Path(path), keep
-        self.lock = FolderLock(self.path / "lock")
+        self.lock = FolderLock(self.path / "lock", "its checkpoints")
         self._bad: set[str] = set()
         # What this object has read or written whole, the last one last.
         self.good: list[str] = []

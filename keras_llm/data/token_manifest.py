@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_llm.data.synced_file import synced_file
 from keras_llm.data.token_array import id_dtype
+from keras_llm.synced_file import synced_file
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "keras_llm tokens", 1

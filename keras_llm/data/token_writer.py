@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_llm.data.synced_file import synced_file
 from keras_llm.data.token_chunks import Chunk
 from keras_llm.data.token_encoder import Encoded
 from keras_llm.data.token_manifest import OFFSET_DTYPE, Manifest, Shard, shard_files
+from keras_llm.synced_file import synced_file
 
 
 class TextChangedError(Exception):

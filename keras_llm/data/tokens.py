@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keras_llm.arguments import check_positive_int
-from keras_llm.data.folder_lock import folder_lock
 from keras_llm.data.hugging_face_tokenizer import as_tokenizer
-from keras_llm.data.synced_file import sync_folder
 from keras_llm.data.token_chunks import Chunk
 from keras_llm.data.token_encoder import id_reader, text_encoder
 from keras_llm.data.token_manifest import MANIFEST, Manifest, differences
@@ -18,7 +16,9 @@ from keras_llm.data.token_sources import TokenSource
 from keras_llm.data.token_writer import TextChangedError, write_shards
 from keras_llm.data.tokenizer import Tokenizer
 from keras_llm.data.tokenizer_fingerprint import tokenizer_fingerprint
+from keras_llm.folder_lock import FolderLock
 from keras_llm.names_elsewhere import names_elsewhere
+from keras_llm.synced_file import sync_folder
 
 SHARD_BYTES = 2**26
 CHUNK_BYTES = 2**20
@@ -95,7 +95,7 @@ def tokens(
         ValueError: the directory holds other tokens, the source is empty or a part of it is no
             text, or an id of padding is in it.
         FileNotFoundError: a file is missing.
-        RuntimeError: another process writes to the directory.
+        FolderInUseError: another process writes to the directory.
 
     Example:
 
@@ -123,7 +123,7 @@ def tokens(
     if not overwrite and is_up_to_date(directory, wanted, verify):
         return TokenShards(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with folder_lock(directory, "directory"):
+    with FolderLock(directory / ".lock", "tokens"):
         if overwrite:
             _remove_tokens(directory)
         manifest = _read_same(directory, wanted) or wanted

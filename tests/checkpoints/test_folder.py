@@ -290,9 +290,9 @@ def test_the_lock_ends_with_its_process_also_where_it_has_forked(folder):
     folder.close()
     code = (
         "import os, sys, time\n"
-        "from keras_llm.checkpoints.lock import FolderLock\n"
+        "from keras_llm.folder_lock import FolderLock\n"
         "from pathlib import Path\n"
-        "FolderLock(Path(sys.argv[1]) / 'lock').acquire()\n"
+        "FolderLock(Path(sys.argv[1]) / 'lock', 'its checkpoints').acquire()\n"
         "if os.fork() == 0: time.sleep(60)\n"
         "print('locked', flush=True)\n"
         "time.sleep(60)\n"

@@ -12,7 +12,7 @@ import pytest
 
 from keras_llm import data
 from keras_llm.data import token_sources
-from keras_llm.data.folder_lock import folder_lock
+from keras_llm.folder_lock import FolderInUseError, FolderLock
 from tests.data.token_folders import SHARD_BYTES, encode, files_of, write_text
 
 pytestmark = pytest.mark.backend_free
@@ -131,7 +131,7 @@ def test_stopped_anywhere_it_goes_on(tmp_path, word_tokenizer, monkeypatch, name
 CHILD = """
 import os, pathlib, signal, sys
 from keras_llm import data
-from keras_llm.data import synced_file
+from keras_llm import synced_file
 folder, kind, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 def texts():
@@ -238,8 +238,8 @@ def test_the_second_process_refuses(tmp_path, text, word_tokenizer):
     folder = tmp_path / "tokens"
     folder.mkdir()
     with (
-        folder_lock(folder, "directory"),
-        pytest.raises(RuntimeError, match=r"directory is being written by another process.*tokens"),
+        FolderLock(folder / ".lock", "tokens"),
+        pytest.raises(FolderInUseError, match="another run writes tokens there"),
     ):
         encode(text, word_tokenizer, folder)
     encode(text, word_tokenizer, folder)

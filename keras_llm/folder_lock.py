@@ -13,7 +13,7 @@ except ImportError:  # Windows
 
 
 class FolderInUseError(BlockingIOError):
-    """Another process, or another callback of this one, writes into the folder."""
+    """Another process, or another part of this one, writes into the folder."""
 
 
 class FolderLock:
@@ -24,13 +24,28 @@ class FolderLock:
 
     Args:
         path: The file. Its folder must exist when `acquire` is called.
+        what: What is written into the folder, for the error.
+
+    Example:
+
+    >>> import tempfile
+    >>> with FolderLock(Path(tempfile.mkdtemp(), "lock"), "tokens") as lock:
+    ...     lock.path.exists()
+    True
     """
 
     # Those that this process holds.
     held: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
-    def __init__(self, path: Path):
-        self.path, self._file = path, None
+    def __init__(self, path: Path, what: str):
+        self.path, self.what, self._file = path, what, None
+
+    def __enter__(self):
+        self.acquire()
+        return self
+
+    def __exit__(self, *_):
+        self.release()
 
     def acquire(self) -> None:
         """Takes the lock, unless it is held already.
@@ -51,8 +66,8 @@ class FolderLock:
                 file.seek(0)
                 owner = file.read(200).strip() or "unknown"
             raise FolderInUseError(
-                f"{self.path.parent} is in use: another run writes its checkpoints there ({owner})."
-                " Wait until it has ended, end it, or give another directory."
+                f"{self.path.parent} is in use: another run writes {self.what} there ({owner}). "
+                "Wait until it has ended, end it, or give another directory."
             ) from error
         except OSError:
             # A file system without locks.
