@@ -174,7 +174,9 @@ ELSEWHERE = ("clipped", "keras", "windows", "pieces")
 
 @pytest.mark.parametrize("case", CASES if BACKEND == "torch" else ELSEWHERE)
 def test_weights_and_report(case, monkeypatch):
-    check_run(*CASES[case], 18 if case == "windows" else 24, monkeypatch)
+    count = 18 if case == "windows" else 24
+    # Elsewhere a batch that is explained is compiled, operation by operation.
+    check_run(*CASES[case], count if BACKEND == "torch" else 7, monkeypatch)
 
 
 @pytest.mark.torch_only
@@ -208,8 +210,7 @@ def check_run(make, arguments, count, monkeypatch):
     left_out = {last - i for last in wanted for i in range(size)}
     kept = [batch for batch in range(BATCHES) if batch not in left_out]
     again = build(make(), **arguments)
-    again.step.set_guard(callbacks.FiniteGuard(skip=False).settings)
-    fit(again, [array[kept] for array in data], callbacks.FiniteGuard(skip=False), Break({}))
+    fit(again, [array[kept] for array in data], Break({}))
     assert int(again.optimizer.iterations) == int(model.optimizer.iterations)
     for mine, theirs in zip(weights, state_of(again), strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -314,11 +315,11 @@ def test_a_loss_scale_overflows_as_ever():
     data, _, _ = data_with_faults(0)
     data = [array[:3] for array in data]
     data[2][:2] = 1e4
-    loss = losses.MaskedSparseCategoricalCrossentropy(ignore_index=0, reduction="sum")
+    summed = losses.MaskedSparseCategoricalCrossentropy(ignore_index=0, reduction="sum")
 
     def run(guard):
         inner = keras.optimizers.SGD(0.01)
-        model = build(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**120), loss)
+        model = build(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**120), summed)
         history = fit(model, data, guard).history
         return state_of(model), history["loss"], float(model.optimizer.dynamic_scale)
 
