@@ -4,6 +4,8 @@ A loss or a metric of a language model is a sum over the tokens that count, divi
 over micro-batches, steps, ranks and epochs. Means do not. So everything here passes sums around.
 """
 
+import contextlib
+import contextvars
 from typing import Any, NamedTuple
 
 import keras
@@ -268,9 +270,27 @@ def token_weights(counts, sample_weight, mask, dtype, signed=False):
         weights = weights * factor
     if sample_weight is not None:
         values = host_values(weights)
-        if values is not None:
+        is_skipped = values is not None and _skips.get() and not np.isfinite(values).all()
+        if values is not None and not is_skipped:
             check_weights(values, signed)
         else:
             invalid = ~ops.isfinite(weights)
             invalid = invalid if signed else invalid | (weights < 0)
     return weights, invalid
+
+
+# Whether weights that are not finite are invalid and no error.
+_skips = contextvars.ContextVar("skips", default=False)
+
+
+@contextlib.contextmanager
+def skipped_weights():
+    """Context manager of a training step: a weight that is not finite is no error, it is invalid.
+
+    On a GPU its value cannot be seen, and `FiniteGuard` skips the batch: so it does everywhere.
+    """
+    token = _skips.set(True)
+    try:
+        yield
+    finally:
+        _skips.reset(token)

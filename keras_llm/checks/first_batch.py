@@ -24,7 +24,7 @@ from keras_llm.checks.sanity_warning import warn
 from keras_llm.checks.schedule_checks import schedule_message
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.losses.uniform_loss import uniform_loss
-from keras_llm.token_statistics import is_counted, token_weights
+from keras_llm.token_statistics import is_counted, skipped_weights, token_weights
 
 # The rows and positions of the predictions that are looked at: all of them may be large.
 LOOKED_AT = (slice(1), slice(8))
@@ -148,7 +148,8 @@ def read(model, batch) -> Batch | None:
         return None
     ignored = ignored_label(loss)
     counts = np.ones(labels.shape, bool) if ignored is None else is_counted(labels, ignored)
-    weights, _ = token_weights(counts, sample_weight, None, "float32", signed=True)
+    with skipped_weights():
+        weights, _ = token_weights(counts, sample_weight, None, "float32", signed=True)
     counts = to_numpy(weights) != 0
     return Batch(next_token_inputs(model, x, labels.shape), labels, counts, ignored)
 

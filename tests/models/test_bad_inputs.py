@@ -184,20 +184,18 @@ def test_a_tokenizer_of_more_ids_than_the_model(model):
 
 @pytest.mark.torch_only
 def test_a_weight_that_cannot_be_seen_spares_the_weights(monkeypatch):
-    """As on a GPU, where to look at a value is to wait for it: the loss says that it is wrong."""
+    """As on a GPU, where to look at a value is to wait for it: the update is skipped."""
     monkeypatch.setattr("keras_llm.token_statistics.host_values", lambda tensor: None)
     monkeypatch.setattr("keras_llm.backend.ids.host_values", lambda tensor: None)
     monkeypatch.setattr("keras_llm.training.token_model.host_values", lambda tensor: None)
-    after = {}
     for bad in (0.0, NAN, INF, -1.0):
         sample_weight = WEIGHTS.copy()
         sample_weight[1, 1] = bad
         keras.utils.set_random_seed(0)
         model = models.CausalTransformer(V, 8, 1, 2, max_length=8)
         model.compile(keras.optimizers.SGD(0.1), CE(0), jit_compile=False)
+        before = model.get_weights()
         loss = model.train_on_batch(X, X, sample_weight=sample_weight)
         assert np.isnan(loss) == (bad != 0)
-        after[bad] = model.get_weights()
-    for each in after.values():
-        for got, want in zip(each, after[0.0], strict=True):
-            np.testing.assert_allclose(got, want, rtol=1e-6)
+        kept = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+        assert all(kept) == (bad != 0)

@@ -133,17 +133,22 @@ def data_with_faults(count, kinds=KINDS, accumulation=1):
     return (x, y, weights), faults, broken
 
 
+class Batches(keras.utils.PyDataset):
+    """Batches that `fit` cannot look through before it begins, as it does with arrays."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def __len__(self):
+        return len(self.data[0])
+
+    def __getitem__(self, index):
+        return tuple(array[index] for array in self.data)
+
+
 def fit(model, data, *more, **arguments):
-    x, y, weights = (array.reshape(-1, 3) for array in data)
-    return model.fit(
-        *(x, y),
-        batch_size=ROWS,
-        sample_weight=weights,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(more),
-        **arguments,
-    )
+    return model.fit(Batches(data), shuffle=False, verbose=0, callbacks=list(more), **arguments)
 
 
 def state_of(model):
@@ -255,7 +260,7 @@ def test_train_on_batch_skips_and_shows_nan():
     (x, y, weights), _, _ = data_with_faults(0)
     model = build(optimizers.AdamW(**ADAMW))
     before = model.get_weights()
-    assert np.isnan(model.train_on_batch(x[0], y[0], np.full_like(weights[0], np.nan)))
+    assert np.isnan(model.train_on_batch(np.full_like(x[0], NAN[0]), y[0], weights[0]))
     assert int(model.optimizer.iterations) == 0
     for mine, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -367,7 +372,7 @@ def test_the_counts_are_part_of_the_state():
     optimizer = optimizers.AdamW(**ADAMW, gradient_accumulation_steps=2)
     model, other = build(optimizer), build(optimizers.AdamW(**ADAMW, gradient_accumulation_steps=2))
     for _ in range(5):
-        model.train_on_batch(x[0], y[0], np.full_like(weights[0], np.nan))
+        model.train_on_batch(np.full_like(x[0], NAN[0]), y[0], weights[0])
     other.train_on_batch(x[0], y[0], weights[0])
     other.step.load_state_dict(model.step.state_dict())
     # The rest of the window that has the NaN.

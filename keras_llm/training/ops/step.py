@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_llm.backend.host import to_float, to_numpy
 from keras_llm.backend.keras_private import jax_state
+from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.ops.gradients import (
     apply_if,
     apply_unless,
@@ -82,6 +83,7 @@ class CompiledStep(Step):
 
     # Batches
 
+    @skipped_weights()
     def train_batch(self, *state_and_data):
         """One batch, and an update if enough batches are there."""
         self.traces += 1

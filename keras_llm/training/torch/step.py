@@ -9,6 +9,7 @@ from keras_llm.backend.keras_private import all_layers
 from keras_llm.backend.layer_settings import LayerSettings
 from keras_llm.backend.torch.gradient_clipping import global_norm
 from keras_llm.optimizers.optimizer import Optimizer
+from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.arrays import as_arrays
 from keras_llm.training.step import (
     GuardSettings,
@@ -59,6 +60,7 @@ class TorchStep(Step):
         taken = on_host(data, batch_size, steps, shuffle)
         return (data, shuffle) if taken is None else ((taken, None, None), False)
 
+    @skipped_weights()
     def train_batch(self, data):
         """One batch, and an update if enough batches are there; returns the logs."""
         check_one_process()
