@@ -87,7 +87,8 @@ def compiled(of):
     if of.get("scaled"):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 2.0**8, dynamic_growth_steps=3)
     if of.get("loss") == "keras":
-        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PAD)
+        model.compile(optimizer, loss)
         return model
     model.compile(
         optimizer,
