@@ -197,10 +197,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_wanted = self._is_better() or self._is_due() or self._schedule.is_by_epochs()
         if self._run.stopping is not None:
             self._save_and_tell()
-            raise self._run.stopping
-        if self._run.is_over() or self.model.stop_training:
-            return
-        if is_wanted:
+        elif is_wanted and not (self._run.is_over() or self.model.stop_training):
             self._save()
 
     def on_train_end(self, logs=None):

@@ -93,7 +93,7 @@ def compiled(of):
     model.compile(
         optimizer,
         losses.MaskedSparseCategoricalCrossentropy(PAD, label_smoothing=0.1),
-        metrics=[metrics.Perplexity(PAD), metrics.MaskedTokenAccuracy(PAD)],
+        metrics=[metrics.Perplexity(PAD), metrics.MaskedTokenAccuracy(ignore_index=PAD)],
         micro_batch_size=of.get("micro_batch_size"),
     )
     return model
