@@ -197,6 +197,15 @@ def set_global_seed_state(value) -> None:
         seeds.global_seed_generator().state.assign(value)
 
 
+def choose_direction(callback) -> None:
+    """Has a callback with a `monitor` decide whether more or less is better.
+
+    It would do so when its first epoch ends, and change its `min_delta` with it.
+    """
+    if getattr(callback, "monitor_op", False) is None and hasattr(callback, "_set_monitor_op"):
+        callback._set_monitor_op()
+
+
 def jax_state(model) -> dict:
     """What Keras's JAX trainer has in place of a model's variables while it trains, by kind.
 

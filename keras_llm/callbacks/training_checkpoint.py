@@ -180,9 +180,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Writes a checkpoint where one is due, and the last one is on the disk."""
         self._report()
+        # After an epoch's last batch its end comes next, and is a better place to go on from.
+        is_last = self._run.position.batch == self._run.batches
         if self._run.stopping is not None:
             self._save_and_tell()
-        elif self._is_better() or (self._is_due() and not self._writer.is_busy()):
+        elif not is_last and (self._is_better() or (self._is_due() and not self._writer.is_busy())):
             self._save()
 
     def on_test_begin(self, logs=None):
@@ -197,10 +199,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_wanted = self._is_better() or self._is_due() or self._schedule.is_by_epochs()
         if self._run.stopping is not None:
             self._save_and_tell()
-            raise self._run.stopping
-        if self._run.is_over() or self.model.stop_training:
-            return
-        if is_wanted:
+        elif is_wanted and not (self._run.is_over() or self.model.stop_training):
             self._save()
 
     def on_train_end(self, logs=None):

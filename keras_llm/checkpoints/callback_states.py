@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_llm.backend.keras_private import choose_direction
 from keras_llm.checkpoints.state_tree import is_plain, pack
 
 # What Keras gives every callback.
@@ -58,6 +59,7 @@ class CallbackStates:
             if has_own_state(callback):
                 callback.load_state_dict(state)
             else:
+                choose_direction(callback)
                 vars(callback).update(state)
         return [name for name, left in waiting.items() if any(left)]
 

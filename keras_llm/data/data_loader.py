@@ -1,6 +1,5 @@
 """The torch DataLoader that `fit` reads: its position can be saved and restored."""
 
-import itertools
 import multiprocessing
 from typing import Any
 
@@ -96,9 +95,12 @@ class DataLoader(torch.utils.data.DataLoader):
         if self._repeats_one:
             rows = next(self._remaining.order.batches(epoch))
             batch = self._with_unknown_length(_as_tensors(self.dataset.__getitems__(rows)))
-            yield from itertools.repeat(batch, first)
+            for step in range(first):
+                if step + 1 == len(self):
+                    # Before the last one is taken: nobody may ask for another.
+                    self._move_to(epoch + 1, 0)
+                yield batch
             if first == len(self):
-                self._move_to(epoch + 1, 0)
                 return
         for step, batch in enumerate(super().__iter__(), first):
             if step + 1 < len(self):

@@ -138,9 +138,6 @@ class FiniteGuard(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Looks at the rest of the epoch."""
         self.look(wait=True)
-        if (run := self.model.run) is not None and run.stopping is not None:
-            # No batch may follow that would end the run.
-            raise run.stopping
 
     def end_run(self) -> None:
         """Lets the batches go, also after an error."""

@@ -208,6 +208,9 @@ class Run(keras.callbacks.CallbackList):
         if validation:
             self.record(validation)
         super().on_epoch_end(epoch, logs)
+        if self.stopping is not None:
+            # No batch may follow that would end the run.
+            raise self.stopping
         if self.position.epoch == self.epochs:
             self.tell_if_short()
 

@@ -28,7 +28,7 @@ Y[np.arange(LENGTH) > np.arange(ROWS)[:, None] % LENGTH] = PAD
 RUNS = {
     "accumulation": {"accumulation": 3},
     "adafactor": {"optimizer": "adafactor", "accumulation": 2},
-    # A checkpoint at an epoch's last batch, before its validation.
+    # Due at an epoch's last batch: written after its validation.
     "micro_batches": {"micro_batch_size": 3, "every_steps": 11},
     "arrays": {"data": "arrays", "watchers": True, "every_steps": None},
     "averages": {"use_ema": True, "ema_overwrite_frequency": 7},
@@ -87,7 +87,8 @@ def compiled(of):
     if of.get("scaled"):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 2.0**8, dynamic_growth_steps=3)
     if of.get("loss") == "keras":
-        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PAD)
+        model.compile(optimizer, loss)
         return model
     model.compile(
         optimizer,

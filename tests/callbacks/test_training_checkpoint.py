@@ -79,11 +79,11 @@ def kill():
 def test_when_it_is_written(tmp_path):
     seen = []
     watch = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda *_: time.sleep(0.02) or seen.append(steps_in(tmp_path))
+        on_train_batch_begin=lambda batch, logs: seen.append(steps_in(tmp_path))
     )
     fit(tmp_path, watch, keep=3)
     assert steps_in(tmp_path) == [(10, 1), (9, 0), (6, 0)]
-    assert [(3, 0)] in seen
+    assert seen[0] == []
     assert sorted(os.listdir(tmp_path / "step_000000009_epoch_0000")) == [
         "complete", "manifest.json", "state.json", "tensors.safetensors",
     ]  # fmt: skip

@@ -18,7 +18,7 @@ def changed(callback):
 
 
 def test_the_attributes_that_have_changed_are_the_state():
-    callback = keras.callbacks.EarlyStopping("loss", patience=3)
+    callback = keras.callbacks.EarlyStopping("loss", patience=3, mode="min")
     states = CallbackStates([callback])
     callback.on_train_begin()
     states.training_begins()
@@ -28,7 +28,7 @@ def test_the_attributes_that_have_changed_are_the_state():
     assert {"wait", "best", "best_weights"} <= set(state["state"])
     assert not {"patience", "monitor", "params"} & set(state["state"])
 
-    other = keras.callbacks.EarlyStopping("loss", patience=7)
+    other = keras.callbacks.EarlyStopping("loss", patience=7, mode="min")
     assert CallbackStates([other]).load_state_dict([state]) == []
     assert (other.wait, other.best, other.patience) == (2, 0.5, 7)
     np.testing.assert_array_equal(other.best_weights, [np.ones(2)])
@@ -56,7 +56,7 @@ def test_what_is_as_it_was_made_but_not_as_training_set_it_is_kept():
 
 def test_callbacks_of_one_class_keep_their_order_and_the_rest_is_named():
     def three():
-        return [keras.callbacks.EarlyStopping("loss") for _ in range(3)]
+        return [keras.callbacks.EarlyStopping("loss", mode="min") for _ in range(3)]
 
     made = three()
     states = CallbackStates(made)
@@ -70,15 +70,13 @@ def test_callbacks_of_one_class_keep_their_order_and_the_rest_is_named():
 
 
 def test_callbacks_inside_of_an_evaluation_are_asked():
-    inner = keras.callbacks.EarlyStopping("val_loss")
-    states = CallbackStates(
-        [callbacks.Evaluation((np.ones((2, 3)), np.ones((2, 3))), 3, callbacks=[inner])]
-    )
+    inner = keras.callbacks.EarlyStopping("val_loss", mode="min")
+    states = CallbackStates([callbacks.Evaluation((np.ones(1), np.ones(1)), 3, callbacks=[inner])])
     inner.wait = 4
     saved = states.state_dict()
-    again = keras.callbacks.EarlyStopping("val_loss")
+    again = keras.callbacks.EarlyStopping("val_loss", mode="min")
     CallbackStates(
-        [callbacks.Evaluation((np.ones((2, 3)), np.ones((2, 3))), 3, callbacks=[again])]
+        [callbacks.Evaluation((np.ones(1), np.ones(1)), 3, callbacks=[again])]
     ).load_state_dict(saved)
     assert again.wait == 4
 
