@@ -25,6 +25,8 @@ TEXTS = {
     "docs/learn.md": "learn/index.md",
     "docs/outside_models.md": "learn/outside_models.md",
     "docs/steps.md": "learn/steps.md",
+    "docs/long_runs.md": "learn/long_runs.md",
+    "docs/large_data.md": "learn/large_data.md",
     "benchmarks/RESULTS.md": "results.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
