@@ -53,8 +53,9 @@ def simulate(name, folder, where, number):
 
 def resumed(name, folder):
     disturb(999)
-    # The program itself seeds as before, or not at all: it must not matter.
-    return fit(name, 999, [checkpoint(name, folder)])
+    # Another seed must not matter, unless the kill came before there was a checkpoint.
+    seed = 999 if any(Path(folder).glob("step_*/complete")) else SEED
+    return fit(name, seed, [checkpoint(name, folder)])
 
 
 SHORT = [
