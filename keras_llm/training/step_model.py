@@ -187,14 +187,40 @@ class StepModel(keras.Model):
                     own.pop(step)
                     own |= {} if given is None else {step: given}
 
-        if BACKEND == "torch" or self.step is None:
+        if BACKEND == "torch":
             return made()
+        if self.step is None:
+            return self._given_back(made())
         if kind == "train" and self.built and not self.optimizer.built:
             # For what is trainable now: a callback may freeze a layer before the first batch.
             self.optimizer.build(self.trainable_variables)
         self.step.build()
         self._step_functions[kind] = StepFunction(self.step, made, kind == "train")
-        return self._step_functions[kind]
+        return self._given_back(self._step_functions[kind])
+
+    def _given_back(self, function):
+        """On JAX: the function, and where it fails the variables have their values again.
+
+        Keras takes them away for as long as it runs, and knows them again only after a first step.
+        """
+        if BACKEND != "jax":
+            return function
+
+        def call(state, data):
+            try:
+                return function(state, data)
+            except BaseException:
+                parts = [self.trainable_variables, self.non_trainable_variables]
+                # The state of a step, of one of evaluation, or of one of `predict`.
+                parts += [self.optimizer.variables] if len(state) == 4 else []
+                parts += [self.metrics_variables] if len(state) > 2 else []
+                for variables, values in zip(parts, state, strict=True):
+                    for variable, value in zip(variables, values, strict=True):
+                        if not value.is_deleted():
+                            variable.assign(value)
+                raise
+
+        return call
 
     # What a step asks of a model
 
