@@ -62,7 +62,8 @@ class UpdateGuard:
             variable.assign(ops.where(ops.isfinite(value), value, ops.zeros_like(value)))
         pairs = [(variable, True) for variable in sums]
         pairs += [(v, False) for v in state if is_float(v) and len(v.shape) < 2]
-        return [(v, ops.convert_to_tensor(v), is_sum) for v, is_sum in pairs]
+        # Copies: TensorFlow's tensor of a variable is the variable, with what it will hold.
+        return [(v, ops.copy(v), is_sum) for v, is_sum in pairs]
 
     def end_batch(self, before: list):
         """Takes back what a batch with a loss that is not finite has added.
