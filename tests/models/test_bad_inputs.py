@@ -71,8 +71,6 @@ BATCHES = [
 ]  # fmt: skip
 
 
-# A second batch of a shape is traced first; the tracer warns of the error that then comes.
-@pytest.mark.filterwarnings("ignore:.*runs layer by layer")
 # After a few shapes TensorFlow's graph knows none, and checks of shapes see nothing.
 @pytest.mark.not_tensorflow
 @pytest.mark.parametrize("entrance", ["fit", "evaluate", "train_on_batch", "test_on_batch"])

@@ -60,9 +60,10 @@ class CapturedLayer:
             if graph is not None:
                 self.replayed = True
                 return graph(tensors, self.policy)
-        elif len(self.graphs) < MAX_GRAPHS:
-            self.graphs[key] = None
         outputs = self.layer(inputs, training=training)
+        # Not of inputs that the layer refuses.
+        if key not in self.graphs and len(self.graphs) < MAX_GRAPHS:
+            self.graphs[key] = None
         if keras_mask(outputs) is not None or self.layer.losses:
             self.reason = "a layer makes a mask or adds a loss"
         return outputs
