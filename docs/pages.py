@@ -30,6 +30,7 @@ TEXTS = {
     "benchmarks/RESULTS.md": "results.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
 }
 PAGES = TEXTS | {
     **{
@@ -58,6 +59,7 @@ FOLDERS = (
     "generation",
     "data",
     "callbacks",
+    "checkpoints",
     "training",
     "plots",
 )
