@@ -123,7 +123,7 @@ def run_program(call, log):
             start_new_session=True,
         )
         try:
-            return process.wait(300)
+            return process.wait(900)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
