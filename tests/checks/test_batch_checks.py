@@ -178,7 +178,9 @@ def test_ids_that_the_backend_does_not_refuse():
     x, y = FULL[:, :LENGTH], FULL[:, 1:-1].copy()
     y[0, 0] = VOCAB
     model = compiled(causal(), run_eagerly=False)
-    only(of_fit(model, x, y), "The first batch has the id 31", "1_what_compile_means")
+    # FiniteGuard tells of its own that the update was skipped.
+    found = [text for text in of_fit(model, x, y) if "the update was skipped" not in text]
+    only(found, "The first batch has the id 31", "1_what_compile_means")
 
 
 def test_evidence_has_to_be_overwhelming():
