@@ -164,6 +164,9 @@ model.explain()
 # ->   layers                as one graph, made at the second batch of a shape
 # ->                         not compiled so far: torch.compile would take longer
 # ->                         than it could save
+# ->   not finite            update skipped, 0 so far
+# ->                         a loss or gradient that is infinite or NaN changes
+# ->                         nothing
 # ->   logits                never held: one pass gives loss, metrics, gradients
 # ->                         with sample_weight only if metrics are weighted_metrics
 # ->
