@@ -49,15 +49,17 @@ def check_number(value, name: str, interval: str) -> float:
     """
     low, high = map(float, interval[1:-1].split(","))
     largest = sys.float_info.max  # an int may be larger
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Not numpy's float32, which is compared in float32.
+    number = value if isinstance(value, int) or not is_number else float(value)
     if (
-        not isinstance(value, numbers.Real)
-        or isinstance(value, bool)
-        or not max(low, -largest) <= value <= min(high, largest)
-        or (value == low and interval[0] == "(")
-        or (value == high and interval[-1] == ")")
+        not is_number
+        or not max(low, -largest) <= number <= min(high, largest)
+        or (number == low and interval[0] == "(")
+        or (number == high and interval[-1] == ")")
     ):
         raise ValueError(f"{name} must be a number in {interval}. Received: {name}={value!r}")
-    return float(value)
+    return float(number)
 
 
 def check_bool(value, name: str) -> bool:

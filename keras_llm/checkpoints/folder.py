@@ -60,6 +60,7 @@ class CheckpointFolder:
     ['step_000000003_epoch_0000', 'step_000000002_epoch_0000']
     >>> folder.newest().state
     {'steps': 3}
+    >>> folder.close()
     """
 
     def __init__(self, path, keep: int):
