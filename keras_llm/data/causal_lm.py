@@ -10,7 +10,7 @@ from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.corpus import iterate_rows
 from keras_llm.data.data_loader import LOADER_NAMES, DataLoader, check_batches
 from keras_llm.data.hugging_face_tokenizer import as_tokenizer
-from keras_llm.data.mixture import MixedBlocks, MixtureOrder, check_weights
+from keras_llm.data.mixture import MixedBlocks, MixtureOrder, check_mixture_weights
 from keras_llm.data.token_array import TokenArray
 from keras_llm.data.token_manifest import differences
 from keras_llm.data.token_rows import DocumentRows, StreamRows
@@ -111,7 +111,7 @@ def causal_lm(
             "A mixture, which weights are for, must be a dictionary of sources and have "
             f"shuffle=True. Received: texts of type {type(texts).__name__}, shuffle={shuffle}"
         )
-    check_weights(weights, texts)
+    check_mixture_weights(weights, texts)
     sources = {}
     for name, source in texts.items():
         label = f"texts[{name!r}]"

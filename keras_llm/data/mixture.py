@@ -33,7 +33,7 @@ class MixtureOrder:
     def __init__(
         self, sizes: Mapping[str, int], weights: Mapping[str, float], batch_size: int, seed: int
     ):
-        self.weights = check_weights(weights, sizes)
+        self.weights = check_mixture_weights(weights, sizes)
         self.sizes = np.array(list(sizes.values()))
         self._order = BatchOrder(int(self.sizes.sum()), batch_size, True, seed)
         shares = np.array([self.weights[name] for name in sizes])
@@ -111,7 +111,7 @@ class MixedBlocks:
         return {**common, "tokens": {name: found["tokens"] for name, found in each.items()}}
 
 
-def check_weights(weights: Mapping[str, float], sources: Mapping) -> dict[str, float]:
+def check_mixture_weights(weights: Mapping[str, float], sources: Mapping) -> dict[str, float]:
     """The weights as floats, in the order of the sources.
 
     Raises:

@@ -122,8 +122,8 @@ class FiniteGuard(keras.callbacks.Callback):
         """Has the step keep its latest batches."""
         before = self.step.look(wait=True)
         self.total, self.outliers = before.total, before.outliers
-        size = max(HELD, self.step.accumulation)
-        self.step.held = deque(maxlen=size) if self.settings.skip else None
+        if self.settings.skip:
+            self.step.hold(max(HELD, self.step.accumulation))
         self.told = 0
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
@@ -141,7 +141,7 @@ class FiniteGuard(keras.callbacks.Callback):
 
     def end_run(self) -> None:
         """Lets the batches go, also after an error."""
-        self.step.held = None
+        self.step.hold(0)
 
     def look(self, wait: bool) -> None:
         """Reports what has been skipped since the last look."""

@@ -1,5 +1,7 @@
 """One call of `fit`: where it is, when it ends, and how it goes on after an interruption."""
 
+import contextlib
+import inspect
 import math
 import sys
 from typing import Any, NamedTuple
@@ -29,9 +31,9 @@ class Run(keras.callbacks.CallbackList):
     """The callbacks of one `fit`, and its position, `model.run` while it runs.
 
     A run that continues an earlier one starts at the epoch in which that one ended. Keras takes the
-    batches of this epoch from its first one on; those that are trained already go by without a
-    step and without a word to the callbacks. So numbers of batches and the progress bar are right
-    with any kind of data, and data that knows its position (`continue_at`) does not even read them.
+    batches of this epoch from its first one on. Batches that are trained already are skipped: no
+    step runs and no callback is called. So numbers of batches and the progress bar are right with
+    any kind of data. Data that knows its position (`continue_at`) does not read these batches.
 
     A callback may have three methods that Keras does not know:
 
@@ -58,7 +60,8 @@ class Run(keras.callbacks.CallbackList):
         self.log = None if model.step is None else StepLog(model, self.tell)
         self.position, self.epochs = Position(), epochs
         self.data, self.batches, self.steps, self.tokens = data, batches, steps, tokens
-        self._passed, self._in_epoch = 0, False
+        # Batches of the first epoch that an earlier run has trained.
+        self._trained_before = 0
         self._is_stopped, self.stopping = False, None
         history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
         history.follow(self.log)
@@ -79,7 +82,7 @@ class Run(keras.callbacks.CallbackList):
     @property
     def is_passing(self) -> bool:
         """Whether the next batch was trained before the interruption."""
-        return self._passed < self.position.batch and not self._in_epoch
+        return self._trained_before > 0
 
     def batches_to_come(self) -> int | None:
         """Batches that are not trained yet; None where the data does not tell."""
@@ -106,7 +109,7 @@ class Run(keras.callbacks.CallbackList):
         # Data that was read before this fit does not begin at epoch 0.
         first = self.position.epoch
         self.position = Position(**state["position"])
-        self._is_stopped = state["is_stopped"]
+        self._trained_before, self._is_stopped = self.position.batch, state["is_stopped"]
         self.history.load_state_dict(state["history"])
         if self.log is not None:
             self.log.load_state_dict(state["log"])
@@ -153,14 +156,14 @@ class Run(keras.callbacks.CallbackList):
                 callback.begin_run(self)
 
     def end(self) -> None:
-        """Ends what `begin` began; more than one callback may fail in it."""
-        for callback in self.callbacks:
-            if hasattr(callback, "end_run"):
-                callback.end_run()
+        """Ends what `begin` began, of every callback, even if one of them fails."""
+        with contextlib.ExitStack() as stack:
+            for callback in self.callbacks:
+                if hasattr(callback, "end_run"):
+                    stack.callback(callback.end_run)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Shows the progress bar what is left, where the run ends inside this epoch."""
-        self._passed, self._in_epoch = 0, False
         if self.steps is not None:
             left = self.steps - self.position.steps + self.position.batch
             here = left if self.batches is None else min(left, self.batches)
@@ -170,7 +173,6 @@ class Run(keras.callbacks.CallbackList):
     def on_train_batch_begin(self, batch, logs=None):
         """Keras's, for a batch that is to be trained."""
         if not self.is_passing:
-            self._in_epoch = True
             if self.log is not None:
                 self.log.go_on()
             super().on_train_batch_begin(batch, logs)
@@ -178,10 +180,11 @@ class Run(keras.callbacks.CallbackList):
     def on_train_batch_end(self, batch, logs=None):
         """Keras's, for a batch that was trained; ends the run where it is over."""
         if self.is_passing:
-            self._passed = batch + 1
-            # Then the last epoch was interrupted while it ended.
-            if self._passed == self.position.batch and self.is_over():
-                self.model.stop_training = True
+            if batch + 1 >= self._trained_before:
+                self._trained_before = 0
+                # Then the run was interrupted while its last epoch ended.
+                if self.is_over():
+                    self.model.stop_training = True
             return
         trained = batch + 1 - self.position.batch
         epoch, _, steps = self.position
@@ -254,3 +257,14 @@ def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | Non
         return x.num_batches if isinstance(x, keras.utils.PyDataset) else len(x)
     except (TypeError, NotImplementedError):
         return None  # a stream, such as a DataLoader of an IterableDataset
+
+
+def most_epochs(x, batches: int | None, epochs: int, steps: int | None, tokens: int | None) -> int:
+    """How many epochs `fit` has at most, where `steps` or `tokens` may end it."""
+    if steps is None and tokens is None:
+        return epochs
+    if inspect.isgenerator(x):
+        return 1  # Keras would train its first batches again in every later epoch
+    if steps is None or not batches:
+        return sys.maxsize
+    return math.ceil(steps / batches)

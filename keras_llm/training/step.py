@@ -234,6 +234,10 @@ class Step(ABC):
     def gradient_norm(self) -> float | None:
         """The mean global norm of this epoch's gradients before clipping; None before any."""
 
+    def hold(self, batches: int):
+        """Keeps the latest batches in `held` from now on; none with 0."""
+        self.held = deque(maxlen=batches) if batches else None
+
     @abstractmethod
     def set_guard(self, settings: GuardSettings):
         """Sets which updates are skipped."""

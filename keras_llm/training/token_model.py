@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import inspect
-import math
-import sys
 
 import keras
 from keras import ops
@@ -28,7 +26,7 @@ from keras_llm.training.compile_arguments import (
     resolve,
 )
 from keras_llm.training.finite_guard import FiniteGuard
-from keras_llm.training.run import Run, batches_in, callback_list
+from keras_llm.training.run import Run, batches_in, callback_list, most_epochs
 from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback
 from keras_llm.training.step_model import StepModel
@@ -183,7 +181,6 @@ class TokenModel(StepModel):
         if type(self).compute_loss is TokenModel.compute_loss:
             # Nobody knows what another one does with labels.
             ours.append(FirstBatch(self, (x, y, sample_weight), self._warned))
-            self._waiting = ours[-1]
         if self.step is not None and not validation_split:
             data = (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), shuffle
             (x, y, sample_weight), shuffle = self.step.batches(*data)
@@ -193,12 +190,7 @@ class TokenModel(StepModel):
         batches = batches_in(
             (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), validation_split
         )
-        if (steps or tokens) and inspect.isgenerator(x):
-            epochs = 1  # it can be read once
-        elif tokens is not None or (steps is not None and not batches):
-            epochs = sys.maxsize
-        elif steps is not None:
-            epochs = math.ceil(steps / batches)
+        epochs = most_epochs(x, batches, epochs, steps, tokens)
         limits = {"batches": batches, "epochs": epochs, "steps": steps, "tokens": tokens}
         run = Run(self, x, ours, callbacks, verbose=verbose, **limits)
         run.position = run.position._replace(epoch=kwargs.pop("initial_epoch", 0))
@@ -210,6 +202,7 @@ class TokenModel(StepModel):
             "sample_weight": sample_weight,
         }
         self.run = run
+        self._waiting = next((c for c in ours if isinstance(c, FirstBatch)), None)
         try:
             run.begin()
             if run.is_over() and not run.position.batch:

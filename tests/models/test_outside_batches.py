@@ -72,6 +72,10 @@ def forms():
     yield "streamed datasets", datasets.Dataset.from_list(lists).to_iterable_dataset(), None
 
 
+def _batch_encoding(rows):
+    return transformers.BatchEncoding(_stacked(rows))
+
+
 def _stacked(rows):
     return {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
 
@@ -158,8 +162,7 @@ def labels_inside(kind):
     if kind == "loader":
         return torch.utils.data.DataLoader(rows, 2)
     if kind == "loader of BatchEncoding":
-        collate = lambda rows: transformers.BatchEncoding(_stacked(rows))  # noqa: E731
-        return torch.utils.data.DataLoader(rows, 2, collate_fn=collate)
+        return torch.utils.data.DataLoader(rows, 2, collate_fn=_batch_encoding)
     batches = [_stacked(rows[:2]), _stacked(rows[2:])]
     return Batches(batches) if kind == "PyDataset" else (each for each in batches)
 

@@ -238,9 +238,15 @@ def test_hooks_of_a_run_are_called_also_after_an_exception():
         def end_run(self):
             called.append("end")
 
-    with pytest.raises(InterruptedError):
-        build().fit(X, Y, verbose=0, callbacks=[Hooks()])
-    assert called == ["begin", "end"]
+    class Fails(keras.callbacks.Callback):
+        def end_run(self):
+            called.append("fails")
+            raise OSError
+
+    with pytest.raises(OSError) as caught:
+        build().fit(X, Y, verbose=0, callbacks=[Fails(), Hooks(), Fails()])
+    assert isinstance(caught.value.__context__, OSError | InterruptedError)
+    assert sorted(called) == ["begin", "end", "fails", "fails"]
 
 
 @pytest.mark.backend_free

@@ -82,11 +82,8 @@ def apply_unless(skip, update, variables):
         update: A function without arguments.
         variables: All variables that it reads or assigns.
     """
-    if skip is None:
-        update()
-        return
-    if keras.backend.backend() == "tensorflow":
-        ops.cond(skip, lambda: 0, lambda: (update(), 0)[1])
+    if skip is None or keras.backend.backend() == "tensorflow":
+        apply_if(None if skip is None else ops.logical_not(skip), update, variables)
         return
     # XLA makes the choice while it computes the update; a conditional would keep two copies.
     values = [variable.value for variable in variables]
