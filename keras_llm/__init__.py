@@ -7,6 +7,7 @@ are its arguments, `models` is what it is called on, `data` is what `fit` reads.
 import importlib
 
 from keras_llm import backend  # isort: skip  (chooses the backend before Keras loads)
+from keras_llm import distribution  # isort: skip  (joins the processes that torchrun started)
 from keras_llm import (
     callbacks,
     data,
@@ -25,6 +26,7 @@ __all__ = [
     "backend",
     "callbacks",
     "data",
+    "distribution",
     "explain",
     "generation",
     "layers",

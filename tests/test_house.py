@@ -19,8 +19,9 @@ LOADERS = {"data/data_loader.py", "data/loader.py"}
 # From low to high: a folder imports from its own line and from those above it, never from one
 # below. On one line any order will do, as long as there is no circle.
 ORDER = [
-    {"arguments", "backend", "checkpoints", "folder_lock", "html_template", "json_files"}
+    {"arguments", "backend", "checkpoints", "distribution", "folder_lock", "html_template"}
     | {
+        "json_files",
         "names_elsewhere",
         "registration",
         "replaced_files",

@@ -30,6 +30,9 @@ class JSONLines(keras.callbacks.Callback):
     [10, 20]
     """
 
+    # Of several processes the first has it.
+    only_writes = True
+
     def __init__(self, path: str | os.PathLike):
         super().__init__()
         self.path = Path(path)

@@ -19,6 +19,9 @@ class TensorBoard(keras.callbacks.Callback):
         ImportError: the package `tensorboard` is not installed.
     """
 
+    # Of several processes the first has it.
+    only_writes = True
+
     def __init__(self, directory: str | os.PathLike):
         super().__init__()
         try:

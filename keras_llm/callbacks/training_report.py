@@ -54,6 +54,9 @@ class TrainingReport(keras.callbacks.Callback):
     True
     """
 
+    # Of several processes the first has it.
+    only_writes = True
+
     def __init__(
         self,
         path: str | os.PathLike,

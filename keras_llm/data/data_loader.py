@@ -1,5 +1,6 @@
 """The torch DataLoader that `fit` reads: its position can be saved and restored."""
 
+import contextlib
 import multiprocessing
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 import torch
 
 from keras_llm.arguments import check_bool, check_non_negative_int, check_positive_int
+from keras_llm.data.process_rows import ProcessRows, RowsOfOneProcess
 
 # Not fork: once array_record has read, its threads make a forked process crash.
 START_METHODS = multiprocessing.get_all_start_methods()
@@ -76,10 +78,11 @@ class DataLoader(torch.utils.data.DataLoader):
     def __init__(self, dataset, order, num_workers: int = 0):
         num_workers = check_non_negative_int(num_workers, "num_workers")
         self._remaining = _RemainingBatches(order)
+        self._rows = ProcessRows(self._remaining)
         self._step, self._repeats_one = 0, False
         super().__init__(
             dataset,
-            batch_sampler=self._remaining,
+            batch_sampler=self._rows,
             collate_fn=_as_tensors,
             num_workers=num_workers,
             multiprocessing_context=START_METHOD if num_workers else None,
@@ -102,7 +105,11 @@ class DataLoader(torch.utils.data.DataLoader):
                 yield batch
             if first == len(self):
                 return
-        for step, batch in enumerate(super().__iter__(), first):
+        iterator = super().__iter__()
+        are_cut = self._rows.are_cut
+        for step, batch in enumerate(iterator, first):
+            if are_cut.popleft():
+                batch = RowsOfOneProcess(batch)
             if step + 1 < len(self):
                 self._step = step + 1
             else:
@@ -150,6 +157,19 @@ class DataLoader(torch.utils.data.DataLoader):
         """
         self._move_to(epoch, step)
         self._repeats_one = step > 0
+
+    @contextlib.contextmanager
+    def rows_of_this_process(self):
+        """Context manager: iterations that begin in it read the rows of this process only.
+
+        Where several processes train (`torchrun`), `fit` and `evaluate` iterate in it. Otherwise
+        every process gets whole batches, as a loop by hand expects.
+        """
+        before, self._rows.is_on = self._rows.is_on, True
+        try:
+            yield
+        finally:
+            self._rows.is_on = before
 
     def fingerprint(self) -> dict[str, Any]:
         """Values for JSON that tell this data and its cutting into batches from others.

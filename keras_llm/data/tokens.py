@@ -16,6 +16,7 @@ from keras_llm.data.token_sources import TokenSource
 from keras_llm.data.token_writer import TextChangedError, write_shards
 from keras_llm.data.tokenizer import Tokenizer
 from keras_llm.data.tokenizer_fingerprint import tokenizer_fingerprint
+from keras_llm.distribution import world
 from keras_llm.folder_lock import FolderLock
 from keras_llm.names_elsewhere import names_elsewhere
 from keras_llm.synced_file import sync_folder
@@ -119,11 +120,18 @@ def tokens(
         {**texts.options, "shard_bytes": shard_bytes},
         texts.identity,
     )
-    directory = Path(directory)
-    if not overwrite and is_up_to_date(directory, wanted, verify):
-        return TokenShards(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with FolderLock(directory / ".lock", "tokens"):
+    directory, processes = Path(directory), world()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(processes.first_alone(f"tokens {directory}"))
+        if not processes.is_first:
+            # The first process has just made them, where the disk is the same.
+            overwrite, verbose = False, 0
+            if (found := _read_same(directory, wanted)) is not None and found.complete:
+                return TokenShards(directory)
+        if not overwrite and is_up_to_date(directory, wanted, verify):
+            return TokenShards(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(FolderLock(directory / ".lock", "tokens"))
         if overwrite:
             _remove_tokens(directory)
         manifest = _read_same(directory, wanted) or wanted

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_llm.backend.keras_private import does_nothing
 from keras_llm.checks.sanity_warning import warn
+from keras_llm.distribution import ProcessLostError, world
 from keras_llm.training.run_history import RunHistory
 from keras_llm.training.step_log import StepLog
 
@@ -56,6 +58,9 @@ class Run(keras.callbacks.CallbackList):
 
     def __init__(self, model, data, first, callbacks, *, batches, epochs, steps, tokens, verbose):
         given = callback_list(callbacks)
+        self.world = world()
+        if not self.world.is_first:
+            verbose, given = 0, [callback for callback in given if not writes_files(callback)]
         late = [callback for callback in given if hasattr(callback, "begin_run")]
         self.log = None if model.step is None else StepLog(model, self.tell)
         self.position, self.epochs = Position(), epochs
@@ -63,6 +68,8 @@ class Run(keras.callbacks.CallbackList):
         # Batches of the first epoch that an earlier run has trained.
         self._trained_before = 0
         self._is_stopped, self.stopping = False, None
+        # What `stop` was called with, and whether a callback may stop the run after a batch.
+        self._stop, self._may_stop = None, acts(given, "on_train_batch_end", "on_batch_end")
         history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
         history.follow(self.log)
         others = [c for c in given if c not in late and c is not history]
@@ -130,10 +137,12 @@ class Run(keras.callbacks.CallbackList):
     def stop(self, error: BaseException) -> None:
         """Ends the run after this batch, with an error.
 
-        Callbacks still see the batch's end: what writes checkpoints then writes one, since
-        `stopping` is no longer None.
+        Callbacks still see a batch's end: what writes checkpoints then writes one, since `stopping`
+        is no longer None. Where several processes train, all of them end after the same batch.
         """
-        self.stopping = error
+        self._stop = error
+        if self.world.size == 1:
+            self.stopping = error
 
     def record(self, logs: dict[str, float]) -> None:
         """Adds numbers of this step to the log points, such as those of an evaluation."""
@@ -194,7 +203,10 @@ class Run(keras.callbacks.CallbackList):
         # Before the callbacks: one that writes checkpoints asks whether the run ends here.
         if self.is_over():
             self.model.stop_training = True
+        self.meet_to_stop()
         super().on_train_batch_end(batch, logs)
+        if self._may_stop:
+            self.meet_to_end()
         if self.stopping is not None:
             raise self.stopping
 
@@ -210,12 +222,28 @@ class Run(keras.callbacks.CallbackList):
         self.position = Position(epoch + 1, 0, self.position.steps)
         if validation:
             self.record(validation)
+        self.meet_to_stop()
         super().on_epoch_end(epoch, logs)
+        self.meet_to_end()
         if self.stopping is not None:
             # No batch may follow that would end the run.
             raise self.stopping
         if self.position.epoch == self.epochs:
             self.tell_if_short()
+
+    def meet_to_stop(self):
+        """Stops this process where another one is to stop, by a signal for example."""
+        if self.world.size == 1:
+            return
+        if self._stop is not None:
+            self.world.tell(self._stop)
+        if self.world.any_of(self._stop is not None):
+            self.stopping = self._stop or ProcessLostError(self.world.reason())
+
+    def meet_to_end(self):
+        """Ends training after this batch where a callback of another process ends it."""
+        if self.world.size > 1:
+            self.model.stop_training = self.world.any_of(bool(self.model.stop_training))
 
     def tell_if_short(self):
         """Warns where the data has ended before the run."""
@@ -239,6 +267,25 @@ def callback_list(callbacks) -> list:
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
     return keras.tree.flatten(callbacks or [])
+
+
+def acts(callbacks, *hooks) -> bool:
+    """Whether one of the callbacks does something in one of the hooks."""
+    return any(
+        not does_nothing(getattr(callback, hook)) for callback in callbacks for hook in hooks
+    )
+
+
+def writes_files(callback) -> bool:
+    """Whether a callback only writes files, which one of several processes does."""
+    of_keras = [
+        keras.callbacks.BackupAndRestore,
+        keras.callbacks.CSVLogger,
+        keras.callbacks.ModelCheckpoint,
+        keras.callbacks.RemoteMonitor,
+        keras.callbacks.TensorBoard,
+    ]
+    return getattr(callback, "only_writes", False) or isinstance(callback, tuple(of_keras))
 
 
 def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | None:

@@ -5,6 +5,7 @@ other loss `model.step` is None and Keras's own step runs. `torch/step.py` is th
 `ops/step.py` on JAX and TensorFlow.
 """
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections import deque
@@ -229,6 +230,22 @@ class Step(ABC):
         """
 
     # What others ask
+
+    def metrics_of_all(self):
+        """Context manager in which the metrics are those of all processes that train.
+
+        Where there are several, all of them enter it.
+        """
+        return contextlib.nullcontext()
+
+    def of_first(self, seconds: float) -> float:
+        """What the clock of the first process showed, where several train."""
+        return seconds
+
+    def epoch_tokens(self) -> float:
+        """The tokens of the epoch so far: the sum of the weights of those that count."""
+        with self.metrics_of_all():
+            return float(self.sums.mean.tokens())
 
     @abstractmethod
     def gradient_norm(self) -> float | None:

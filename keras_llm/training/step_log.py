@@ -109,7 +109,8 @@ class StepLog:
     def _copy(self, position):
         self._tick()
         self._last = position.steps
-        self._pending.append((position, self.seconds, self.step.running_sums()))
+        seconds = self.step.of_first(self.seconds)
+        self._pending.append((position, seconds, self.step.running_sums()))
 
     def _make(self, leave: int = 0):
         while len(self._pending) > leave:

@@ -10,6 +10,8 @@ from keras import ops
 from keras_llm.backend import HeadMatrix
 from keras_llm.backend.keras_private import jax_state
 from keras_llm.checks.compile_checks import ignored_label
+from keras_llm.data.process_rows import RowsOfOneProcess
+from keras_llm.distribution import world
 
 BACKEND = keras.backend.backend()
 if BACKEND != "torch":
@@ -41,8 +43,18 @@ class StepModel(keras.Model):
         *state, data = state_and_data
         data = self.unpack(data)
         if self.step is None:
+            self.check_alone()
             return super().train_step(*state, data)
         return self.step.train_batch(*state, data)
+
+    def check_alone(self):
+        """Raises `RuntimeError` where Keras's own step would train a model in each process."""
+        if (size := world().size) > 1:
+            raise RuntimeError(
+                "Training by several processes needs a loss of keras_llm, such as "
+                "losses.MaskedSparseCategoricalCrossentropy(): with this one each process would "
+                f"train a model of its own. Received: loss={self.loss!r}, {size} processes"
+            )
 
     def test_step(self, *state_and_data):
         """One batch of evaluation."""
@@ -81,16 +93,26 @@ class StepModel(keras.Model):
         return variables if self.step is None else [*variables, *self.step.variables]
 
     def get_metrics_result(self):
-        """All results by name, the logged loss first."""
+        """All results by name, the logged loss first.
+
+        Where several processes train, those of all of them: each has to call it.
+        """
         if self.step is None:
             return super().get_metrics_result()
         others = {}
-        for metric in self.metrics[len(self.step.sums.metrics) :]:
-            if not getattr(metric, "built", True):
-                continue  # Keras's container of metrics, empty
-            result = metric.result()
-            others |= result if isinstance(result, dict) else {metric.name: result}
-        return self.step.sums.results(others)
+        with self.step.metrics_of_all():
+            for metric in self.metrics[len(self.step.sums.metrics) :]:
+                if not getattr(metric, "built", True):
+                    continue  # Keras's container of metrics, empty
+                result = metric.result()
+                others |= result if isinstance(result, dict) else {metric.name: result}
+            return self.step.sums.results(others)
+
+    def _initialize_ddp(self):
+        # From Keras 3.16 on, where a group of processes is there, Keras would train a copy of the
+        # model that means over processes, not over tokens. Where it calls this no more, our step
+        # still does not use that copy.
+        pass
 
     def _flatten_metrics_in_order(self, logs):
         # Keras would look the results up by the metrics' names, of which two may be one. Where it
@@ -230,10 +252,11 @@ class StepModel(keras.Model):
 
     def unpack(self, data):
         """A batch as `(x, y, sample_weight)`."""
+        kind = RowsOfOneProcess if isinstance(data, RowsOfOneProcess) else tuple
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.reader is not None:
             x, y = self.reader.read(x, y, ignored_label(self.loss))
-        return x, y, sample_weight
+        return kind((x, y, sample_weight))
 
     def penalty(self):
         """What the layers add to the loss of every token: regularisation and `add_loss`."""

@@ -12,6 +12,8 @@ from keras_llm.backend import host_values
 from keras_llm.checks.compile_checks import compile_messages, ignored_label
 from keras_llm.checks.first_batch import FirstBatch
 from keras_llm.checks.sanity_warning import warn
+from keras_llm.data.data_loader import DataLoader
+from keras_llm.distribution import by_all_processes, world
 from keras_llm.losses import MaskedLoss
 from keras_llm.names_elsewhere import check_names
 from keras_llm.training.arrays import as_arrays, check_rows, class_weights
@@ -118,6 +120,7 @@ class TokenModel(StepModel):
         for message in self._warned:
             warn(message)
 
+    @by_all_processes
     def fit(
         self,
         x=None,
@@ -208,7 +211,7 @@ class TokenModel(StepModel):
             if run.is_over() and not run.position.batch:
                 return run.history
             kwargs["initial_epoch"] = run.position.epoch
-            with self.modes_kept():
+            with self.modes_kept(), self._own_rows(x, validation_data):
                 return super().fit(x, y, batch_size, epochs, verbose, run, **kwargs)
         finally:
             self._waiting = self.run = None
@@ -216,6 +219,7 @@ class TokenModel(StepModel):
                 self.step.end_fit()
             run.end()
 
+    @by_all_processes
     def evaluate(
         self,
         x=None,
@@ -233,6 +237,7 @@ class TokenModel(StepModel):
         if self.step is not None:
             data = (x, y, sample_weight), batch_size, steps, False
             (x, y, sample_weight), _ = self.step.batches(*data)
+        verbose = verbose if world().is_first else 0
         call = functools.partial(
             super().evaluate,
             *(x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict),
@@ -245,7 +250,7 @@ class TokenModel(StepModel):
         is_validation = kwargs.get("_use_cached_eval_dataset", False)
         if is_validation:
             self.step.end_epoch()
-        with self.modes_kept(), self._metrics_kept(unless=is_validation):
+        with self.modes_kept(), self._metrics_kept(unless=is_validation), self._own_rows(x):
             self.step.begin_test(callbacks)
             try:
                 return call()
@@ -258,6 +263,7 @@ class TokenModel(StepModel):
         with self.modes_kept():
             return super().predict(x, batch_size, *args, **kwargs)
 
+    @by_all_processes
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Keras's `train_on_batch`; `class_weight` weighs each token by its label."""
         x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
@@ -265,6 +271,7 @@ class TokenModel(StepModel):
         with self.modes_kept(), self._metrics_kept():
             return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
+    @by_all_processes
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Keras's `test_on_batch`."""
         x, y, sample_weight = self._prepared(x, y, sample_weight)
@@ -307,6 +314,15 @@ class TokenModel(StepModel):
         return x, y, sample_weight
 
     @contextlib.contextmanager
+    def _own_rows(self, *data):
+        """Context manager in which our loaders read the rows of this process only."""
+        with contextlib.ExitStack() as stack:
+            for each in data:
+                if self.step is not None and isinstance(each, DataLoader):
+                    stack.enter_context(each.rows_of_this_process())
+            yield
+
+    @contextlib.contextmanager
     def _metrics_kept(self, unless: bool = False):
         """Context manager for what a callback calls in the middle of an epoch's sums."""
         if unless or self.step is None or self.run is None:
@@ -326,6 +342,18 @@ class TokenModel(StepModel):
                 variable.assign(value)
 
     # Saving
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """Keras's `save`; of several processes the first writes, and the others wait for it."""
+        with world().first_alone(f"save {filepath}"):
+            if world().is_first:
+                super().save(filepath, overwrite, zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Keras's `save_weights`; of several processes the first writes, the others wait."""
+        with world().first_alone(f"save weights {filepath}"):
+            if world().is_first:
+                super().save_weights(filepath, overwrite, **kwargs)
 
     def get_compile_config(self):
         """What `compile` was called with, serialised."""

@@ -58,7 +58,7 @@ class TrainingLogs(keras.callbacks.Callback):
     def end_count(self):
         """Ends the epoch's time and count of tokens, before validation starts its own."""
         step = self.model.step
-        self.ended, self.tokens = time.perf_counter(), float(step.sums.mean.tokens())
+        self.ended, self.tokens = time.perf_counter(), step.epoch_tokens()
         step.count_updates(self.tokens, int(self.model.optimizer.iterations) - self.updates)
 
     def state_dict(self) -> dict[str, float]:
@@ -74,8 +74,8 @@ class TrainingLogs(keras.callbacks.Callback):
     def numbers(self) -> dict[str, float]:
         """The numbers that are known, as they are now."""
         model, step = self.model, self.model.step
-        seconds = (self.ended or time.perf_counter()) - self.began
-        tokens = self.tokens if self.ended is not None else float(step.sums.mean.tokens())
+        seconds = step.of_first((self.ended or time.perf_counter()) - self.began)
+        tokens = self.tokens if self.ended is not None else step.epoch_tokens()
         numbers = {
             "learning_rate": to_float(model.optimizer.learning_rate),
             "gradient_norm": step.gradient_norm(),

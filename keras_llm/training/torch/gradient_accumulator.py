@@ -37,6 +37,10 @@ class GradientAccumulator:
         if self.divides:
             self.tokens = self.tokens + tokens / self.unit
 
+    def is_last_batch(self) -> bool:
+        """Whether the window is full with the batch that runs."""
+        return self.batches + 1 == self.size
+
     def is_full_with_this_batch(self) -> bool:
         """Counts a batch, and says whether the window has all of its batches."""
         self.batches += 1

@@ -4,8 +4,7 @@ import time
 
 import keras
 
-from keras_llm.backend.keras_private import does_nothing
-from keras_llm.training.run import callback_list
+from keras_llm.training.run import acts, callback_list
 
 # Between two looks of the progress bar, in seconds.
 INTERVAL = 0.5
@@ -16,14 +15,16 @@ class LogThrottle:
 
     Keras makes a float of every value in the logs after every step, for which a GPU has to be
     waited for, and hands them to the callbacks. Here that happens after every step only where a
-    callback reads the logs of every step; for the progress bar now and then is enough.
+    callback reads the logs of every step; for the progress bar now and then is enough. Where
+    several processes train, the logs are of all of them, after the same steps in each.
 
     Args:
         callbacks: What `fit` or `evaluate` was given.
         phase: `"train"` or `"test"`.
+        every: So many steps apart; None for so much time.
     """
 
-    def __init__(self, callbacks, phase: str):
+    def __init__(self, callbacks, phase: str, every: int | None = None):
         users = [
             callback
             for callback in callback_list(callbacks)
@@ -35,27 +36,27 @@ class LogThrottle:
         self.layers_may_change = self.computes_always or acts(
             users, "on_batch_begin", f"on_{phase}_batch_begin"
         )
-        self.names, self.last = None, 0.0
+        self.every, self.steps = every, 0
+        self.known, self.last = None, 0.0
 
     def begin_epoch(self):
         """The next step's logs are computed."""
-        self.last = 0.0
+        self.last, self.steps = 0.0, 0
 
     def logs(self, model) -> dict:
         """The model's metrics by name, now or when they are asked for."""
         now = time.monotonic()
-        if self.names is None or self.computes_always or now - self.last >= INTERVAL:
+        if self.every is None:
+            is_due = now - self.last >= INTERVAL
+        else:
+            is_due = self.steps % self.every == 0
+        self.steps += 1
+        if self.known is None or self.computes_always or is_due:
             logs = model.get_metrics_result()
-            self.names, self.last = tuple(logs), now
+            self.known, self.last = dict(logs), now
             return logs
-        return LazyLogs(model, self.names)
-
-
-def acts(callbacks, *hooks) -> bool:
-    """Whether one of the callbacks does something in one of the hooks."""
-    return any(
-        not does_nothing(getattr(callback, hook)) for callback in callbacks for hook in hooks
-    )
+        # What all processes would have to compute is not computed where one of them asks.
+        return LazyLogs(model, self.known, is_known=self.every is not None)
 
 
 class LazyLogs(dict):
@@ -63,11 +64,16 @@ class LazyLogs(dict):
 
     False like an empty dictionary, so that Keras passes an empty one on: its progress bar then goes
     on showing the values of the last time.
+
+    Args:
+        model: The model.
+        last: The values of the last time.
+        is_known: Whether these are what somebody who asks gets.
     """
 
-    def __init__(self, model, names):
-        super().__init__(dict.fromkeys(names))
-        self.model, self.is_known = model, False
+    def __init__(self, model, last, is_known: bool):
+        super().__init__(last)
+        self.model, self.is_known = model, is_known
 
     def __bool__(self):
         return False

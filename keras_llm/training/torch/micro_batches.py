@@ -21,18 +21,18 @@ class MicroBatches:
 
         Args:
             data: Tensors with the batch as their first dimension, however nested.
-            step: What a piece is given to. If it fails under `"auto"`, `undo` restores everything
-                that it changed.
+            step: What a piece is given to, with whether it is the last one. If it fails under
+                `"auto"`, `undo` restores everything that it changed.
             undo: Called without arguments before a piece is tried again, cut in two.
         """
         if self.argument is None:
-            return step(data)
+            return step(data, True)
         count = len(next(t for t in keras.tree.flatten(data) if t is not None))
         start = 0
         while start < count:
             stop = min(start + (self.size or count), count)
             try:
-                result = step(rows(data, start, stop))
+                result = step(rows(data, start, stop), stop == count)
             except RuntimeError as error:
                 if self.argument != "auto" or stop - start == 1 or not is_out_of_memory(error):
                     raise

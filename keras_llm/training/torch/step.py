@@ -1,5 +1,7 @@
 """The training step on PyTorch: forward, loss, backward, update."""
 
+import contextlib
+import functools
 import warnings
 
 import keras
@@ -8,6 +10,8 @@ import torch
 from keras_llm.backend.keras_private import all_layers
 from keras_llm.backend.layer_settings import LayerSettings
 from keras_llm.backend.torch.gradient_clipping import global_norm
+from keras_llm.data.process_rows import RowsOfOneProcess
+from keras_llm.distribution import world
 from keras_llm.optimizers.optimizer import Optimizer
 from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.arrays import as_arrays
@@ -31,6 +35,7 @@ from keras_llm.training.torch.host_copies import HostCopies
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
 from keras_llm.training.torch.pass_graph import PassGraph, PassGraphs
+from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.seen_layers import layers_seen
 from keras_llm.training.torch.update_guard import UpdateGuard
 
@@ -39,7 +44,9 @@ class TorchStep(Step):
     """`Step`, with gradients in `.grad` and the backbone as captured graphs."""
 
     def __init__(self, *arguments):
-        check_one_process()
+        check_one_device()
+        # Where several processes train: their part in it.
+        self.ranks = None if world().size == 1 else Ranks(world())
         super().__init__(*arguments)
         self.accumulator = GradientAccumulator(self.accumulation, self.sums_gradients)
         self.micro_batches = MicroBatches(self.micro_batch_size)
@@ -63,27 +70,27 @@ class TorchStep(Step):
     @skipped_weights()
     def train_batch(self, data):
         """One batch, and an update if enough batches are there; returns the logs."""
-        check_one_process()
-        data = x, y, *_ = self.on_device(data)
+        self.check_ranks()
+        data, has_rows = self.on_device(data)
+        x, y, *_ = data
         self.look_at_layers(x)
         positions = self.note_shape(y)
         trained = self.trained()
+        if self.ranks is not None and not self.ranks.has_met:
+            self.ranks.meet(self.model, self.optimizer)
         if not trained.variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return self.forward_only(data, training=True)
         if self.accumulator.batches == 0:
-            self.accumulator.start(trained.every_tensor, unit_of(positions))
+            unit = unit_of(positions)
+            unit = unit if self.ranks is None else self.ranks.unit(unit)
+            self.accumulator.start(trained.every_tensor, unit)
         guard = self.guard if self.guard.settings.skip else None
         if guard is not None:
             guard.begin_batch(self.epoch_sums(), trained.state)
         if self.held is not None:
             self.held.append(data)
-        undo = None
-        if self.micro_batch_size == "auto":
-            undo = Snapshot([*self.model.metrics_variables, *self.model.non_trainable_variables])
-        logs = self.micro_batches.run(
-            data, lambda rows: self.backward_pass(rows, trained, undo), undo
-        )
+        logs = self.backward_passes(data, trained) if has_rows else None
         trained.forget_constants()
         if guard is not None and guard.end_batch():
             logs = None
@@ -91,14 +98,33 @@ class TorchStep(Step):
             self.apply_update()
         return self.logs() if logs is None else logs
 
+    def backward_passes(self, data, trained):
+        """Forward and backward of a batch, in micro-batches; returns logs as `logs_of`."""
+        undo = None
+        if self.micro_batch_size == "auto":
+            undo = Snapshot([*self.model.metrics_variables, *self.model.non_trainable_variables])
+        run = functools.partial(self.backward_pass, trained, undo)
+        if self.ranks is None:
+            return self.micro_batches.run(data, run, undo)
+        with self.ranks.own_random_numbers():
+            return self.micro_batches.run(data, run, undo)
+
     def on_device(self, data):
-        """The batch `(x, y, sample_weight)` where the model is, and `label_counts`."""
-        x, y, sample_weight = map(as_arrays, keras.utils.unpack_x_y_sample_weight(data))
+        """A batch where the model is.
+
+        Returns:
+            `(x, y, sample_weight)` and `label_counts`, and whether this process has rows of it.
+        """
+        has_rows, is_of_all = True, not isinstance(data, RowsOfOneProcess)
+        data = tuple(map(as_arrays, keras.utils.unpack_x_y_sample_weight(data)))
+        if self.ranks is not None and is_of_all:
+            data, has_rows = self.ranks.rows_of(data)
+        x, y, sample_weight = data
         counts = label_counts(self.loss.labels(y), self.loss.ignore_index) if uses_gpu() else None
         x = self.model.with_host_facts(moved(x), x)
-        return x, moved(y), moved(sample_weight), counts
+        return (x, moved(y), moved(sample_weight), counts), has_rows
 
-    def backward_pass(self, data, trained, undo):
+    def backward_pass(self, trained, undo, data, is_last):
         """Forward and backward of one micro-batch: its gradient goes into `.grad`."""
         x, y, sample_weight, counts = data
         unit, gradients = self.accumulator.unit, None
@@ -109,7 +135,8 @@ class TorchStep(Step):
             passed = self.forward(x, y, sample_weight, training=True, unit=unit, counts=counts)
             objective = self.optimizer.scale_loss(passed.objective)
             if undo is None:
-                objective.backward()
+                with self.sums_begin(trained, is_last):
+                    objective.backward()
             else:
                 # All of the gradient or nothing: memory may run out in the middle of it.
                 gradients = torch.autograd.grad(objective, trained.tensors, allow_unused=True)
@@ -149,7 +176,9 @@ class TorchStep(Step):
 
     def test_batch(self, data):
         """One batch of evaluation; returns the logs."""
-        return self.forward_only(self.on_device(data), training=False)
+        self.check_ranks()
+        data, has_rows = self.on_device(data)
+        return self.forward_only(data, training=False) if has_rows else self.logs()
 
     def forward_only(self, data, training):
         """A batch on the device, for the logs alone."""
@@ -164,7 +193,13 @@ class TorchStep(Step):
         """Brings the metrics that need logits up to date: the logs; None where none needs them."""
         if passed.y_pred is None:
             return None
-        return self.model.compute_metrics(None, y, passed.y_pred, sample_weight=sample_weight)
+        arguments = None, y, passed.y_pred, sample_weight
+        if self.ranks is None:
+            return self.model.compute_metrics(*arguments)
+        # Of this process alone: another one may have no rows.
+        with self.ranks.alone():
+            self.model.compute_metrics(*arguments)
+        return None
 
     def logs(self):
         """The metrics so far."""
@@ -175,8 +210,10 @@ class TorchStep(Step):
 
     def begin_fit(self, callbacks):
         """Drops what an interrupted `fit` may have left."""
-        check_one_process()
-        self._throttles = [LogThrottle(callbacks, "train")]
+        self.check_ranks()
+        self._throttles = [self.throttle(callbacks, "train")]
+        if self.ranks is not None:
+            self.ranks.meet(self.model, self.optimizer)
         self.guard.begin_fit()
         self.accumulator.start(self.trained().every_tensor, 1.0)
 
@@ -199,7 +236,7 @@ class TorchStep(Step):
     def begin_test(self, callbacks):
         """An evaluation begins, perhaps inside a `fit`."""
         self._has_looked = False
-        self._throttles.append(LogThrottle(callbacks, "test"))
+        self._throttles.append(self.throttle(callbacks, "test"))
         self.policy.pause()
 
     def end_test(self):
@@ -215,6 +252,8 @@ class TorchStep(Step):
             return
         # Those of the last batch, though a callback may have frozen some since.
         trained = self._trained or self.trained()
+        if self.ranks is not None:
+            self.ranks.meet_before_update(self.accumulator, self.guard, trained)
         gradients = self.accumulator.gradients(trained.tensors)
         known = [gradient for gradient in gradients if gradient is not None]
         norm, scales = None, self.optimizer is not self._inner
@@ -254,6 +293,39 @@ class TorchStep(Step):
             self.optimizer.build(variables)
         pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
         return zip(*pairs, strict=True)
+
+    # Several processes
+
+    def check_ranks(self):
+        """Raises `RuntimeError` where the processes are not those for which `compile` was called."""
+        check_one_device()
+        if (size := world().size) != (1 if self.ranks is None else self.ranks.group.size):
+            raise RuntimeError(
+                "The processes must have met when compile is called: import keras_llm under "
+                "torchrun, or call torch.distributed.init_process_group before compile. "
+                f"Received: a group of {size} processes, made after compile"
+            )
+
+    def throttle(self, callbacks, phase: str) -> LogThrottle:
+        """When the logs of `fit` or `evaluate` are computed: a clock decides for one process."""
+        return LogThrottle(callbacks, phase, None if self.ranks is None else EVERY)
+
+    def sums_begin(self, trained, is_last: bool):
+        """Context manager for a backward pass, in which sums over processes may begin.
+
+        Args:
+            trained: The `TrainedVariables`.
+            is_last: Whether it is the last pass of the batch.
+        """
+        if self.ranks is None:
+            return contextlib.nullcontext()
+        is_last = is_last and self.accumulator.is_last_batch()
+        return self.ranks.sum_for(trained).during(is_last)
+
+    @property
+    def adds_gradients(self) -> bool:
+        """Whether an update may have the gradients of several passes."""
+        return self.ranks is not None or super().adds_gradients
 
     # Layers
 
@@ -322,7 +394,7 @@ class TorchStep(Step):
         model, trained, parts = self.model, self.trained(), []
         unit = unit_of(self.note_shape(data[1]))
 
-        def again(rows):
+        def again(rows, is_last):
             x, y, sample_weight, counts = rows
             passed = self.forward(x, y, sample_weight, True, unit, counts)
             gradients = torch.autograd.grad(passed.objective, trained.tensors, allow_unused=True)
@@ -345,6 +417,21 @@ class TorchStep(Step):
 
     # What others ask
 
+    def metrics_of_all(self):
+        """Context manager in which the metrics are those of all processes that train."""
+        if self.ranks is None or self.ranks.is_alone:
+            return contextlib.nullcontext()
+        return self.ranks.metrics_of_all(self.model.metrics_variables, *self.spoiled_sums())
+
+    def spoiled_sums(self):
+        """The sum of the losses with its tokens; whether both are NaN for want of others."""
+        is_training = len(self._throttles) < 2
+        return self.epoch_sums()[0], self.guard.spoiled if is_training else False
+
+    def of_first(self, seconds: float) -> float:
+        """What the clock of the first process showed."""
+        return seconds if self.ranks is None else self.ranks.group.of_first([seconds])[0]
+
     def gradient_norm(self) -> float | None:
         """The mean global norm of this epoch's gradients before clipping; None before any."""
         return self.norms.mean()
@@ -360,6 +447,9 @@ class TorchStep(Step):
         if self.guard.spoiled is not False:
             # Nothing is left of the epoch yet.
             sums = [values.nan_to_num(0.0, 0.0, 0.0) for values in sums]
+        if self.ranks is not None:
+            sums = [values.clone() for values in sums]
+            self.ranks.group.sum_(sums)
         learning_rate = self.optimizer.learning_rate
         return HostCopies([*sums, self.norms.total, self.norms.count, learning_rate]).read
 
@@ -452,17 +542,11 @@ def moved(part):
     return keras.tree.map_structure(copied, part) if is_nested else copied(part)
 
 
-def check_one_process():
-    """Raises `RuntimeError` where several processes or devices would each train for themselves."""
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
-        several = keras.distribution.distribution() is not None
-        what = "keras.distribution.set_distribution"
-    else:
-        several = distributed.get_world_size() > 1
-        what = f"a torch.distributed group of {distributed.get_world_size()} processes"
-    if several:
+def check_one_device():
+    """Raises `RuntimeError` where Keras is told to spread a model over devices."""
+    if keras.distribution.distribution() is not None:
         raise RuntimeError(
-            "Training on several devices is not supported on the PyTorch backend yet: each would "
-            f"train a model of its own. Use one process and one device. Received: {what}"
+            "On PyTorch each device has a process of its own: run the script by torchrun "
+            "--nproc-per-node=N, without keras.distribution.set_distribution. "
+            f"Received: {keras.distribution.distribution()}"
         )

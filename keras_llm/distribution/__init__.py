@@ -1,0 +1,16 @@
+"""Several processes that train one model: `torchrun --nproc-per-node=4 script.py`.
+
+`import keras_llm` joins the group of processes that torchrun has started; `world()` is that group.
+"""
+
+from keras_llm.distribution.world import (
+    ProcessLostError,
+    World,
+    by_all_processes,
+    join_the_others,
+    world,
+)
+
+join_the_others()
+
+__all__ = ["ProcessLostError", "World", "by_all_processes", "world"]

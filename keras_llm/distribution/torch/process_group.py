@@ -1,0 +1,217 @@
+"""The processes of a `torch.distributed` group."""
+
+import contextlib
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+from keras_llm.distribution.world import ProcessLostError, World
+
+# Seconds that a process that has failed waits for the others to fail alike.
+GRACE = 3.0
+# Between two looks at the store.
+INTERVAL = 0.05
+
+
+class ProcessGroup(World):
+    """`World` on `torch.distributed`.
+
+    Every collective operation is called by all processes, in the same order. A process that fails
+    says why in the group's store and leaves the group; the others then find a connection closed,
+    and raise `ProcessLostError` with its reason.
+
+    Args:
+        store: The group's store; None where it is not known, as with a group that the user made.
+    """
+
+    def __init__(self, store=None):
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.store, self.lost = store, ""
+        # Collective operations so far, failures that all processes had alike, and how often a work
+        # was done by the first process.
+        self._calls, self._failures, self._done = 0, 0, {}
+
+    # Collective operations
+
+    def sum_of(self, numbers):
+        """The sums of numbers of the host over all processes."""
+        values = torch.tensor(numbers, dtype=torch.float64)
+        self._call(dist.all_reduce, values)
+        return values.tolist()
+
+    @torch.no_grad()
+    def sum_(self, tensors):
+        """Replaces tensors by their sums, in one operation for each dtype."""
+        for alike in of_one_kind(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+            self._call(dist.all_reduce, flat)
+            scatter(flat, alike)
+
+    @torch.no_grad()
+    def copy_from_first_(self, tensors):
+        """Replaces tensors by those of the first process."""
+        for tensor in tensors:
+            values = tensor.detach().contiguous()
+            self._call(dist.broadcast, values, 0)
+            if values.data_ptr() != tensor.data_ptr():
+                tensor.copy_(values)
+
+    def start_sum(self, flat):
+        """Begins to sum a tensor in place; returns what waits for it."""
+        work = self._call(dist.all_reduce, flat, async_op=True)
+        return lambda: self._checked(work.wait)
+
+    def _call(self, operation, *arguments, **named):
+        self._calls += 1
+        if self.lost:
+            raise ProcessLostError(self.lost)
+        return self._checked(operation, *arguments, **named)
+
+    def _checked(self, operation, *arguments, **named):
+        try:
+            return operation(*arguments, **named)
+        except RuntimeError as error:
+            # A process that is about to say why may close its connections first.
+            self.lost = self._reason(1.0) or (
+                "Another process of the run has ended without an error of its own: it was killed, "
+                f"or its machine has failed. This is process {self.rank} of {self.size}"
+            )
+            raise ProcessLostError(self.lost) from error
+
+    # The first one before the others
+
+    @contextlib.contextmanager
+    def first_alone(self, what):
+        """Context manager whose body the first process runs before the others do."""
+        count = self._done[what] = self._done.get(what, 0) + 1
+        if self.store is None:
+            yield
+            return
+        key = f"done/{what}/{count}"
+        if not self.is_first:
+            while not self.store.check([key]):
+                if reason := self._reason(0.0):
+                    raise ProcessLostError(reason)
+                time.sleep(INTERVAL)
+        try:
+            yield
+        finally:
+            if self.is_first:
+                self.store.set(key, "1")
+
+    # Failures
+
+    @contextlib.contextmanager
+    def together(self):
+        """Context manager for work that all processes do: if one fails, the others end too."""
+        try:
+            yield
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    def tell(self, error: BaseException) -> None:
+        """Says in the store why this process cannot go on."""
+        if self.store is not None and not isinstance(error, ProcessLostError):
+            text = f"{self._calls} {type(error).__name__}: {error}"
+            with contextlib.suppress(RuntimeError):
+                self.store.set(self._key(self.rank), text[:2000])
+
+    def reason(self):
+        """Why another process cannot go on; empty where none has said so."""
+        return self._reason(0.0)
+
+    def _leave(self, error):
+        """Tells the others, and closes the connections unless all have failed alike."""
+        if self.lost:
+            return
+        self.tell(error)
+        if not isinstance(error, ProcessLostError) and self._all_have_failed():
+            # After as many operations: the group is whole, and a script may catch the error.
+            self._failures += 1
+            return
+        self.lost = f"This process has left the group: {type(error).__name__}: {error}"
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+    def _all_have_failed(self):
+        keys = [self._key(rank) for rank in range(self.size)]
+        end = time.monotonic() + GRACE
+        with contextlib.suppress(RuntimeError, AttributeError):
+            while not self.store.check(keys):
+                if time.monotonic() > end:
+                    return False
+                time.sleep(INTERVAL)
+            return len({self.store.get(key).split()[0] for key in keys}) == 1
+        return False
+
+    def _reason(self, seconds):
+        """What another process says of its end within so many seconds; empty for nothing."""
+        end = time.monotonic() + seconds
+        with contextlib.suppress(RuntimeError, AttributeError):
+            while True:
+                for rank in range(self.size):
+                    if rank != self.rank and self.store.check([self._key(rank)]):
+                        why = self.store.get(self._key(rank)).decode().split(" ", 1)[1]
+                        return f"Process {rank} of {self.size} has ended the run: {why}"
+                if time.monotonic() >= end:
+                    break
+                time.sleep(INTERVAL)
+        return ""
+
+    def _key(self, rank):
+        return f"failed/{self._failures}/{rank}"
+
+
+def of_one_kind(tensors) -> list[list]:
+    """The tensors in lists of one dtype and device each."""
+    kinds = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(kinds.values())
+
+
+def scatter(flat, tensors):
+    """Copies the parts of a flat tensor into tensors."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+_current: ProcessGroup | None = None
+
+
+def current() -> ProcessGroup | None:
+    """The group of this process, one that a user has made included; None where there is none."""
+    global _current
+    if _current is None and dist.is_available() and dist.is_initialized():
+        _current = ProcessGroup()
+    return _current
+
+
+def join(store, rank: int, size: int) -> ProcessGroup:
+    """Makes the group of all processes, and leaves it when Python exits."""
+    global _current
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size
+    )
+    _current = ProcessGroup(dist.PrefixStore("keras_llm", store))
+    # An error that ends the program, wherever it was raised, is told to the others.
+    shown = sys.excepthook
+
+    def excepthook(kind, error, traceback):
+        _current.tell(error)
+        shown(kind, error, traceback)
+
+    sys.excepthook = excepthook
+    return _current
+
+
+def leave() -> None:
+    """Leaves the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,105 @@
+"""The processes that train one model together, and what they tell each other."""
+
+import contextlib
+import functools
+
+import keras
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""
+
+
+class World:
+    """A process alone: nobody has anything to add.
+
+    What a model is trained on is the same whatever the number of processes: each takes its rows of
+    every batch, and sums (of gradients, of tokens, of metrics) are taken over all of them. On
+    PyTorch, under torchrun, `world()` returns a `torch.process_group.ProcessGroup`.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        size: How many there are.
+        device: What the processes compute on: `"cpu"` or `"cuda"`.
+    """
+
+    rank, size, device = 0, 1, "cpu"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def rows_of(self, count: int) -> slice:
+        """The rows of this process, of a batch of so many."""
+        return slice(self.rank, count, self.size)
+
+    def sum_of(self, numbers: list[float]) -> list[float]:
+        """The sums of numbers of the host over all processes."""
+        return numbers
+
+    def any_of(self, condition: bool) -> bool:
+        """Whether a condition holds in one of the processes."""
+        return bool(self.sum_of([float(condition)])[0])
+
+    def of_first(self, numbers: list[float]) -> list[float]:
+        """The numbers of the first process: a clock, for example, differs."""
+        return self.sum_of([n if self.is_first else 0.0 for n in numbers])
+
+    def sum_(self, tensors) -> None:
+        """Replaces tensors by their sums over all processes."""
+
+    def copy_from_first_(self, tensors) -> None:
+        """Replaces tensors by those of the first process."""
+
+    @contextlib.contextmanager
+    def first_alone(self, what: str):
+        """Context manager whose body the first process runs before the others do.
+
+        Args:
+            what: A name for the work, the same in all processes.
+        """
+        yield
+
+    @contextlib.contextmanager
+    def together(self):
+        """Context manager for work that all processes do: if one fails, the others end too."""
+        yield
+
+    def tell(self, error: BaseException) -> None:
+        """Says to the others why this process cannot go on."""
+
+    def reason(self) -> str:
+        """Why another process cannot go on; empty where none has said so."""
+        return ""
+
+
+ALONE = World()
+
+
+def world() -> World:
+    """The processes that train one model with this one."""
+    if keras.backend.backend() != "torch":
+        return ALONE
+    from keras_llm.distribution.torch.process_group import current
+
+    return current() or ALONE
+
+
+def join_the_others() -> None:
+    """Joins the processes that a launcher has started with this one, if one has."""
+    if keras.backend.backend() == "torch":
+        from keras_llm.distribution.torch import launcher
+
+        launcher.join_the_others()
+
+
+def by_all_processes(method):
+    """A method that all processes call: if it fails in one, the others do not wait for it."""
+
+    @functools.wraps(method)
+    def called(*arguments, **named):
+        with world().together():
+            return method(*arguments, **named)
+
+    return called

@@ -1,0 +1,109 @@
+"""The gradients of all processes, summed while the backward pass goes on."""
+
+import contextlib
+
+import torch
+
+# Bytes that are sent at once: many small operations would wait for one another.
+BUCKET_BYTES = 25 * 2**20
+
+
+class GradientSum:
+    """Sums `.grad` over the processes of a group, once an update, in buckets.
+
+    A backward pass makes the gradients of the last layers first. So buckets are of variables in
+    reverse order, and the sum of a bucket begins as soon as the last of its gradients is there,
+    while the pass goes on. All processes begin the sums in the same order, though one may have no
+    rows and another no gradient of some variable.
+
+    Gradients of less than float32 are summed in float32.
+
+    Args:
+        group: The `ProcessGroup`.
+        tensors: The tensors of the trainable variables.
+    """
+
+    def __init__(self, group, tensors):
+        self.group, self.tensors = group, tensors
+        self.buckets = buckets_of(tensors)
+        self.bucket_of = {id(t): i for i, bucket in enumerate(self.buckets) for t in bucket}
+        self.forget()
+
+    def forget(self):
+        """Begins a new update."""
+        self.missing = [len(bucket) for bucket in self.buckets]
+        # Of each bucket whose sum has begun: the flat tensor, and what waits for it.
+        self.begun = []
+        self.known = set()
+
+    @contextlib.contextmanager
+    def during(self, is_last: bool):
+        """Context manager for a backward pass.
+
+        Args:
+            is_last: Whether it is the last one of this update.
+        """
+        hooks = []
+        if is_last:
+            self.forget()
+            hooks = [t.register_post_accumulate_grad_hook(self.is_there) for t in self.tensors]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def is_there(self, tensor):
+        """Begins the sums whose turn it is, now that a gradient is complete."""
+        self.missing[self.bucket_of[id(tensor)]] -= 1
+        while len(self.begun) < len(self.buckets) and not self.missing[len(self.begun)]:
+            self.begin_next()
+
+    @torch.no_grad()
+    def begin_next(self):
+        """Begins the sum of the next bucket; a gradient that this process does not have is 0."""
+        bucket = self.buckets[len(self.begun)]
+        parts = []
+        for tensor in bucket:
+            gradient, tensor.grad = tensor.grad, None
+            if gradient is None:
+                gradient = torch.zeros_like(tensor)
+            else:
+                self.known.add(id(tensor))
+            parts.append(gradient.reshape(-1).to(summed_dtype(tensor)))
+        flat = torch.cat(parts)
+        self.begun.append((flat, self.group.start_sum(flat)))
+
+    @torch.no_grad()
+    def finish(self) -> list[bool]:
+        """Puts the sums into `.grad`.
+
+        Returns:
+            For each tensor, whether this process had a gradient of it.
+        """
+        while len(self.begun) < len(self.buckets):
+            self.begin_next()
+        for bucket, (flat, wait) in zip(self.buckets, self.begun, strict=True):
+            wait()
+            for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                tensor.grad = part.view_as(tensor).to(tensor.dtype)
+        known = [id(tensor) in self.known for tensor in self.tensors]
+        self.forget()
+        return known
+
+
+def summed_dtype(tensor):
+    """What the gradients of a tensor are summed in."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def buckets_of(tensors) -> list[list]:
+    """The tensors in reverse order, cut into lists of one dtype and of about as many bytes."""
+    buckets, kind, size = [], None, 0
+    for tensor in reversed(tensors):
+        if size >= BUCKET_BYTES or (tensor.dtype, tensor.device) != kind:
+            buckets.append([])
+            kind, size = (tensor.dtype, tensor.device), 0
+        buckets[-1].append(tensor)
+        size += tensor.numel() * tensor.element_size()
+    return buckets

@@ -1,0 +1,170 @@
+"""What the processes of one training do together: rows, gradients, tokens, metrics, randomness."""
+
+import contextlib
+
+import keras
+import numpy as np
+import torch
+
+from keras_llm.training.torch.gradient_sum import GradientSum
+
+# Batches between two looks at the metrics of all processes.
+EVERY = 10
+
+
+class Ranks:
+    """The place of this process in a training by several.
+
+    Each process takes its rows of a batch, and computes the gradient of the sum of their losses.
+    Before an update the sums meet: gradients, tokens, and whether a loss was not finite. They are
+    divided once, and every process makes the same update. Metrics meet where somebody reads them,
+    after the same number of batches everywhere.
+
+    Args:
+        group: The `ProcessGroup`.
+    """
+
+    def __init__(self, group):
+        self.group = group
+        # The weights and random numbers are those of the first process.
+        self.has_met = False
+        self.is_alone = False
+        self._unit = self._sum = self._random = None
+
+    # A batch
+
+    def rows_of(self, batch):
+        """The rows of this process, and whether there are any; else it gets one to look at.
+
+        Args:
+            batch: `(x, y, sample_weight)`, arrays with the batch as their first dimension.
+        """
+        count = len(next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None))
+        has_rows = count > self.group.rank
+        rows = self.group.rows_of(count) if has_rows else slice(0, 1)
+        return keras.tree.map_structure(lambda a: None if a is None else a[rows], batch), has_rows
+
+    def unit(self, unit: float) -> float:
+        """The number that sums are divided by, the same in all processes.
+
+        Args:
+            unit: That of this process's rows of the first batch.
+        """
+        if self._unit is None:
+            self._unit = max(self.gathered(unit))
+        return self._unit
+
+    def gathered(self, number: float) -> list[float]:
+        """The numbers of all processes."""
+        own = [number if rank == self.group.rank else 0.0 for rank in range(self.group.size)]
+        return self.group.sum_of(own)
+
+    # An update
+
+    def sum_for(self, trained) -> GradientSum:
+        """The sum of the gradients of some `TrainedVariables`."""
+        if self._sum is None or self._sum.tensors is not trained.tensors:
+            self._sum = GradientSum(self.group, trained.tensors)
+        return self._sum
+
+    @torch.no_grad()
+    def meet_before_update(self, accumulator, guard, trained):
+        """Sums what an update is made from: `.grad`, the tokens, the batches that were lost.
+
+        A variable that has a gradient in no process has none afterwards.
+        """
+        known = self.sum_for(trained).finish()
+        device = trained.tensors[0].device
+        facts = torch.tensor([0.0, 0.0, *known], dtype=torch.float64).to(device)
+        facts[0], facts[1] = accumulator.tokens, guard.lost
+        self.group.sum_([facts])
+        accumulator.tokens = facts[0].float()
+        guard.lost = facts[1] > 0 if facts.is_cuda else bool(facts[1])
+        # Where this process had all gradients, nobody has to wait for a GPU.
+        if not all(known):
+            for tensor, count in zip(trained.tensors, facts[2:].tolist(), strict=True):
+                if not count:
+                    tensor.grad = None
+
+    # Metrics
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Context manager in which metrics are those of this process."""
+        self.is_alone = True
+        try:
+            yield
+        finally:
+            self.is_alone = False
+
+    def metrics_of_all(self, variables, sums, spoiled):
+        """Context manager in which variables of metrics have their sums over all processes.
+
+        Args:
+            variables: Keras variables of metrics, which are sums.
+            sums: The tensor of the logged loss's sum and tokens.
+            spoiled: Whether they are NaN because nothing else is left of the epoch; see
+                `UpdateGuard`.
+        """
+        copies = self.sums([variable.value for variable in variables], sums, spoiled)
+        return keras.StatelessScope(state_mapping=list(zip(variables, copies, strict=True)))
+
+    @torch.no_grad()
+    def sums(self, tensors, sums, spoiled) -> list:
+        """The sums of tensors over all processes, as copies; arguments as of `metrics_of_all`."""
+        copies = [tensor.detach().clone() for tensor in tensors]
+        flag = torch.as_tensor(float(spoiled), device=sums.device)
+        tokens = sums[1].clone()
+        if spoiled is not False:
+            copies = [copy.nan_to_num(0.0, 0.0, 0.0) for copy in copies]
+            tokens = tokens.nan_to_num(0.0)
+        self.group.sum_([*copies, flag, tokens])
+        is_empty = (flag > 0) & (tokens == 0)
+        return [
+            copy.masked_fill(is_empty, torch.nan) if copy.is_floating_point() else copy
+            for copy in copies
+        ]
+
+    # Weights and random numbers
+
+    def meet(self, model, optimizer):
+        """Gives all processes the weights of the first, and each its own random numbers.
+
+        Those that the order of data is drawn from are the same everywhere; those of dropout are
+        not.
+        """
+        variables = [*model.variables, *optimizer.variables]
+        state = torch.get_rng_state()
+        self.group.copy_from_first_([*(variable.value for variable in variables), state])
+        torch.set_rng_state(state)
+        shared = torch.Generator()
+        shared.set_state(state)
+        drawn = int(torch.randint(2**31, (), generator=shared))
+        seeds = np.random.SeedSequence([drawn, int(optimizer.iterations), self.group.rank])
+        seed = int(seeds.generate_state(1, "uint64")[0] >> 1)
+        self._random = None
+        if self.group.device == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:
+            self._random = torch.Generator().manual_seed(seed).get_state()
+        for variable in variables:
+            # Those of Keras's own layers.
+            if variable.name == "seed_generator_state" and self.group.rank:
+                value = variable.value.clone()
+                value.view(-1)[0] = seed % 2**31
+                variable.assign(value)
+        self.has_met = True
+
+    @contextlib.contextmanager
+    def own_random_numbers(self):
+        """Context manager for forward passes: on a CPU, random numbers are this process's own."""
+        if self._random is None:
+            yield
+            return
+        shared = torch.get_rng_state()
+        torch.set_rng_state(self._random)
+        try:
+            yield
+        finally:
+            self._random = torch.get_rng_state()
+            torch.set_rng_state(shared)
