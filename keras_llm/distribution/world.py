@@ -42,6 +42,14 @@ class World:
         """Whether a condition holds in one of the processes."""
         return bool(self.sum_of([float(condition)])[0])
 
+    def texts_of(self, text: str) -> list[str]:
+        """The texts of all processes, by rank."""
+        return [text]
+
+    def bytes_of_first(self, data: bytes) -> bytes:
+        """The bytes of the first process; what the others give is not read."""
+        return data
+
     def of_first(self, numbers: list[float]) -> list[float]:
         """The numbers of the first process: a clock, for example, differs."""
         return self.sum_of([n if self.is_first else 0.0 for n in numbers])

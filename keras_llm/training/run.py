@@ -59,6 +59,8 @@ class Run(keras.callbacks.CallbackList):
     def __init__(self, model, data, first, callbacks, *, batches, epochs, steps, tokens, verbose):
         given = callback_list(callbacks)
         self.world = world()
+        # Whether a callback may stop the run after a batch; the same in all processes.
+        self._may_stop = acts(given, "on_train_batch_end", "on_batch_end")
         if not self.world.is_first:
             verbose, given = 0, [callback for callback in given if not writes_files(callback)]
         late = [callback for callback in given if hasattr(callback, "begin_run")]
@@ -68,8 +70,8 @@ class Run(keras.callbacks.CallbackList):
         # Batches of the first epoch that an earlier run has trained.
         self._trained_before = 0
         self._is_stopped, self.stopping = False, None
-        # What `stop` was called with, and whether a callback may stop the run after a batch.
-        self._stop, self._may_stop = None, acts(given, "on_train_batch_end", "on_batch_end")
+        # What `stop` was called with.
+        self._stop = None
         history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
         history.follow(self.log)
         others = [c for c in given if c not in late and c is not history]

@@ -238,6 +238,9 @@ class Step(ABC):
         """
         return contextlib.nullcontext()
 
+    def meet(self):
+        """Gives all processes that train the weights of the first."""
+
     def of_first(self, seconds: float) -> float:
         """What the clock of the first process showed, where several train."""
         return seconds
@@ -345,7 +348,8 @@ class Step(ABC):
     def state_dict(self) -> dict:
         """All that an update to come depends on, apart from the model's and optimizer's variables:
         the window of accumulated gradients, the epoch's sums, the counts of skipped updates, what
-        was decided about compiling."""
+        was decided about compiling. Where several processes train, all of them call this, and it
+        is the state of all together."""
 
     @abstractmethod
     def load_state_dict(self, state: dict) -> None:

@@ -257,11 +257,12 @@ class TokenModel(StepModel):
             finally:
                 self.step.end_test()
 
-    def predict(self, x, batch_size=None, *args, **kwargs):
-        """Keras's `predict`."""
+    def predict(self, x, batch_size=None, verbose="auto", *args, **kwargs):
+        """Keras's `predict`; of several processes each predicts everything."""
+        verbose = verbose if world().is_first else 0
         x, *_ = self._prepared(x, None, None, batch_size=batch_size)
         with self.modes_kept():
-            return super().predict(x, batch_size, *args, **kwargs)
+            return super().predict(x, batch_size, verbose, *args, **kwargs)
 
     @by_all_processes
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
