@@ -92,7 +92,7 @@ def test_all_end_with_the_reason_and_the_run_continues(kind, whole, tmp_path):
     # A signal is waited for until the step is over, and a checkpoint written.
     at = faulty.AT + 1 if kind == "term" else 6
     assert newest.startswith(f"step_{at:09}"), newest
-    for size in (1, 2, 4) if kind in ("kill", "term") else (1,):
+    for size in {"kill": (1, 2, 4), "term": (1,)}.get(kind, ()):
         folder = tmp_path / str(size)
         shutil.copytree(tmp_path / "run", folder / "run")
         codes, texts, _ = run(size, folder, "none")
