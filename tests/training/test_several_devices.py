@@ -72,18 +72,16 @@ def tell(what, function):
     except RuntimeError as error:
         print(what, error)
 
-def compiled():
-    model = models.CausalTransformer(8, 8, 1, 2)
-    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
-    return model
-
+loss = losses.MaskedSparseCategoricalCrossentropy()
 with strategy.scope():
-    tell("compile", compiled)
-    model = models.CausalTransformer(8, 8, 1, 2)
-# Keras goes by the strategy in which a model was made.
-model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
-for name in ("fit", "evaluate", "train_on_batch", "test_on_batch"):
-    tell(name, lambda: getattr(model, name)(ids, ids))
+    spread = models.CausalTransformer(8, 8, 1, 2)
+# Keras goes by the strategy in which a model was made, and else by that of the call.
+tell("compile", lambda: spread.compile("sgd", loss))
+model = models.CausalTransformer(8, 8, 1, 2)
+model.compile("sgd", loss)
+with strategy.scope():
+    for name in ("fit", "evaluate", "train_on_batch", "test_on_batch"):
+        tell(name, lambda: getattr(model, name)(ids, ids))
 """
 
 
