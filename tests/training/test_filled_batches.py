@@ -47,7 +47,7 @@ def test_labels_of_added_rows_are_ignored(dtype, ignore_index, filled):
 
 def test_labels_beside_a_teacher_are_found():
     teacher, labels = np.ones((1, 2, 5), "float32"), np.array([[1, 2]])
-    teacher, labels = with_ignored_rows((teacher, labels), 1, MaskedKLDivergence(0))
+    teacher, labels = with_ignored_rows((teacher, labels), 1, MaskedKLDivergence(ignore_index=0))
     np.testing.assert_array_equal(teacher, np.ones((2, 2, 5)))
     np.testing.assert_array_equal(labels, [[1, 2], [0, 0]])
 

@@ -19,8 +19,15 @@ NAMES = ["compile", "fit", "evaluate", "train_on_batch", "test_on_batch"]
 @functools.cache
 def found(devices: int) -> dict:
     """What the program prints, in a process that has so many devices."""
+    import jax
+
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "XLA_FLAGS": flags}
+    # That of this process, in which `conftest.py` has set it.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    env = {**os.environ, "XLA_FLAGS": flags, **cache}
     command = [sys.executable, "-W", "ignore", str(PROGRAM)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
