@@ -175,6 +175,10 @@ class Step(ABC):
         """
         return data, shuffle
 
+    def fill_up(self, x, y, sample_weight):
+        """The batch of `train_on_batch` or `test_on_batch` as Keras is to take it."""
+        return x, y, sample_weight
+
     @abstractmethod
     def train_batch(self, *state_and_data):
         """One batch, and an update if enough batches are there.
