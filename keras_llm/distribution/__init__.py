@@ -3,6 +3,7 @@
 `import keras_llm` joins the group of processes that torchrun has started; `world()` is that group.
 """
 
+from keras_llm.distribution.sharding import distribute, sharded
 from keras_llm.distribution.world import (
     ProcessLostError,
     World,
@@ -13,4 +14,4 @@ from keras_llm.distribution.world import (
 
 join_the_others()
 
-__all__ = ["ProcessLostError", "World", "by_all_processes", "world"]
+__all__ = ["ProcessLostError", "World", "by_all_processes", "distribute", "sharded", "world"]

@@ -231,6 +231,18 @@ class Step(ABC):
 
     # What others ask
 
+    def build_optimizer(self):
+        """Builds the optimizer, if it is not, with the variables whose state is kept here."""
+        if not self.optimizer.built:
+            self.optimizer.build(self.model.trainable_variables)
+
+    def whole_state(self):
+        """Context manager in which the first process has the optimizer's state of all variables.
+
+        Where several processes keep parts of it, all of them enter it.
+        """
+        return contextlib.nullcontext()
+
     def metrics_of_all(self):
         """Context manager in which the metrics are those of all processes that train.
 
