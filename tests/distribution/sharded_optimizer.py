@@ -3,11 +3,16 @@
 Arguments: a folder for results, then the names of cases, or none for all.
 """
 
+import functools
+import os
 import sys
 from pathlib import Path
 
 import keras
 import numpy as np
+import torch
+import torch.distributed as dist
+import transformers
 
 import keras_llm
 from keras_llm import losses, metrics, models, optimizers
@@ -32,9 +37,6 @@ def transformer(**settings):
 
 
 def outside(name):
-    import torch
-    import transformers
-
     torch.manual_seed(1)
     sizes = {"vocab_size": VOCAB, "num_attention_heads": 2, "num_hidden_layers": 2}
     if name == "gpt2":
@@ -96,53 +98,36 @@ def adafactor():
     return optimizers.Adafactor(1e-2, relative_step=False, epsilon_1=1e-3, beta_1=0.9)
 
 
-CASES = {
-    "adamw": lambda: (compiled(transformer(), adamw(global_clipnorm=0.05)), []),
-    "tied": lambda: (compiled(transformer(tie_embeddings=True), adamw()), []),
-    "adafactor": lambda: (compiled(transformer(), adafactor(), smoothing=0.1), []),
-    "own relative step": lambda: (
-        compiled(transformer(), optimizers.Adafactor(epsilon_1=1e-3)),
-        [],
-    ),
-    "clipped by keras": lambda: (
-        compiled(transformer(), keras.optimizers.SGD(0.5, 0.9, global_clipnorm=0.05)),
-        [],
-    ),
-    "adam of keras": lambda: (
-        compiled(transformer(), keras.optimizers.Adam(1e-2, epsilon=1e-3)),
-        [],
-    ),
-    "accumulated": lambda: (
-        compiled(
-            transformer(),
-            adamw(gradient_accumulation_steps=2, global_clipnorm=0.05),
-            micro_batch_size=1,
-        ),
-        [],
-    ),
-    "sum": lambda: (summed(), []),
-    "eager": lambda: (compiled(transformer(), adamw(), run_eagerly=True), []),
-    "compiled": lambda: (compiled(transformer(), adamw(), jit_compile=False), []),
-    "frozen": lambda: (frozen(), []),
-    "frozen later": lambda: (compiled(transformer(), adamw()), [Freezes()]),
-    "spoiled": lambda: (compiled(transformer(), adamw(global_clipnorm=0.05)), [Spoils()]),
-    "few variables": lambda: (compiled(few_variables(), adamw(global_clipnorm=0.05)), []),
-    "gpt2": lambda: (compiled(outside("gpt2"), adamw(global_clipnorm=0.05)), []),
-    "llama": lambda: (compiled(outside("llama"), adafactor()), []),
-}
-
-
 def summed():
     model = transformer()
     loss = losses.MaskedSparseCategoricalCrossentropy(reduction="sum")
-    model.compile(adamw(global_clipnorm=0.5), loss)
+    model.compile(keras.optimizers.SGD(0.1, 0.9, global_clipnorm=0.05), loss)
     return model
 
 
 def frozen():
     model = transformer()
     model.backbone.token_embedding.trainable = False
-    return compiled(model, adamw())
+    return compiled(model, keras.optimizers.Adam(1e-2, epsilon=1e-3))
+
+
+CASES = {
+    "adamw": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
+    "adafactor, tied": lambda: compiled(transformer(tie_embeddings=True), adafactor(), 0.1),
+    "clipped by keras": summed,
+    "accumulated": lambda: compiled(
+        transformer(),
+        adamw(gradient_accumulation_steps=2, global_clipnorm=0.05),
+        micro_batch_size=1,
+    ),
+    "frozen": frozen,
+    "spoiled": lambda: compiled(transformer(), optimizers.Adafactor(epsilon_1=1e-3)),
+    "few variables": lambda: compiled(few_variables(), adamw(global_clipnorm=0.05)),
+    "gpt2": lambda: compiled(outside("gpt2"), adamw(global_clipnorm=0.05)),
+    "llama": lambda: compiled(outside("llama"), adafactor()),
+    "saved": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
+}
+CALLBACKS = {"frozen": [Freezes], "spoiled": [Spoils]}
 
 
 def weights_of(model):
@@ -158,12 +143,50 @@ def difference(model):
     return max(world().sum_of([largest]))
 
 
-def case(name, folder):
+class Sent:
+    """Counts the bytes that are handed to PyTorch's collective operations."""
+
+    def __init__(self):
+        self.bytes = {"all_reduce": 0, "reduce": 0, "broadcast": 0}
+        for name in self.bytes:
+            setattr(dist, name, self.counted(name, getattr(dist, name)))
+
+    def counted(self, name, operation):
+        @functools.wraps(operation)
+        def call(tensor, *arguments, **named):
+            self.bytes[name] += tensor.nbytes
+            return operation(tensor, *arguments, **named)
+
+        return call
+
+
+class CountsUpdates(keras.callbacks.Callback):
+    """What the updates of the second epoch send."""
+
+    def __init__(self, sent):
+        super().__init__()
+        self.sent = sent
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = dict(self.sent.bytes)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.found = {name: n - self.before[name] for name, n in self.sent.bytes.items()}
+
+
+def case(name, folder, sent):
     keras.utils.set_random_seed(3)
-    model, callbacks = CASES[name]()
+    model, counts = CASES[name](), CountsUpdates(sent)
     x, y = rows()
-    fit = {"batch_size": BATCH, "shuffle": False, "verbose": 0, "callbacks": callbacks}
-    history = model.fit(x, y, epochs=3, validation_data=rows(5), **fit).history
+    fit = {"batch_size": BATCH, "shuffle": False, "verbose": 0, "validation_data": rows(5)}
+    callbacks = [made() for made in CALLBACKS.get(name, [])]
+    if name == "saved":
+        model.fit(x, y, **fit)
+        # The second fit begins with the state of the first.
+        model.fit(x, y, **fit)
+        model.save(folder / "saved.keras")
+        model = keras.models.load_model(folder / "saved.keras")
+    history = model.fit(x, y, epochs=2, callbacks=[*callbacks, counts], **fit).history
     results = {f"log {key}": np.array(values) for key, values in history.items()}
     results["difference"] = difference(model)
     results["iterations"] = int(model.optimizer.iterations)
@@ -174,17 +197,21 @@ def case(name, folder):
     results |= {f"state {i}": s for i, s in enumerate(state)}
     own = sum(v.value.nbytes for v in model.optimizer.variables)
     ranks = [own if i == world().rank else 0 for i in range(world().size)]
-    results["state bytes"] = np.array(world().sum_of(ranks))
-    return model, results
+    results["bytes of state"] = np.array(world().sum_of(ranks))
+    results |= {f"bytes sent {name}": n for name, n in counts.found.items()}
+    results["bytes of parameters"] = sum(v.value.nbytes for v in model.trainable_variables)
+    return results
 
 
 def main(folder, *names):
+    sent = Sent()
     for name in names or CASES:
-        _, results = case(name, folder)
+        results = case(name, folder, sent)
         if world().is_first:
             np.savez(folder / f"{name}.npz", **results)
 
 
 if __name__ == "__main__":
-    keras_llm.distribute(shard="optimizer")
+    if "KERAS_LLM_SHARD" not in os.environ:
+        keras_llm.distribute(shard="optimizer")
     main(Path(sys.argv[1]), *sys.argv[2:])

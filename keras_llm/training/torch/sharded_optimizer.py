@@ -58,6 +58,15 @@ class ShardedOptimizer:
         become(optimizer, part_of(optimizer, own))
         return owners
 
+    def bytes_owned(self, variables) -> list[int]:
+        """The bytes of the trainable variables that each process owns."""
+        # Not kept: one process may explain a model that is changed before all of them train it.
+        owners = self._owners or Owners(variables, self.group.size)
+        found = [0] * self.group.size
+        for variable in variables:
+            found[owners.of(variable)] += variable.value.nbytes
+        return found
+
     def is_own(self, variable) -> bool:
         """Whether this process updates a variable."""
         return self._owners.of(variable) == self.group.rank

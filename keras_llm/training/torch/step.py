@@ -17,6 +17,7 @@ from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.arrays import as_arrays
 from keras_llm.training.step import (
     GuardSettings,
+    Processes,
     SkippedUpdates,
     Step,
     StepDescription,
@@ -501,7 +502,21 @@ class TorchStep(Step):
         else:
             layers, why_layers = "graph", ""
         guard = self.guard.settings, int(self.guard.total)
-        return self.description(layers, why_layers, self.policy.describe(), *guard)
+        described = self.description(layers, why_layers, self.policy.describe(), *guard)
+        return described._replace(processes=self.ranks and self.processes())
+
+    def processes(self) -> Processes:
+        """What `explain` shows of the processes that train."""
+        count = self.ranks.group.size
+        if not self.model.built:
+            return Processes(count, self.shard, None, None)
+        variables = self.model.trainable_variables
+        total = sum(variable.value.nbytes for variable in variables)
+        owned = [total] * count
+        if self.sharded is not None:
+            owned = self.sharded.bytes_owned(variables)
+        # A sum for all is as much as a sum at one process and a copy from there.
+        return Processes(count, self.shard, owned, 2 * (count - 1) * total // count)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""
