@@ -19,6 +19,7 @@ from keras_llm import (
     optimizers,
     schedules,
 )
+from keras_llm.distribution import distribute
 from keras_llm.explanation.explain import explain
 from keras_llm.tracing.trace import trace
 
@@ -26,6 +27,7 @@ __all__ = [
     "backend",
     "callbacks",
     "data",
+    "distribute",
     "distribution",
     "explain",
     "generation",

@@ -99,6 +99,14 @@ def inner_optimizer(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def built_with(optimizer) -> list:
+    """The variables that an optimizer has state of; none where it is not built.
+
+    Where Keras keeps them elsewhere, state that is whole in each process is not taken apart.
+    """
+    return list(getattr(optimizer, "_trainable_variables", None) or [])
+
+
 def learning_rate_schedule(optimizer):
     """The schedule of an optimizer, or None for a learning rate that is not one.
 

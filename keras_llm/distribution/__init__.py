@@ -4,8 +4,9 @@
 """
 
 from keras_llm.distribution.current import by_all_processes, join_the_others, world
+from keras_llm.distribution.sharding import distribute, sharded
 from keras_llm.distribution.world import ProcessLostError, World
 
 join_the_others()
 
-__all__ = ["ProcessLostError", "World", "by_all_processes", "world"]
+__all__ = ["ProcessLostError", "World", "by_all_processes", "distribute", "sharded", "world"]

@@ -9,8 +9,9 @@ import keras
 from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.docstring_text import name_of
 from keras_llm.explanation.facts import Fact, Section
+from keras_llm.explanation.optimizer_facts import bytes_text
 from keras_llm.losses import MaskedLoss
-from keras_llm.training import StepDescription
+from keras_llm.training import Processes, StepDescription
 
 UNKNOWN = "known once the model is built"
 
@@ -28,7 +29,7 @@ def execution_section(compiled: CompiledModel) -> Section:
         note = "ends a document: the tokens after it do not see those before"
         facts.append(Fact("document_end_id", end, note=note))
     if compiled.step is not None:
-        facts.append(guard(compiled.step))
+        facts += [*processes(compiled.step.processes), guard(compiled.step)]
     if compiled.is_of_tokens or isinstance(compiled.loss, MaskedLoss):
         facts.append(logits(compiled))
     return Section("How it runs", "", tuple(facts))
@@ -101,6 +102,23 @@ def layers(compiled: CompiledModel) -> Fact:
     else:
         how, note = "xla" if backend == "jax" else "torch.compile", ""
     return Fact("layers", how, texts[how], note)
+
+
+def processes(found: Processes | None) -> list[Fact]:
+    """How several processes divide the work, and what they send."""
+    if found is None:
+        return []
+    text = f"{found.count}, each with its rows of every batch"
+    note = "" if found.sent is None else f"each sends {bytes_text(found.sent)} an update"
+    facts = [Fact("processes", found.count, text, note)]
+    if found.shard is None:
+        return facts
+    text = "the optimizer's state and the sums of gradients, by variables"
+    note = "distribute(shard='optimizer')"
+    if found.owned is not None:
+        low, high = bytes_text(min(found.owned)), bytes_text(max(found.owned))
+        note += f": a process updates {low} to {high} of parameters"
+    return [*facts, Fact("divided", found.shard, text, note)]
 
 
 def guard(step: StepDescription) -> Fact:

@@ -37,6 +37,7 @@ class StepDescription(NamedTuple):
         compiling: What was decided about `jit_compile`; empty where it is off.
         guard: The `GuardSettings`.
         skipped: How many updates have been skipped because they were not finite.
+        processes: The `Processes` that train; None for one alone.
     """
 
     accumulation: int
@@ -49,6 +50,23 @@ class StepDescription(NamedTuple):
     compiling: str
     guard: "GuardSettings"
     skipped: int
+    processes: "Processes | None" = None
+
+
+class Processes(NamedTuple):
+    """Several processes that train one model.
+
+    Attributes:
+        count: How many.
+        shard: What they divide among themselves besides rows; None for nothing.
+        owned: The bytes of the variables that each one updates; None where the model is not built.
+        sent: The bytes that each one sends an update, on average; None likewise.
+    """
+
+    count: int
+    shard: str | None
+    owned: list[int] | None
+    sent: int | None
 
 
 class GuardSettings(NamedTuple):
@@ -234,6 +252,18 @@ class Step(ABC):
         """
 
     # What others ask
+
+    def build_optimizer(self):
+        """Builds the optimizer, if it is not, with the variables whose state is kept here."""
+        if not self.optimizer.built:
+            self.optimizer.build(self.model.trainable_variables)
+
+    def whole_state(self):
+        """Context manager in which the first process has the optimizer's state of all variables.
+
+        Where several processes keep parts of it, all of them enter it.
+        """
+        return contextlib.nullcontext()
 
     def metrics_of_all(self):
         """Context manager in which the metrics are those of all processes that train.

@@ -131,6 +131,9 @@ class StepModel(keras.Model):
         # calling this, those cannot be used with batches that have their labels inside of x.
         if self.reader is not None and iterator is not None:
             iterator = ((*place, [self.unpack(batch)]) for *place, [batch] in iterator)
+        if self.step is not None and self.built:
+            # Keras would make state of all variables, though this process keeps a part of it.
+            self.step.build_optimizer()
         super()._symbolic_build(iterator, *args, **kwargs)
 
     # Keras's hooks: functions of many batches

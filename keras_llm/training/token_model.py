@@ -363,7 +363,8 @@ class TokenModel(StepModel):
 
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
         """Keras's `save`; of several processes the first writes, and the others wait for it."""
-        with world().first_alone(f"save {filepath}"):
+        whole = contextlib.nullcontext() if self.step is None else self.step.whole_state()
+        with whole, world().first_alone(f"save {filepath}"):
             if world().is_first:
                 super().save(filepath, overwrite, zipped, **kwargs)
 

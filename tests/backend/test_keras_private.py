@@ -8,6 +8,7 @@ from keras_llm import explain, losses
 from keras_llm.backend.keras_private import (
     all_layers,
     batches_through,
+    built_with,
     compile_arguments,
     keras_decays,
     keras_mask,
@@ -137,3 +138,10 @@ def test_batches_go_through_a_function_on_their_way_to_jax():
     data = batches_through(doubled, (rows,), **options)
     same = keras.Sequential([keras.layers.Identity()])
     np.testing.assert_array_equal(same.predict(data, verbose=0), 2.0 * rows)
+def test_an_optimizer_tells_what_it_was_built_with():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    optimizer = keras.optimizers.Adam()
+    assert built_with(optimizer) == []
+    optimizer.build(layer.trainable_variables[:1])
+    assert [v is layer.kernel for v in built_with(optimizer)] == [True]

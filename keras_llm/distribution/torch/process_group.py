@@ -87,10 +87,41 @@ class ProcessGroup(World):
         self._call(dist.all_gather, every, tensor.contiguous())
         return every
 
-    def start_sum(self, flat):
-        """Begins to sum a tensor in place; returns what waits for it."""
-        work = self._call(dist.all_reduce, flat, async_op=True)
+    def start_sum(self, flat, owner=None):
+        """Begins to sum a tensor in place, for all or for one process; returns what waits for it.
+
+        In the other processes than an owner the tensor's values are of no use afterwards.
+        """
+        if owner is None:
+            work = self._call(dist.all_reduce, flat, async_op=True)
+        else:
+            work = self._call(dist.reduce, flat, owner, async_op=True)
         return lambda: self._checked(work.wait)
+
+    def start_copy(self, flat, owner):
+        """Begins to replace a tensor by that of its owner; returns what waits for it."""
+        work = self._call(dist.broadcast, flat, owner, async_op=True)
+        return lambda: self._checked(work.wait)
+
+    @torch.no_grad()
+    def copy_from_owners_(self, buckets):
+        """Replaces tensors by those of their owners; the next bucket is on its way meanwhile.
+
+        Args:
+            buckets: Owners, each with a list of tensors of one dtype and device.
+        """
+        waiting = None
+        for owner, tensors in [*buckets, (None, [])]:
+            begun = None
+            if tensors:
+                flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+                begun = flat, tensors, owner, self.start_copy(flat, owner)
+            if waiting is not None:
+                flat, tensors, owner, wait = waiting
+                wait()
+                if owner != self.rank:
+                    scatter(flat, tensors)
+            waiting = begun
 
     def _call(self, operation, *arguments, **named):
         self._calls += 1

@@ -51,10 +51,15 @@ class GradientAccumulator:
         gradients = [tensor.grad for tensor in tensors]
         known = [gradient for gradient in gradients if gradient is not None]
         if self.divides and known:
-            # A window with nothing to count has gradient 0 already.
-            divisor = torch.clamp(torch.as_tensor(self.tokens), min=torch.finfo(torch.float32).tiny)
-            torch._foreach_div_(known, divisor)
+            torch._foreach_div_(known, self.divisor())
         return gradients
+
+    def divisor(self):
+        """What the sum of a window's gradients is divided by."""
+        if not self.divides:
+            return 1.0
+        # A window with nothing to count has gradient 0 already.
+        return torch.clamp(torch.as_tensor(self.tokens), min=torch.finfo(torch.float32).tiny)
 
     def state_dict(self, tensors) -> dict:
         """The window so far, with copies of its gradients."""

@@ -16,22 +16,24 @@ class GradientSum:
     while the pass goes on. All processes begin the sums in the same order, though one may have no
     rows and another no gradient of some variable.
 
-    Gradients of less than float32 are summed in float32.
+    Gradients of less than float32 are summed in float32. Where variables have owners, a sum goes to
+    the owner, and other processes have no gradient afterwards.
 
     Args:
         group: The `ProcessGroup`.
         tensors: The tensors of the trainable variables.
+        owners: The process that owns each of them; None where all processes get the sums.
     """
 
-    def __init__(self, group, tensors):
+    def __init__(self, group, tensors, owners=None):
         self.group, self.tensors = group, tensors
-        self.buckets = buckets_of(tensors)
-        self.bucket_of = {id(t): i for i, bucket in enumerate(self.buckets) for t in bucket}
+        self.buckets = buckets_of(tensors, owners or [None] * len(tensors))
+        self.bucket_of = {id(t): i for i, (_, bucket) in enumerate(self.buckets) for t in bucket}
         self.forget()
 
     def forget(self):
         """Begins a new update."""
-        self.missing = [len(bucket) for bucket in self.buckets]
+        self.missing = [len(bucket) for _, bucket in self.buckets]
         # Of each bucket whose sum has begun: the flat tensor, and what waits for it.
         self.begun = []
         self.known = set()
@@ -62,7 +64,7 @@ class GradientSum:
     @torch.no_grad()
     def begin_next(self):
         """Begins the sum of the next bucket; a gradient that this process does not have is 0."""
-        bucket = self.buckets[len(self.begun)]
+        owner, bucket = self.buckets[len(self.begun)]
         parts = []
         for tensor in bucket:
             gradient, tensor.grad = tensor.grad, None
@@ -72,7 +74,7 @@ class GradientSum:
                 self.known.add(id(tensor))
             parts.append(gradient.reshape(-1).to(summed_dtype(tensor)))
         flat = torch.cat(parts)
-        self.begun.append((flat, self.group.start_sum(flat)))
+        self.begun.append((flat, self.group.start_sum(flat, owner)))
 
     @torch.no_grad()
     def finish(self) -> list[bool]:
@@ -83,8 +85,10 @@ class GradientSum:
         """
         while len(self.begun) < len(self.buckets):
             self.begin_next()
-        for bucket, (flat, wait) in zip(self.buckets, self.begun, strict=True):
+        for (owner, bucket), (flat, wait) in zip(self.buckets, self.begun, strict=True):
             wait()
+            if owner not in (None, self.group.rank):
+                continue
             for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.grad = part.view_as(tensor).to(tensor.dtype)
         known = [id(tensor) in self.known for tensor in self.tensors]
@@ -97,13 +101,19 @@ def summed_dtype(tensor):
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def buckets_of(tensors) -> list[list]:
-    """The tensors in reverse order, cut into lists of one dtype and of about as many bytes."""
-    buckets, kind, size = [], None, 0
-    for tensor in reversed(tensors):
-        if size >= BUCKET_BYTES or (tensor.dtype, tensor.device) != kind:
-            buckets.append([])
-            kind, size = (tensor.dtype, tensor.device), 0
-        buckets[-1].append(tensor)
-        size += tensor.numel() * tensor.element_size()
-    return buckets
+def buckets_of(tensors, owners) -> list[tuple]:
+    """The tensors in reverse order, cut into lists of one owner and dtype, of about as many bytes.
+
+    Returns:
+        Owners, each with such a list, by the place of the list's last tensor.
+    """
+    filled, begun = [], {}
+    for tensor, owner in zip(reversed(tensors), reversed(owners), strict=True):
+        kind = owner, tensor.dtype, tensor.device
+        # Taken out and put in again: what ends last is last.
+        bucket = [*begun.pop(kind, []), tensor]
+        if sum(t.numel() * t.element_size() for t in bucket) < BUCKET_BYTES:
+            begun[kind] = bucket
+        else:
+            filled.append((owner, bucket))
+    return [*filled, *((owner, bucket) for (owner, *_), bucket in begun.items())]

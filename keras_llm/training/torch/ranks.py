@@ -22,10 +22,13 @@ class Ranks:
 
     Args:
         group: The `ProcessGroup`.
+
+    Attributes:
+        sharded: The `ShardedOptimizer`, where variables have owners; else None.
     """
 
     def __init__(self, group):
-        self.group = group
+        self.group, self.sharded = group, None
         # The weights and random numbers are those of the first process.
         self.has_met = False
         self.is_alone = False
@@ -59,7 +62,8 @@ class Ranks:
     def sum_for(self, trained) -> GradientSum:
         """The sum of the gradients of some `TrainedVariables`."""
         if self._sum is None or self._sum.tensors is not trained.tensors:
-            self._sum = GradientSum(self.group, trained.tensors)
+            owners = None if self.sharded is None else self.sharded.owners(trained.variables)
+            self._sum = GradientSum(self.group, trained.tensors, owners)
         return self._sum
 
     @torch.no_grad()
@@ -67,19 +71,27 @@ class Ranks:
         """Sums what an update is made from: `.grad`, the tokens, the batches that were lost.
 
         A variable that has a gradient in no process has none afterwards.
+
+        Returns:
+            Where variables have owners: the global norm of the sums; None where nothing has a
+            gradient.
         """
         known = self.sum_for(trained).finish()
         device = trained.tensors[0].device
-        facts = torch.tensor([0.0, 0.0, *known], dtype=torch.float64).to(device)
+        facts = torch.tensor([0.0, 0.0, 0.0, *known], dtype=torch.float64).to(device)
         facts[0], facts[1] = accumulator.tokens, guard.lost
+        if self.sharded is not None:
+            facts[2] = self.sharded.sum_of_squares(trained.tensors)
         self.group.sum_([facts])
         accumulator.tokens = facts[0].float()
         guard.lost = facts[1] > 0 if facts.is_cuda else bool(facts[1])
         # Where this process had all gradients, nobody has to wait for a GPU.
         if not all(known):
-            for tensor, count in zip(trained.tensors, facts[2:].tolist(), strict=True):
+            known = facts[3:].tolist()
+            for tensor, count in zip(trained.tensors, known, strict=True):
                 if not count:
                     tensor.grad = None
+        return facts[2].sqrt().float() if self.sharded is not None and any(known) else None
 
     # Metrics
 
@@ -184,7 +196,8 @@ class Ranks:
         Those that the order of data is drawn from are the same everywhere; those of dropout are
         not.
         """
-        variables = [*model.variables, *optimizer.variables]
+        shared = optimizer.variables if self.sharded is None else self.sharded.shared_variables
+        variables = [*model.variables, *shared]
         state = torch.get_rng_state()
         self.group.copy_from_first_([*(variable.value for variable in variables), state])
         torch.set_rng_state(state)

@@ -11,12 +11,13 @@ from keras_llm.backend.keras_private import all_layers
 from keras_llm.backend.layer_settings import LayerSettings
 from keras_llm.backend.torch.gradient_clipping import global_norm
 from keras_llm.data.process_rows import RowsOfOneProcess
-from keras_llm.distribution import world
+from keras_llm.distribution import sharded, world
 from keras_llm.optimizers.optimizer import Optimizer
 from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.arrays import as_arrays
 from keras_llm.training.step import (
     GuardSettings,
+    Processes,
     SkippedUpdates,
     Step,
     StepDescription,
@@ -37,6 +38,7 @@ from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
 from keras_llm.training.torch.pass_graph import PassGraph, PassGraphs
 from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.seen_layers import layers_seen
+from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
 from keras_llm.training.torch.update_guard import UpdateGuard
 
 
@@ -48,6 +50,9 @@ class TorchStep(Step):
         # Where several processes train: their part in it.
         self.ranks = None if world().size == 1 else Ranks(world())
         super().__init__(*arguments)
+        self.shard, self.sharded = sharded(), None
+        if self.ranks is not None and self.shard is not None:
+            self.sharded = self.ranks.sharded = ShardedOptimizer(self.ranks.group, self.optimizer)
         self.accumulator = GradientAccumulator(self.accumulation, self.sums_gradients)
         self.micro_batches = MicroBatches(self.micro_batch_size)
         self.policy = CompilePolicy(self.jit_compile)
@@ -251,21 +256,40 @@ class TorchStep(Step):
             return
         # Those of the last batch, though a callback may have frozen some since.
         trained = self._trained or self.trained()
+        norm, scales = None, self.optimizer is not self._inner
         if self.ranks is not None:
-            self.ranks.meet_before_update(self.accumulator, self.guard, trained)
+            norm = self.ranks.meet_before_update(self.accumulator, self.guard, trained)
         gradients = self.accumulator.gradients(trained.tensors)
         known = [gradient for gradient in gradients if gradient is not None]
-        norm, scales = None, self.optimizer is not self._inner
-        if known:
-            scale = loss_scale(self.optimizer)
-            norm = global_norm(known) if scale is None else global_norm(known) / scale
+        if self.sharded is None:
+            norm = global_norm(known) if known else None
+        elif norm is not None:
+            norm = norm / self.accumulator.divisor()
+        if norm is not None and (scale := loss_scale(self.optimizer)) is not None:
+            norm = norm / scale
         skip = self.guard.decide(norm, overflows=scales)
-        if known:
+        if norm is not None:
             # Where a loss scale overflows, which its optimizer waits to know, there is no update.
             overflows = scales and not norm.isfinite()
             self.norms.add(norm, True if overflows else skip)
-        self.apply_unless(skip, norm, *self.with_gradients(gradients, trained.variables))
+        if self.sharded is None:
+            self.apply_unless(skip, norm, *self.with_gradients(gradients, trained.variables))
+        else:
+            self.update_own(skip, norm, gradients, trained)
         self.accumulator.start(trained.every_tensor, 1.0)
+
+    def update_own(self, skip, norm, gradients, trained):
+        """Updates the variables of this process, and gives all processes those of all."""
+        if norm is None:
+            # What Keras says where it is handed none.
+            raise ValueError("No gradients provided for any variable.")
+        gradients, variables = self.sharded.own(gradients, trained.variables, norm)
+        if any(gradient is not None for gradient in gradients):
+            self.apply_unless(skip, norm, *self.with_gradients(gradients, variables))
+        else:
+            self.sharded.count(skip)
+        if skip is not True:
+            self.sharded.send_values(trained)
 
     def apply_unless(self, skip, norm, gradients, variables):
         """Hands the gradients to the optimizer, unless the update is skipped.
@@ -298,6 +322,11 @@ class TorchStep(Step):
     def check_ranks(self):
         """Raises `RuntimeError` where the processes are not those that `compile` was called for."""
         check_one_device()
+        if sharded() != self.shard:
+            raise RuntimeError(
+                "keras_llm.distribute must be called before compile. Received: a call of "
+                f"distribute(shard={sharded()!r}) after compile, which found {self.shard!r}"
+            )
         if (size := world().size) != (1 if self.ranks is None else self.ranks.group.size):
             raise RuntimeError(
                 "The processes must have met when compile is called: import keras_llm under "
@@ -313,6 +342,17 @@ class TorchStep(Step):
     def throttle(self, callbacks, phase: str) -> LogThrottle:
         """When the logs of `fit` or `evaluate` are computed: a clock decides for one process."""
         return LogThrottle(callbacks, phase, None if self.ranks is None else EVERY)
+
+    def build_optimizer(self):
+        """Builds the optimizer, if it is not, with the variables whose state is kept here."""
+        if self.sharded is not None:
+            self.sharded.build(self.trained().variables)
+        else:
+            super().build_optimizer()
+
+    def whole_state(self):
+        """Context manager in which the first process has the optimizer's state of all."""
+        return super().whole_state() if self.sharded is None else self.sharded.whole()
 
     def sums_begin(self, trained, is_last: bool):
         """Context manager for a backward pass, in which sums over processes may begin.
@@ -465,7 +505,21 @@ class TorchStep(Step):
         else:
             layers, why_layers = "graph", ""
         guard = self.guard.settings, int(self.guard.total)
-        return self.description(layers, why_layers, self.policy.describe(), *guard)
+        described = self.description(layers, why_layers, self.policy.describe(), *guard)
+        return described._replace(processes=self.ranks and self.processes())
+
+    def processes(self) -> Processes:
+        """What `explain` shows of the processes that train."""
+        count = self.ranks.group.size
+        if not self.model.built:
+            return Processes(count, self.shard, None, None)
+        variables = self.model.trainable_variables
+        total = sum(variable.value.nbytes for variable in variables)
+        owned = [total] * count
+        if self.sharded is not None:
+            owned = self.sharded.bytes_owned(variables)
+        # A sum for all is as much as a sum at one process and a copy from there.
+        return Processes(count, self.shard, owned, 2 * (count - 1) * total // count)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""

@@ -1,0 +1,58 @@
+"""What several processes divide among themselves, besides the rows of a batch."""
+
+import os
+
+KINDS = ("optimizer",)
+VARIABLE = "KERAS_LLM_SHARD"
+
+_chosen: str | None = None
+
+
+def distribute(shard: str | None = None) -> None:
+    """Says what torchrun's processes divide among themselves; call it before the model is made.
+
+    Without it each process holds everything: parameters, gradients and the optimizer's state.
+
+        kind            kept whole in each process      kept by one process, its owner
+        None            all
+        "optimizer"     parameters                      optimizer state, summed gradients
+
+    With `"optimizer"` every variable has one owner. It alone gets the sum of the variable's
+    gradients, keeps its optimizer state, updates it, and sends the new value to the others. So an
+    optimizer works on whole variables, and training is that of one process, Adafactor and clipping
+    by the global norm included. An update sends as much as without sharding.
+
+    The owners' shares are as equal as whole variables allow: where one table is larger than the
+    model divided by the number of processes, its owner has more than the others.
+
+    One process changes nothing; nor do JAX and TensorFlow, where `keras.distribution` does this.
+    The environment variable `KERAS_LLM_SHARD=optimizer` does the same as a call.
+
+    Args:
+        shard: One of the above.
+
+    Raises:
+        ValueError: another kind.
+
+    Example:
+    >>> import keras_llm
+    >>> keras_llm.distribute(shard="optimizer")
+    >>> keras_llm.distribute()  # each process holds everything again
+    """
+    global _chosen
+    _chosen = checked(shard, "shard")
+
+
+def sharded() -> str | None:
+    """The kind of sharding that was chosen; None for none."""
+    if _chosen is not None:
+        return _chosen
+    return checked(os.environ.get(VARIABLE) or None, VARIABLE)
+
+
+def checked(shard, name: str):
+    """The argument, if it is a kind of sharding or None."""
+    if shard is not None and shard not in KINDS:
+        kinds = ", ".join(repr(kind) for kind in KINDS)
+        raise ValueError(f"{name} must be {kinds} or None. Received: {name}={shard!r}")
+    return shard

@@ -1,0 +1,217 @@
+"""Trains small models; torchrun starts this with several processes, and one process is the truth.
+
+Arguments: a folder for results, then the names of cases, or none for all.
+"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import torch
+import torch.distributed as dist
+import transformers
+
+import keras_llm
+from keras_llm import losses, metrics, models, optimizers
+from keras_llm.distribution import world
+
+VOCAB, ROWS, LENGTH, BATCH = 23, 9, 6, 4
+
+
+def rows(seed=0):
+    """Rows of unequal numbers of tokens; the last batch has one row, fewer than processes."""
+    drawn = np.random.default_rng(seed)
+    x = drawn.integers(1, VOCAB, (ROWS, LENGTH))
+    y = drawn.integers(1, VOCAB, (ROWS, LENGTH))
+    lengths = drawn.integers(1, LENGTH + 1, ROWS)
+    y[np.arange(LENGTH) >= lengths[:, None]] = -100
+    return x, y
+
+
+def transformer(**settings):
+    sizes = {"vocab_size": VOCAB, "d_model": 16, "num_layers": 2, "num_heads": 2}
+    return models.CausalTransformer(**sizes, max_length=16, **settings)
+
+
+def outside(name):
+    torch.manual_seed(1)
+    sizes = {"vocab_size": VOCAB, "num_attention_heads": 2, "num_hidden_layers": 2}
+    if name == "gpt2":
+        config = transformers.GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2)
+    else:
+        config = transformers.LlamaConfig(
+            **sizes, hidden_size=16, intermediate_size=24, pad_token_id=0
+        )
+    for kind in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(config, kind):
+            setattr(config, kind, 0.0)
+    return models.from_transformers(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def few_variables():
+    """Two variables: with four processes two own nothing."""
+    return models.LanguageModel(
+        keras.layers.Embedding(VOCAB, 8), keras.layers.Dense(VOCAB, use_bias=False)
+    )
+
+
+def compiled(model, optimizer, smoothing=0.0, **settings):
+    model.compile(
+        optimizer,
+        losses.MaskedSparseCategoricalCrossentropy(label_smoothing=smoothing),
+        metrics=[metrics.Perplexity(), metrics.MaskedTokenAccuracy()],
+        **settings,
+    )
+    return model
+
+
+class Freezes(keras.callbacks.Callback):
+    """Freezes the first block after the first epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.backbone.blocks[0].trainable = False
+
+
+class Spoils(keras.callbacks.Callback):
+    """Makes the gradient of the second batch NaN."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        scale = self.model.backbone.norm.variables[0]
+        if batch == 1:
+            self.before = keras.ops.copy(scale)
+            scale.assign(scale * float("nan"))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            self.model.backbone.norm.variables[0].assign(self.before)
+
+
+def adamw(**settings):
+    return optimizers.AdamW(1e-2, weight_decay=0.1, epsilon=1e-3, **settings)
+
+
+def adafactor():
+    return optimizers.Adafactor(1e-2, relative_step=False, epsilon_1=1e-3, beta_1=0.9)
+
+
+def summed():
+    model = transformer()
+    loss = losses.MaskedSparseCategoricalCrossentropy(reduction="sum")
+    model.compile(keras.optimizers.SGD(0.1, 0.9, global_clipnorm=0.05), loss)
+    return model
+
+
+def frozen():
+    model = transformer()
+    model.backbone.token_embedding.trainable = False
+    return compiled(model, keras.optimizers.Adam(1e-2, epsilon=1e-3))
+
+
+CASES = {
+    "adamw": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
+    "adafactor, tied": lambda: compiled(transformer(tie_embeddings=True), adafactor(), 0.1),
+    "clipped by keras": summed,
+    "accumulated": lambda: compiled(
+        transformer(),
+        adamw(gradient_accumulation_steps=2, global_clipnorm=0.05),
+        micro_batch_size=1,
+    ),
+    "frozen": frozen,
+    "spoiled": lambda: compiled(transformer(), optimizers.Adafactor(epsilon_1=1e-3)),
+    "few variables": lambda: compiled(few_variables(), adamw(global_clipnorm=0.05)),
+    "gpt2": lambda: compiled(outside("gpt2"), adamw(global_clipnorm=0.05)),
+    "llama": lambda: compiled(outside("llama"), adafactor()),
+    "saved": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
+}
+CALLBACKS = {"frozen": [Freezes], "spoiled": [Spoils]}
+
+
+def weights_of(model):
+    return [keras.ops.convert_to_numpy(v) for v in model.variables]
+
+
+def difference(model):
+    """The largest difference between the weights of this process and those of the first."""
+    own = [v.value.detach() for v in model.variables]
+    first = [tensor.clone() for tensor in own]
+    world().copy_from_first_(first)
+    largest = max(float((a - b).abs().max()) for a, b in zip(own, first, strict=True))
+    return max(world().sum_of([largest]))
+
+
+class Sent:
+    """Counts the bytes that are handed to PyTorch's collective operations."""
+
+    def __init__(self):
+        self.bytes = {"all_reduce": 0, "reduce": 0, "broadcast": 0}
+        for name in self.bytes:
+            setattr(dist, name, self.counted(name, getattr(dist, name)))
+
+    def counted(self, name, operation):
+        @functools.wraps(operation)
+        def call(tensor, *arguments, **named):
+            self.bytes[name] += tensor.nbytes
+            return operation(tensor, *arguments, **named)
+
+        return call
+
+
+class CountsUpdates(keras.callbacks.Callback):
+    """What the updates of the second epoch send."""
+
+    def __init__(self, sent):
+        super().__init__()
+        self.sent = sent
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = dict(self.sent.bytes)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.found = {name: n - self.before[name] for name, n in self.sent.bytes.items()}
+
+
+def case(name, folder, sent):
+    keras.utils.set_random_seed(3)
+    model, counts = CASES[name](), CountsUpdates(sent)
+    x, y = rows()
+    fit = {"batch_size": BATCH, "shuffle": False, "verbose": 0, "validation_data": rows(5)}
+    callbacks = [made() for made in CALLBACKS.get(name, [])]
+    if name == "saved":
+        model.fit(x, y, **fit)
+        # The second fit begins with the state of the first.
+        model.fit(x, y, **fit)
+        model.save(folder / "saved.keras")
+        model = keras.models.load_model(folder / "saved.keras")
+    history = model.fit(x, y, epochs=2, callbacks=[*callbacks, counts], **fit).history
+    results = {f"log {key}": np.array(values) for key, values in history.items()}
+    results["difference"] = difference(model)
+    results["iterations"] = int(model.optimizer.iterations)
+    results |= {f"weight {i}": w for i, w in enumerate(weights_of(model))}
+    # In one process the state is whole; elsewhere only while it is asked for.
+    with model.step.whole_state():
+        state = [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
+    results |= {f"state {i}": s for i, s in enumerate(state)}
+    own = sum(v.value.nbytes for v in model.optimizer.variables)
+    ranks = [own if i == world().rank else 0 for i in range(world().size)]
+    results["bytes of state"] = np.array(world().sum_of(ranks))
+    results |= {f"bytes sent {name}": n for name, n in counts.found.items()}
+    results["bytes of parameters"] = sum(v.value.nbytes for v in model.trainable_variables)
+    return results
+
+
+def main(folder, *names):
+    sent = Sent()
+    for name in names or CASES:
+        results = case(name, folder, sent)
+        if world().is_first:
+            np.savez(folder / f"{name}.npz", **results)
+
+
+if __name__ == "__main__":
+    if "KERAS_LLM_SHARD" not in os.environ:
+        keras_llm.distribute(shard="optimizer")
+    main(Path(sys.argv[1]), *sys.argv[2:])
