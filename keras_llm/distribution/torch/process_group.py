@@ -185,7 +185,7 @@ class ProcessGroup(World):
 
     def _leave(self, error):
         """Tells the others, and closes the connections unless all have failed alike."""
-        if self.lost:
+        if self.lost or self.store is None:
             return
         self.tell(error)
         if not isinstance(error, ProcessLostError) and self._all_have_failed():
@@ -199,7 +199,7 @@ class ProcessGroup(World):
     def _all_have_failed(self):
         keys = [self._key(rank) for rank in range(self.size)]
         end = time.monotonic() + GRACE
-        with contextlib.suppress(RuntimeError, AttributeError):
+        with contextlib.suppress(RuntimeError):
             while not self.store.check(keys):
                 if time.monotonic() > end:
                     return False
@@ -246,7 +246,11 @@ _current: ProcessGroup | None = None
 def current() -> ProcessGroup | None:
     """The group of this process, one that a user has made included; None where there is none."""
     global _current
-    if _current is None and dist.is_available() and dist.is_initialized():
+    if not dist.is_available() or not dist.is_initialized():
+        # One that was left because a process has failed still says so.
+        return _current if _current is not None and _current.lost else None
+    place = dist.get_rank(), dist.get_world_size()
+    if _current is None or place != (_current.rank, _current.size):
         _current = ProcessGroup()
     return _current
 
