@@ -164,6 +164,8 @@ class Resume(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("kind", ["arrays", "loader"])
+@pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_a_run_goes_on_in_the_middle_of_an_epoch(kind):
     """In the middle of a window of accumulated gradients; the same numbers as without a stop."""
 
