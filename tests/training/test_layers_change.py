@@ -151,6 +151,7 @@ class Turns(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("by", ["epoch", "batch"])
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_what_is_trained_is_what_is_trainable_when_a_batch_is_taken(by):
     # Two batches in one epoch, or two epochs of one batch: frozen at the first, thawed at the next.
     model, twin = build(), build()
