@@ -265,6 +265,7 @@ def test_a_distribution_is_refused(monkeypatch):
 @pytest.mark.parametrize("how", ["accumulation", "micro-batches", "whole"])
 @pytest.mark.not_jax  # XLA has no float16 attention on a CPU
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_no_update_of_float16_is_lost_to_sums(how):
     # A batch of 512 tokens: a sum of their losses, times the loss scale, is beyond float16.
     x, y = RNG.integers(1, VOCAB, (8, 64)), RNG.integers(1, VOCAB, (8, 64))
