@@ -9,8 +9,9 @@ import keras
 from keras_llm.explanation.compiled_model import CompiledModel
 from keras_llm.explanation.docstring_text import name_of
 from keras_llm.explanation.facts import Fact, Section
+from keras_llm.explanation.optimizer_facts import bytes_text
 from keras_llm.losses import MaskedLoss
-from keras_llm.training import StepDescription
+from keras_llm.training import Processes, StepDescription
 
 UNKNOWN = "known once the model is built"
 
@@ -20,6 +21,8 @@ def execution_section(compiled: CompiledModel) -> Section:
     model, variables = compiled.model, compiled.model.variables
     devices = sorted({device_of(variable.value) for variable in variables})
     facts = [software(), Fact("device", devices or None, "" if devices else UNKNOWN)]
+    if compiled.step is not None and compiled.step.processes is not None:
+        facts += processes(compiled.step.processes)
     facts += [*precision(compiled), layers(compiled)]
     # Where attention stops in a row of several documents.
     config = getattr(getattr(model, "backbone", None), "config", None)
@@ -58,6 +61,19 @@ def device_of(tensor) -> str:
         # JAX, where one array may be spread over several.
         return ", ".join(sorted(f"{d.platform}:{d.id}" for d in tensor.devices()))
     return str(tensor.device).split("device:")[-1].lower()
+
+
+def processes(found: Processes) -> list[Fact]:
+    """What each of several processes does, and what it sends to the others."""
+    count = found.count
+    share = f"{count}, each takes 1 of {count} rows of a batch"
+    sent = UNKNOWN if found.sent is None else f"{bytes_text(found.sent)} by each process"
+    why = f"sums of gradients, in float32 at least: 2 * {count - 1}/{count} of their bytes"
+    return [
+        Fact("processes", count, share, "batch_size is that of all processes together"),
+        Fact("sent for an update", found.sent, sent, why),
+        Fact("dropout", "differs", "differs by process", "the order of the data does not"),
+    ]
 
 
 def precision(compiled: CompiledModel) -> list[Fact]:

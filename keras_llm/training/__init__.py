@@ -1,7 +1,7 @@
 """What happens inside one step."""
 
 from keras_llm.checks.sanity_warning import SanityWarning
-from keras_llm.training.step import Step, StepDescription
+from keras_llm.training.step import Processes, Step, StepDescription
 from keras_llm.training.token_model import TokenModel
 
-__all__ = ["SanityWarning", "Step", "StepDescription", "TokenModel"]
+__all__ = ["Processes", "SanityWarning", "Step", "StepDescription", "TokenModel"]

@@ -37,6 +37,7 @@ class StepDescription(NamedTuple):
         compiling: What was decided about `jit_compile`; empty where it is off.
         guard: The `GuardSettings`.
         skipped: How many updates have been skipped because they were not finite.
+        processes: The processes that train together; None where there is one.
     """
 
     accumulation: int
@@ -49,6 +50,20 @@ class StepDescription(NamedTuple):
     compiling: str
     guard: "GuardSettings"
     skipped: int
+    processes: "Processes | None" = None
+
+
+class Processes(NamedTuple):
+    """The processes that train a model together.
+
+    Attributes:
+        count: How many there are; each takes that part of the rows of a batch.
+        sent: The bytes that each sends for the gradients of an update; None before the model is
+            built.
+    """
+
+    count: int
+    sent: int | None
 
 
 class GuardSettings(NamedTuple):
@@ -328,7 +343,9 @@ class Step(ABC):
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""
 
-    def description(self, layers, why_layers, compiling, guard, skipped) -> StepDescription:
+    def description(
+        self, layers, why_layers, compiling, guard, skipped, processes=None
+    ) -> StepDescription:
         """The description with what is the same on every backend."""
         why_logits = self.why_logits()
         return StepDescription(
@@ -342,6 +359,7 @@ class Step(ABC):
             compiling,
             guard,
             skipped,
+            processes,
         )
 
     @abstractmethod

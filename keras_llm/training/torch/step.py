@@ -17,6 +17,7 @@ from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.arrays import as_arrays
 from keras_llm.training.step import (
     GuardSettings,
+    Processes,
     SkippedUpdates,
     Step,
     StepDescription,
@@ -30,6 +31,7 @@ from keras_llm.training.torch.gradient_accumulator import (
     add_gradients,
     loss_scale,
 )
+from keras_llm.training.torch.gradient_sum import bytes_sent
 from keras_llm.training.torch.host_batches import copied, label_counts, on_host, uses_gpu
 from keras_llm.training.torch.host_copies import HostCopies
 from keras_llm.training.torch.log_throttle import LogThrottle
@@ -465,7 +467,18 @@ class TorchStep(Step):
         else:
             layers, why_layers = "graph", ""
         guard = self.guard.settings, int(self.guard.total)
-        return self.description(layers, why_layers, self.policy.describe(), *guard)
+        return self.description(
+            layers, why_layers, self.policy.describe(), *guard, self.processes()
+        )
+
+    def processes(self) -> Processes | None:
+        """The processes that train together; None where there is one."""
+        if self.ranks is None:
+            return None
+        count, sent = self.ranks.group.size, None
+        if self.model.built:
+            sent = bytes_sent(self.trained().tensors, count)
+        return Processes(count, sent)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""
