@@ -7,10 +7,11 @@ from keras_llm.distribution.world import (
     ProcessLostError,
     World,
     by_all_processes,
+    by_first_process,
     join_the_others,
     world,
 )
 
 join_the_others()
 
-__all__ = ["ProcessLostError", "World", "by_all_processes", "world"]
+__all__ = ["ProcessLostError", "World", "by_all_processes", "by_first_process", "world"]
