@@ -362,7 +362,9 @@ class Step(ABC):
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""
 
-    def description(self, layers, why_layers, compiling, guard, skipped) -> StepDescription:
+    def description(
+        self, layers, why_layers, compiling, guard, skipped, processes=None
+    ) -> StepDescription:
         """The description with what is the same on every backend."""
         why_logits = self.why_logits()
         return StepDescription(
@@ -376,6 +378,7 @@ class Step(ABC):
             compiling,
             guard,
             skipped,
+            processes,
         )
 
     @abstractmethod

@@ -31,6 +31,7 @@ from keras_llm.training.torch.gradient_accumulator import (
     add_gradients,
     loss_scale,
 )
+from keras_llm.training.torch.gradient_sum import bytes_sent
 from keras_llm.training.torch.host_batches import copied, label_counts, on_host, uses_gpu
 from keras_llm.training.torch.host_copies import HostCopies
 from keras_llm.training.torch.log_throttle import LogThrottle
@@ -519,7 +520,8 @@ class TorchStep(Step):
         if self.sharded is not None:
             owned = self.sharded.bytes_owned(variables)
         # A sum for all is as much as a sum at one process and a copy from there.
-        return Processes(count, self.shard, owned, 2 * (count - 1) * total // count)
+        sent = bytes_sent([variable.value for variable in variables], count)
+        return Processes(count, self.shard, owned, sent)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""
