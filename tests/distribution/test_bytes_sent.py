@@ -45,8 +45,8 @@ def test_gradients_are_reduced_once_an_update(world, way):
         for sizes in line["reductions"]:
             # All gradients fit in one bucket.
             assert sizes.count(4 * line["parameters"]) == 1
-            # And for each variable whether it has one, in float64, beside two counts.
-            assert sizes.count(8 * (2 + line["variables"])) == 1
+            # And for each variable whether it has one, in float64, beside three counts.
+            assert 8 * (3 + line["variables"]) in sizes
             assert sum(sizes) < 4 * line["parameters"] + 2000
 
 

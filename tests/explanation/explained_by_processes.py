@@ -26,8 +26,9 @@ def state():
 
 
 def section(explanation, title):
-    """Value, text and note of each fact."""
-    return {fact.name: (fact.value, fact.text, fact.note) for fact in explanation[title].facts}
+    """Value, text and note of each fact, but for times."""
+    facts = [fact for fact in explanation[title].facts if fact.name != "took"]
+    return {fact.name: (fact.value, fact.text, fact.note) for fact in facts}
 
 
 explained = model.explain()
