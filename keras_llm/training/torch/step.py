@@ -90,7 +90,7 @@ class TorchStep(Step):
             return self.forward_only(data, training=True)
         if self.accumulator.batches == 0:
             unit = unit_of(positions)
-            unit = unit if self.ranks is None else self.ranks.unit(unit)
+            unit = unit if self.ranks is None else self.ranks.begin_window(trained, unit)
             self.accumulator.start(trained.every_tensor, unit)
         guard = self.guard if self.guard.settings.skip else None
         if guard is not None:
