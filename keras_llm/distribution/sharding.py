@@ -2,7 +2,7 @@
 
 import os
 
-KINDS = ("optimizer",)
+KINDS = ("optimizer", "parameters")
 VARIABLE = "KERAS_LLM_SHARD"
 
 _chosen: str | None = None
@@ -16,11 +16,20 @@ def distribute(shard: str | None = None) -> None:
         kind            kept whole in each process      kept by one process, its owner
         None            all
         "optimizer"     parameters                      optimizer state, summed gradients
+        "parameters"    nothing                         these, and parameters while fit runs
 
     With `"optimizer"` every variable has one owner. It alone gets the sum of the variable's
     gradients, keeps its optimizer state, updates it, and sends the new value to the others. So an
     optimizer works on whole variables, and training is that of one process, Adafactor and clipping
     by the global norm included. An update sends as much as without sharding.
+
+    With `"parameters"` moreover, while `fit` runs, a process has the other owners' parameters only
+    as long as it computes with them: a layer's before its forward pass and again before its
+    backward pass, while the next layer's are on their way. Embeddings, last norm and head are there
+    for a whole pass. Layers run one by one, not as a graph. Before and after `fit`, and while it
+    calls `save`, `predict` or `generate`, which all processes then have to do, each process has all
+    parameters. An update of one micro-batch sends half as much again as without sharding; each
+    further micro-batch adds as much as that update sends without sharding.
 
     The owners' shares are as equal as whole variables allow: where one table is larger than the
     model divided by the number of processes, its owner has more than the others.

@@ -254,6 +254,16 @@ class Step(ABC):
         if not self.optimizer.built:
             self.optimizer.build(self.model.trainable_variables)
 
+    def end_training(self):
+        """All batches of a `fit` have been trained; not called where it fails."""
+
+    def whole_weights(self):
+        """Context manager in which each process has all weights.
+
+        Where several processes divide them while `fit` runs, all of them enter it.
+        """
+        return contextlib.nullcontext()
+
     def whole_state(self):
         """Context manager in which the first process has the optimizer's state of all variables.
 

@@ -113,11 +113,18 @@ class ShardedOptimizer:
                 self.optimizer.iterations.assign_sub(number)
 
     @torch.no_grad()
-    def send_values(self, trained):
-        """Gives all processes the values that the owners' updates have made."""
-        if self._sent is not trained.tensors:
-            self._sent = trained.tensors
-            self._buckets = buckets_of(trained.tensors, self.owners(trained.variables))
+    def send_values(self, trained, but=()):
+        """Gives all processes the values that the owners' updates have made.
+
+        Args:
+            trained: The `TrainedVariables`.
+            but: Tensors whose values stay with their owners.
+        """
+        if self._sent != (kinds := (id(trained), len(but))):
+            self._sent, but = kinds, {id(tensor) for tensor in but}
+            pairs = zip(trained.tensors, self.owners(trained.variables), strict=True)
+            pairs = [(tensor, owner) for tensor, owner in pairs if id(tensor) not in but]
+            self._buckets = buckets_of([t for t, _ in pairs], [owner for _, owner in pairs])
         self.group.copy_from_owners_(self._buckets)
 
     # State

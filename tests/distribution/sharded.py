@@ -1,6 +1,6 @@
 """Trains small models; torchrun starts this with several processes, and one process is the truth.
 
-Arguments: a folder for results, then the names of cases, or none for all.
+Arguments: what is divided, a folder for results, then the names of cases, or none for all.
 """
 
 import functools
@@ -160,6 +160,40 @@ class Sent:
         return call
 
 
+class Held(keras.callbacks.Callback):
+    """The most bytes of parameters that are in memory while batches are trained.
+
+    They are looked at whenever a layer has gathered its own; what is on its way counts too.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.most, self.ended = 0, 0
+
+    def on_train_begin(self, logs=None):
+        from keras_llm.training.torch.parameter_blocks import Block
+
+        gather, held = Block.gather, self
+
+        def gathers(block):
+            gather(block)
+            held.look(block)
+
+        Block.gather = gathers
+
+    def look(self, block=None):
+        parameters = self.model.step.parameters
+        on_the_way = [] if parameters is None else [b.begun or [] for b in parameters.blocks]
+        self.now = sum(v.value.untyped_storage().nbytes() for v in self.model.trainable_variables)
+        self.now += sum(flat.nbytes for begun in on_the_way for flat, _ in begun)
+        self.most = max(self.most, self.now)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Since the last batch everything has been given back.
+        self.look()
+        self.ended, self.most = self.now, 0
+
+
 class CountsUpdates(keras.callbacks.Callback):
     """What the updates of the second epoch send."""
 
@@ -186,7 +220,8 @@ def case(name, folder, sent):
         model.fit(x, y, **fit)
         model.save(folder / "saved.keras")
         model = keras.models.load_model(folder / "saved.keras")
-    history = model.fit(x, y, epochs=2, callbacks=[*callbacks, counts], **fit).history
+    held = Held()
+    history = model.fit(x, y, epochs=2, callbacks=[*callbacks, counts, held], **fit).history
     results = {f"log {key}": np.array(values) for key, values in history.items()}
     results["difference"] = difference(model)
     results["iterations"] = int(model.optimizer.iterations)
@@ -199,6 +234,7 @@ def case(name, folder, sent):
     ranks = [own if i == world().rank else 0 for i in range(world().size)]
     results["bytes of state"] = np.array(world().sum_of(ranks))
     results |= {f"bytes sent {name}": n for name, n in counts.found.items()}
+    results["bytes held"], results["bytes between"] = held.most, held.ended
     results["bytes of parameters"] = sum(v.value.nbytes for v in model.trainable_variables)
     return results
 
@@ -213,5 +249,5 @@ def main(folder, *names):
 
 if __name__ == "__main__":
     if "KERAS_LLM_SHARD" not in os.environ:
-        keras_llm.distribute(shard="optimizer")
-    main(Path(sys.argv[1]), *sys.argv[2:])
+        keras_llm.distribute(shard=sys.argv[1])
+    main(Path(sys.argv[2]), *sys.argv[3:])
