@@ -28,7 +28,7 @@ def distribute(shard: str | None = None) -> None:
     backward pass, while the next layer's are on their way. Embeddings, last norm and head are there
     for a whole pass. Layers run one by one, not as a graph. Before and after `fit`, and while it
     calls `save`, `predict` or `generate`, which all processes then have to do, each process has all
-    parameters. An update of one micro-batch sends half as much again as without sharding; each
+    parameters; whoever reads another owner's in a callback gets NaN. An update of one micro-batch sends half as much again as without sharding; each
     further micro-batch adds as much as that update sends without sharding.
 
     The owners' shares are as equal as whole variables allow: where one table is larger than the

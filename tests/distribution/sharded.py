@@ -17,6 +17,8 @@ import transformers
 import keras_llm
 from keras_llm import losses, metrics, models, optimizers
 from keras_llm.distribution import world
+from keras_llm.training.torch.owners import Owners
+from keras_llm.training.torch.parameter_blocks import Block
 
 VOCAB, ROWS, LENGTH, BATCH = 23, 9, 6, 4
 
@@ -143,6 +145,10 @@ def difference(model):
     return max(world().sum_of([largest]))
 
 
+def bytes_of(variables):
+    return sum(v.value.nbytes for v in variables)
+
+
 class Sent:
     """Counts the bytes that are handed to PyTorch's collective operations."""
 
@@ -161,37 +167,39 @@ class Sent:
 
 
 class Held(keras.callbacks.Callback):
-    """The most bytes of parameters that are in memory while batches are trained.
+    """The most bytes of parameters that a process has while batches are trained.
 
-    They are looked at whenever a layer has gathered its own; what is on its way counts too.
+    They are looked at whenever a layer's parameters have come or are about to.
     """
 
     def __init__(self):
         super().__init__()
-        self.most, self.ended = 0, 0
+        self.most, self.between = 0, 0
 
     def on_train_begin(self, logs=None):
-        from keras_llm.training.torch.parameter_blocks import Block
+        for name in ("begin", "gather"):
+            setattr(Block, name, self.looking(getattr(Block, name)))
 
-        gather, held = Block.gather, self
+    def looking(self, method):
+        @functools.wraps(method)
+        def call(block):
+            method(block)
+            self.most = max(self.most, self.now())
 
-        def gathers(block):
-            gather(block)
-            held.look(block)
+        return call
 
-        Block.gather = gathers
-
-    def look(self, block=None):
+    def now(self):
         parameters = self.model.step.parameters
-        on_the_way = [] if parameters is None else [b.begun or [] for b in parameters.blocks]
-        self.now = sum(v.value.untyped_storage().nbytes() for v in self.model.trainable_variables)
-        self.now += sum(flat.nbytes for begun in on_the_way for flat, _ in begun)
-        self.most = max(self.most, self.now)
+        begun = [] if parameters is None else [block.begun or [] for block in parameters.blocks]
+        on_the_way = sum(flat.nbytes for flats in begun for flat, _ in flats)
+        storages = {
+            v.value.untyped_storage().data_ptr(): v.value.untyped_storage().nbytes()
+            for v in self.model.trainable_variables
+        }
+        return on_the_way + sum(storages.values())
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Since the last batch everything has been given back.
-        self.look()
-        self.ended, self.most = self.now, 0
+        self.between, self.most = self.now(), 0
 
 
 class CountsUpdates(keras.callbacks.Callback):
@@ -234,8 +242,14 @@ def case(name, folder, sent):
     ranks = [own if i == world().rank else 0 for i in range(world().size)]
     results["bytes of state"] = np.array(world().sum_of(ranks))
     results |= {f"bytes sent {name}": n for name, n in counts.found.items()}
-    results["bytes held"], results["bytes between"] = held.most, held.ended
-    results["bytes of parameters"] = sum(v.value.nbytes for v in model.trainable_variables)
+    results["bytes held"], results["bytes between"] = held.most, held.between
+    layers = getattr(model.backbone, "blocks", [])
+    results["bytes of layers"] = np.array([bytes_of(b.trainable_variables) for b in layers])
+    owners = Owners(model.trainable_variables, world().size)
+    others = [[v for v in b.trainable_variables if owners.of(v)] for b in layers]
+    results["bytes of layers of others"] = np.array([bytes_of(part) for part in others])
+    results["bytes owned"] = owners.bytes[0]
+    results["bytes of parameters"] = bytes_of(model.trainable_variables)
     return results
 
 

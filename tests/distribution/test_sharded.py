@@ -12,18 +12,25 @@ import pytest
 
 import keras_llm
 from keras_llm import distribution
-from tests.distribution import sharded_optimizer
+from tests.distribution import sharded
 from tests.distribution.processes import environment, launch
 
 pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
-SCRIPT = Path(sharded_optimizer.__file__)
+SCRIPT = Path(sharded.__file__)
 # Of a batch of nine rows in batches of four.
 UPDATES = 3
 
 
+FEW = ["adamw", "accumulated", "gpt2"]
+RUNS = [(2, "optimizer", sharded.CASES), (4, "optimizer", sharded.CASES)]
+RUNS += [(2, "parameters", FEW), (4, "parameters", sharded.CASES)]
+EVERY = [(size, kind, name) for size, kind, names in RUNS for name in names]
+PARAMETERS = [(2, "parameters"), (4, "parameters")]
+
+
 @functools.cache
-def results(size):
-    """The results of all cases, trained by so many processes."""
+def results(size, kind):
+    """The results of the cases, trained by so many processes."""
     folder = Path(tempfile.mkdtemp())
     if size == 1:
         command = [sys.executable, str(SCRIPT), str(folder)]
@@ -32,10 +39,10 @@ def results(size):
         # Once by a call, once by the environment.
         chosen = {"KERAS_LLM_SHARD": "optimizer"} if size == 4 else {}
         launch(size, SCRIPT, str(folder), **chosen)
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in sharded_optimizer.CASES}
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in sharded.CASES}
 
 
-@pytest.mark.parametrize("name", sharded_optimizer.CASES)
+@pytest.mark.parametrize("name", sharded.CASES)
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_numbers_are_those_of_one_process(size, name):
     found, wanted = results(size)[name], results(1)[name]
@@ -89,7 +96,7 @@ def test_another_kind_is_refused(monkeypatch):
     ],
 )
 def test_an_optimizer_that_cannot_work_by_parts_is_refused(optimizer):
-    from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
+    from keras_llm.training.torch.sharded import ShardedOptimizer
 
     with pytest.raises(ValueError, match=r"shard='optimizer' needs .* Received: "):
         ShardedOptimizer(None, optimizer)

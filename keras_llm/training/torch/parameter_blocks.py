@@ -15,8 +15,9 @@ class Block:
     """Parameters that come and go together.
 
     Their tensors stay the same objects, so that a Keras variable, a PyTorch module, the graph of a
-    backward pass and an optimizer go on seeing them; only their memory is given back. Whoever reads
-    one meanwhile gets PyTorch's error that its "data is not allocated yet".
+    backward pass and an optimizer go on seeing them; only their memory is given back. PyTorch would
+    read from where there is none: so between passes, when somebody else may look, such a tensor has
+    NaN everywhere, and cannot be written to.
 
     Args:
         group: The `ProcessGroup`.
@@ -29,6 +30,8 @@ class Block:
         self.group, self.channel = group, channel
         self.buckets = buckets_of(tensors, owners)
         self.is_whole, self.begun = True, None
+        # Of each hidden parameter what was hidden.
+        self.hidden = []
         for tensor in tensors:
             has_own_memory(tensor)
 
@@ -73,6 +76,18 @@ class Block:
         for tensor in self.others():
             tensor.untyped_storage().resize_(0)
         self.is_whole, self.begun = False, None
+
+    def hide(self):
+        """Shows NaN in place of what is not there."""
+        self.hidden = [(tensor, tensor.data) for tensor in self.others()]
+        for tensor, values in self.hidden:
+            tensor.data = values.new_full((), torch.nan).expand(values.shape)
+
+    def show(self):
+        """Ends what `hide` began: the values may be gathered."""
+        for tensor, values in self.hidden:
+            tensor.data = values
+        self.hidden = []
 
 
 def has_own_memory(tensor):

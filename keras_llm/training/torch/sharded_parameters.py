@@ -56,7 +56,9 @@ class ShardedParameters:
             self.follow(layer, len(self.blocks) - 1)
         inside = {key for part in parts for key in part} - shared
         self.rest = self.block([key for key in tensors if key not in inside], tensors, owners)
-        self.free()
+        for block in (*self.blocks, self.rest):
+            block.free()
+            block.hide()
 
     def block(self, keys, tensors, owners):
         """A `Block` of some tensors."""
@@ -117,14 +119,17 @@ class ShardedParameters:
         if not self.is_divided:
             yield
             return
-        self.rest.gather()
-        yield
-        self.free()
-
-    def free(self):
-        """Gives back all that other processes have."""
-        for block in (*self.blocks, self.rest):
-            block.free()
+        every = *self.blocks, self.rest
+        for block in every:
+            block.show()
+        try:
+            self.rest.gather()
+            yield
+            for block in every:
+                block.free()
+        finally:
+            for block in every:
+                block.hide()
 
     def gather(self):
         """Gathers everything, until `divide` is called."""
@@ -133,6 +138,7 @@ class ShardedParameters:
         for hook in self._hooks:
             hook.remove()
         for block in (*self.blocks, self.rest):
+            block.show()
             block.gather()
         self.blocks, self.rest, self._hooks = [], None, []
 
