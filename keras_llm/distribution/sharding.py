@@ -9,7 +9,7 @@ _chosen: str | None = None
 
 
 def distribute(shard: str | None = None) -> None:
-    """Says what the processes of torchrun divide among themselves; call it before the model is made.
+    """Says what torchrun's processes divide among themselves; call it before the model is made.
 
     Without it each process holds everything: parameters, gradients and the optimizer's state.
 

@@ -10,7 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.host import to_float
-from keras_llm.backend.keras_private import global_seeds_kept, inner_optimizer, optimizer_twin
+from keras_llm.backend.keras_private import (
+    built_with,
+    global_seeds_kept,
+    inner_optimizer,
+    optimizer_twin,
+)
+from keras_llm.distribution import world
 from keras_llm.explanation.counted_tokens import unpacked
 from keras_llm.explanation.optimizer_facts import nbytes
 from keras_llm.tracing import torch as torch_stages
@@ -81,6 +87,18 @@ def traced_step(model, loss, data) -> TracedStep:
         return take(model, loss, batch)
 
 
+def check_state(optimizer, variables):
+    """Raises `ValueError` where other processes have a part of the optimizer's state."""
+    known = {id(variable) for variable in built_with(optimizer)}
+    missing = sum(id(variable) not in known for variable in variables)
+    if missing:
+        raise ValueError(
+            "trace needs the optimizer's state of all variables: trace before fit, or train "
+            "without keras_llm.distribute(shard=...). Received: an optimizer without state of "
+            f"{missing} of {len(variables)} variables"
+        )
+
+
 def take(model, loss, batch) -> TracedStep:
     """The step; it changes the model."""
     x, y, sample_weight = unpacked(model, batch)
@@ -89,6 +107,8 @@ def take(model, loss, batch) -> TracedStep:
     optimizer = optimizer_twin(model.optimizer)
     if not optimizer.built:
         optimizer.build(variables)
+    if world().size > 1:
+        check_state(optimizer, variables)
     rate, update = to_float(optimizer.learning_rate), int(optimizer.iterations) + 1
     clock = stages.make_clock()
 

@@ -7,6 +7,7 @@ import pytest
 from keras_llm import explain, losses
 from keras_llm.backend.keras_private import (
     all_layers,
+    built_with,
     compile_arguments,
     keras_decays,
     keras_mask,
@@ -122,3 +123,12 @@ def test_the_settings_of_an_optimizer_are_those_of_its_config(kind):
 
     settings = optimizer_settings(kind(Unserializable(), clipnorm=2.0, name="a"))
     assert settings == kind(0.5, clipnorm=2.0, name="a").get_config()
+
+
+def test_an_optimizer_tells_what_it_was_built_with():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    optimizer = keras.optimizers.Adam()
+    assert built_with(optimizer) == []
+    optimizer.build(layer.trainable_variables[:1])
+    assert [v is layer.kernel for v in built_with(optimizer)] == [True]
