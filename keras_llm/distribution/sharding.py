@@ -26,10 +26,13 @@ def distribute(shard: str | None = None) -> None:
     With `"parameters"` moreover, while `fit` runs, a process has the other owners' parameters only
     as long as it computes with them: a layer's before its forward pass and again before its
     backward pass, while the next layer's are on their way. Embeddings, last norm and head are there
-    for a whole pass. Layers run one by one, not as a graph. Before and after `fit`, and while it
-    calls `save`, `predict` or `generate`, which all processes then have to do, each process has all
-    parameters; whoever reads another owner's in a callback gets NaN. An update of one micro-batch sends half as much again as without sharding; each
-    further micro-batch adds as much as that update sends without sharding.
+    for a whole pass. Layers run one by one, not as a graph. An update of one micro-batch sends half
+    as much again as without sharding, and each further micro-batch adds as much as an update sends
+    without sharding.
+
+    Before and after `fit`, and while a callback calls `save`, `predict`, `generate`, `get_weights`
+    and their like, which all processes then have to do, each process has all parameters. Whoever
+    reads another owner's variable in a callback by itself gets NaN.
 
     The owners' shares are as equal as whole variables allow: where one table is larger than the
     model divided by the number of processes, its owner has more than the others.

@@ -114,7 +114,9 @@ def processes(found: Processes | None) -> list[Fact]:
     if found.shard is None:
         return facts
     text = "the optimizer's state and the sums of gradients, by variables"
-    note = "distribute(shard='optimizer')"
+    if found.shard == "parameters":
+        text = f"parameters, {text}"
+    note = f"distribute(shard={found.shard!r})"
     if found.owned is not None:
         low, high = bytes_text(min(found.owned)), bytes_text(max(found.owned))
         note += f": a process updates {low} to {high} of parameters"

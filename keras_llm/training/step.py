@@ -60,7 +60,7 @@ class Processes(NamedTuple):
         count: How many.
         shard: What they divide among themselves besides rows; None for nothing.
         owned: The bytes of the variables that each one updates; None where the model is not built.
-        sent: The bytes that each one sends an update, on average; None likewise.
+        sent: The bytes that each one sends on average for an update of one pass; None likewise.
     """
 
     count: int

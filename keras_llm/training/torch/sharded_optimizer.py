@@ -162,11 +162,13 @@ def check(optimizer):
     name = type(optimizer).__name__
     if hasattr(optimizer, "inner_optimizer"):
         raise ValueError(
-            "shard='optimizer' needs an optimizer without a LossScaleOptimizer: use bfloat16, "
-            f"which needs no loss scale, or keras_llm.distribute(shard=None). Received: {name}"
+            "keras_llm.distribute(shard=...) needs an optimizer that is not in a "
+            "LossScaleOptimizer: bfloat16, unlike float16, works without one. "
+            f"Received: {name}"
         )
     if optimizer.use_ema:
         raise ValueError(
-            "shard='optimizer' needs use_ema=False: fit would replace all weights by averages, "
-            f"which each process has of its own variables only. Received: {name}(use_ema=True)"
+            "keras_llm.distribute(shard=...) needs use_ema=False: fit would end with averages of "
+            "all weights, and each process has those of its own variables only. "
+            f"Received: {name}(use_ema=True)"
         )

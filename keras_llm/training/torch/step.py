@@ -563,8 +563,10 @@ class TorchStep(Step):
         owned = [total] * count
         if self.sharded is not None:
             owned = self.sharded.bytes_owned(variables)
-        # A sum for all is as much as a sum at one process and a copy from there.
-        return Processes(count, self.shard, owned, 2 * (count - 1) * total // count)
+        # A sum for all is as much as a sum at one process and a copy from there. Parameters that
+        # are divided are copied twice in a pass.
+        copies = 3 if self.parameters is not None else 2
+        return Processes(count, self.shard, owned, copies * (count - 1) * total // count)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""
