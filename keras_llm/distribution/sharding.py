@@ -5,7 +5,8 @@ import os
 KINDS = ("optimizer", "parameters")
 VARIABLE = "KERAS_LLM_SHARD"
 
-_chosen: str | None = None
+# What `distribute` was called with last; empty before.
+_chosen: tuple = ()
 
 
 def distribute(shard: str | None = None) -> None:
@@ -30,6 +31,9 @@ def distribute(shard: str | None = None) -> None:
     as much again as without sharding, and each further micro-batch adds as much as an update sends
     without sharding.
 
+    A mixed policy keeps the casts of weights until their backward pass; `dtype="bfloat16"` makes
+    none.
+
     Before and after `fit`, and while a callback calls `save`, `predict`, `generate`, `get_weights`
     and their like, which all processes then have to do, each process has all parameters. Whoever
     reads another owner's variable in a callback by itself gets NaN.
@@ -38,7 +42,7 @@ def distribute(shard: str | None = None) -> None:
     model divided by the number of processes, its owner has more than the others.
 
     One process changes nothing; nor do JAX and TensorFlow, where `keras.distribution` does this.
-    The environment variable `KERAS_LLM_SHARD=optimizer` does the same as a call.
+    The environment variable `KERAS_LLM_SHARD=optimizer` does the same where nothing is called.
 
     Args:
         shard: One of the above.
@@ -52,13 +56,13 @@ def distribute(shard: str | None = None) -> None:
     >>> keras_llm.distribute()  # each process holds everything again
     """
     global _chosen
-    _chosen = checked(shard, "shard")
+    _chosen = (checked(shard, "shard"),)
 
 
 def sharded() -> str | None:
     """The kind of sharding that was chosen; None for none."""
-    if _chosen is not None:
-        return _chosen
+    if _chosen:
+        return _chosen[0]
     return checked(os.environ.get(VARIABLE) or None, VARIABLE)
 
 

@@ -159,6 +159,8 @@ class Step(ABC):
     variables = ()
     # The latest batches, `(x, y, sample_weight, ...)`, while somebody wants to look at them.
     held: deque | None = None
+    # What several processes divide among themselves: see `keras_llm.distribute`.
+    divided: str | None = None
     # Whether `running_sums` are on their way from a device for a while.
     reads_late = False
 
@@ -253,6 +255,13 @@ class Step(ABC):
         """Builds the optimizer, if it is not, with the variables whose state is kept here."""
         if not self.optimizer.built:
             self.optimizer.build(self.model.trainable_variables)
+
+    def build_whole_optimizer(self):
+        """Builds the optimizer with all variables, for values of all its state.
+
+        Where processes divide it, each drops the others' part before it is used.
+        """
+        self.build_optimizer()
 
     def end_training(self):
         """All batches of a `fit` have been trained; not called where it fails."""

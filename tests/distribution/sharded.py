@@ -82,14 +82,13 @@ class Spoils(keras.callbacks.Callback):
     """Makes the gradient of the second batch NaN."""
 
     def on_train_batch_begin(self, batch, logs=None):
-        scale = self.model.backbone.norm.variables[0]
         if batch == 1:
-            self.before = keras.ops.copy(scale)
-            scale.assign(scale * float("nan"))
+            self.before = self.model.get_weights()
+            self.model.set_weights([w * np.float32("nan") for w in self.before])
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == 1:
-            self.model.backbone.norm.variables[0].assign(self.before)
+            self.model.set_weights(self.before)
 
 
 class Asks(keras.callbacks.Callback):
@@ -143,6 +142,7 @@ CASES = {
     "gpt2": lambda: compiled(outside("gpt2"), adamw(global_clipnorm=0.05)),
     "llama": lambda: compiled(outside("llama"), adafactor()),
     "asked": lambda: compiled(transformer(), adamw()),
+    "restored": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
     "saved": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
 }
 CALLBACKS = {"frozen": [Freezes], "spoiled": [Spoils], "asked": [Asks]}
@@ -190,9 +190,12 @@ class Held(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.most, self.between = 0, 0
+        self.most, self.between, self.gradients = 0, 0, 0
 
     def on_train_begin(self, logs=None):
+        sharded = self.model.step.sharded
+        if sharded is not None:
+            sharded.own = self.counting(sharded.own)
         for name in ("begin", "gather"):
             setattr(Block, name, self.looking(getattr(Block, name)))
 
@@ -201,6 +204,13 @@ class Held(keras.callbacks.Callback):
         def call(block):
             method(block)
             self.most = max(self.most, self.now())
+
+        return call
+
+    def counting(self, method):
+        def call(gradients, *arguments):
+            self.gradients = sum(g.nbytes for g in gradients if g is not None)
+            return method(gradients, *arguments)
 
         return call
 
@@ -232,6 +242,25 @@ class CountsUpdates(keras.callbacks.Callback):
         self.found = {name: n - self.before[name] for name, n in self.sent.bytes.items()}
 
 
+def values_of_all(model, folder):
+    """The weights, and the optimizer's state of all variables, through a file."""
+    with model.step.whole_state():
+        if world().is_first:
+            variables = [*model.variables, *model.optimizer.variables]
+            np.savez(folder / "kept.npz", *map(keras.ops.convert_to_numpy, variables))
+    world().any_of(False)  # the others wait for the file
+    with np.load(folder / "kept.npz") as kept:
+        return list(kept.values())
+
+
+def restore(model, kept):
+    """What a checkpoint does, in a process that has been trained already."""
+    model.step.build_whole_optimizer()
+    variables = [*model.variables, *model.optimizer.variables]
+    for variable, value in zip(variables, kept, strict=True):
+        variable.assign(value)
+
+
 def case(name, folder, sent):
     keras.utils.set_random_seed(3)
     model, counts = CASES[name](), CountsUpdates(sent)
@@ -240,13 +269,20 @@ def case(name, folder, sent):
     callbacks = [made() for made in CALLBACKS.get(name, [])]
     if name == "saved":
         model.fit(x, y, **fit)
-        # The second fit begins with the state of the first.
-        model.fit(x, y, **fit)
         model.save(folder / "saved.keras")
-        model = keras.models.load_model(folder / "saved.keras")
+        # The second fit begins with the state of the first.
+        keeps = keras.callbacks.ModelCheckpoint(folder / "kept.keras")
+        model.fit(x, y, callbacks=[keeps], **fit)
+        model = keras.models.load_model(folder / "kept.keras")
     held = Held()
+    if name == "restored":
+        model.fit(x, y, **fit)
+        kept = values_of_all(model, folder)
+        model.fit(x, y, **fit)
+        restore(model, kept)
     history = model.fit(x, y, epochs=2, callbacks=[*callbacks, counts, held], **fit).history
     results = {f"log {key}": np.array(values) for key, values in history.items()}
+    results.pop("log tokens_per_second", None)
     if name == "asked":
         results["log asked"] = np.array(callbacks[0].asked)
     results["difference"] = difference(model)
@@ -261,6 +297,7 @@ def case(name, folder, sent):
     results["bytes of state"] = np.array(world().sum_of(ranks))
     results |= {f"bytes sent {name}": n for name, n in counts.found.items()}
     results["bytes held"], results["bytes between"] = held.most, held.between
+    results["bytes of gradients"] = held.gradients
     layers = getattr(model.backbone, "blocks", [])
     results["bytes of layers"] = np.array([bytes_of(b.trainable_variables) for b in layers])
     owners = Owners(model.trainable_variables, world().size)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_llm
-from keras_llm import distribution
+from keras_llm.distribution import sharding
 from tests.distribution import sharded
 from tests.distribution.processes import environment, launch
 
@@ -28,9 +28,25 @@ EVERY = [
 ]
 
 
-@functools.cache
 def results(size, kind):
-    """The results of the cases, trained by so many processes."""
+    """The results of the cases, trained by so many processes; a failure fails at once again."""
+    found = found_by(size, kind)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+@functools.cache
+def found_by(size, kind):
+    """`results`, or what went wrong."""
+    try:
+        return trained_by(size, kind)
+    except (AssertionError, subprocess.SubprocessError) as error:
+        return error
+
+
+def trained_by(size, kind):
+    """Trains."""
     names = [name for *which, name in EVERY if which == [size, kind]]
     folder = Path(tempfile.mkdtemp())
     if size == 1:
@@ -65,8 +81,9 @@ def test_the_numbers_are_those_of_one_process(size, kind, name):
 @pytest.mark.parametrize("size, kind", KINDS)
 @pytest.mark.parametrize("name", ["adamw", "accumulated"])
 def test_each_process_has_its_part_of_the_state(size, kind, name):
-    parts, whole = results(size, kind)[name]["bytes of state"], alone()[name]["bytes of state"]
-    assert np.all(np.abs(parts - whole / size) < 0.1 * whole / size)
+    found, whole = results(size, kind)[name], alone()[name]["bytes of state"]
+    assert np.all(np.abs(found["bytes of state"] - whole / size) < 0.1 * whole / size)
+    assert found["bytes of gradients"] == found["bytes owned"]
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -118,9 +135,10 @@ def test_a_process_holds_its_own_parameters_and_those_of_three_layers_at_most(si
 def test_another_kind_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"shard must be .* Received: shard='weights'"):
         keras_llm.distribute(shard="weights")
+    monkeypatch.setattr(sharding, "_chosen", ())
     monkeypatch.setenv("KERAS_LLM_SHARD", "weights")
     with pytest.raises(ValueError, match=r"KERAS_LLM_SHARD must be .* Received: .*'weights'"):
-        distribution.sharded()
+        sharding.sharded()
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def layers_of(model) -> list:
     Those of a backbone of Keras are its direct parts that have parts themselves; those of a model
     of transformers are the entries of its lists of layers.
     """
-    backbone = model.backbone
-    outside = vars(backbone).get("model")
+    backbone = getattr(model, "backbone", None)
+    outside = vars(backbone).get("model") if backbone is not None else None
     if isinstance(outside, torch.nn.Module):
         found = lists_in(outside)
     else:

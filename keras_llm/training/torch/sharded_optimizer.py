@@ -11,7 +11,12 @@ from keras_llm.backend.keras_private import built_with
 from keras_llm.backend.torch.gradient_clipping import global_norm
 from keras_llm.optimizers.optimizer import Optimizer
 from keras_llm.training.torch.gradient_sum import buckets_of
-from keras_llm.training.torch.optimizer_parts import become, gathered_state, part_of
+from keras_llm.training.torch.optimizer_parts import (
+    become,
+    copy_built_with,
+    gathered_state,
+    part_of,
+)
 from keras_llm.training.torch.owners import Owners
 
 # Of each optimizer that was built by parts, the owners.
@@ -76,6 +81,15 @@ class ShardedOptimizer:
         self.owners(variables)
         if not self.optimizer.built:
             self.optimizer.build([variable for variable in variables if self.is_own(variable)])
+
+    def build_whole(self, variables):
+        """Builds the optimizer with all variables; it is taken apart when it is next used."""
+        if not self.optimizer.built:
+            self.optimizer.build(variables)
+        elif self.optimizer in _owners:
+            owners = _owners.pop(self.optimizer)
+            become(self.optimizer, copy_built_with(self.optimizer, owners.variables))
+        self._owners = None
 
     # An update
 

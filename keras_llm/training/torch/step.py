@@ -54,6 +54,7 @@ class TorchStep(Step):
         self.shard, self.sharded = sharded(), None
         if self.ranks is not None and self.shard is not None:
             self.sharded = self.ranks.sharded = ShardedOptimizer(self.ranks.group, self.optimizer)
+            self.divided = self.shard
         self.parameters = None
         if self.sharded is not None and self.shard == "parameters":
             self.parameters = ShardedParameters(self.sharded, self)
@@ -206,8 +207,9 @@ class TorchStep(Step):
         with self.parameters.passing():
             if has_rows:
                 return self.forward_only(data, training=False)
-            with torch.no_grad():
-                self.hidden_vectors(data[0], training=False)
+            if self.parameters.is_divided:
+                with torch.no_grad():
+                    self.hidden_vectors(data[0], training=False)
         return self.logs()
 
     def forward_only(self, data, training):
@@ -388,6 +390,13 @@ class TorchStep(Step):
         else:
             super().build_optimizer()
 
+    def build_whole_optimizer(self):
+        """Builds the optimizer with all variables, for values of all its state."""
+        if self.sharded is not None:
+            self.sharded.build_whole(self.trained().variables)
+        else:
+            super().build_whole_optimizer()
+
     def whole_state(self):
         """Context manager in which the first process has the optimizer's state of all."""
         return super().whole_state() if self.sharded is None else self.sharded.whole()
@@ -487,11 +496,7 @@ class TorchStep(Step):
         devices = [tensor.device for tensor in trained.tensors[:1] if tensor.is_cuda]
         was_eager, model.run_eagerly = model.run_eagerly, True
         try:
-            with (
-                torch.random.fork_rng(devices),
-                layers_seen(model, seen),
-                self.whole_weights(),
-            ):
+            with torch.random.fork_rng(devices), layers_seen(model, seen):
                 MicroBatches(self.micro_batches.size).run(data, again, None)
         finally:
             model.run_eagerly = was_eager
