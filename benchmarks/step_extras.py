@@ -1,69 +1,71 @@
-"""What `FiniteGuard` and the log points of `history.steps` cost: `fit` with them, and without.
+"""What `FiniteGuard` and the log points of `history.steps` take of a step, on a CPU.
 
     python benchmarks/step_extras.py           # shapes S and L
-    python benchmarks/step_extras.py S --rounds 5
 
-The model, the data and the steps are those of train_step.py. All sides take turns inside of one
-process, an epoch each, because their differences are smaller than those of two processes;
-processes are repeated.
+Both are small beside the noise of a step, so that two runs, with and without, do not tell them
+apart. On a CPU every operation is over when its call returns: here the seconds inside of their own
+methods are summed, and divided by the seconds of all steps. The model, the data and the steps are
+those of train_step.py.
 """
 
 import argparse
-import json
-import statistics
+import time
 
 import harness
 import train_step
 
-EPOCHS = {"S": 4, "L": 2, "tiny": 4}
-# Without the guard, without log points, with both: an epoch each, in two orders.
-SIDES = ("no guard", "no log", "both")
-ORDER = ("both", "no guard", "no log", "no log", "no guard", "both")
+STEPS = {"S": 60, "L": 10, "tiny": 30}
+
+
+class Stopwatch:
+    """Sums the seconds inside of some methods, those of nested calls once."""
+
+    def __init__(self, *methods):
+        self.seconds, self.depth = 0.0, 0
+        for owner, name in methods:
+            setattr(owner, name, self.timed(getattr(owner, name)))
+
+    def timed(self, method):
+        def call(*arguments, **named):
+            began, self.depth = time.perf_counter(), self.depth + 1
+            try:
+                return method(*arguments, **named)
+            finally:
+                self.depth -= 1
+                if not self.depth:
+                    self.seconds += time.perf_counter() - began
+
+        return call
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", choices=[[], *EPOCHS])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--side")
+    parser.add_argument("shapes", nargs="*", choices=[[], *STEPS])
     args = parser.parse_args()
-    if args.side:
-        print(json.dumps(run(args.shapes[0], args.device)))
-        return
-    print(harness.machine())
-    print("| shape | ms a step | the guard costs | log points cost |\n| --- | --- | --- | --- |")
-    for shape in args.shapes or ["S", "L"]:
-        options = (shape, "--device", args.device)
-        runs = [harness.one_run(__file__, "all", *options) for _ in range(args.rounds)]
-        # A log point is in one step of ten: it shows in a mean, not in a median.
-        mean = {side: trimmed_mean([s for run in runs for s in run[side]]) for side in SIDES}
-        costs = (f"{100 * (mean['both'] / mean[side] - 1):+.2f} %" for side in SIDES[:2])
-        print(f"| {shape} | {1e3 * mean['both']:.2f} | {' | '.join(costs)} |", flush=True)
-
-
-def trimmed_mean(values):
-    """The mean without the slowest and fastest fortieth, which other processes have made."""
-    cut = len(values) // 40
-    return statistics.fmean(sorted(values)[cut : len(values) - cut])
-
-
-def run(shape, device):
-    """Seconds of the steps of each side."""
     from keras_llm import callbacks
-    from keras_llm.training import step_log
+    from keras_llm.training.step_log import StepLog
+    from keras_llm.training.torch.update_guard import UpdateGuard
 
-    every = step_log.EVERY
-    job = train_step.make_job(shape, device, ["metrics"])
-    model, seconds = train_step.our_model(job), {side: [] for side in SIDES}
-    for side in ORDER * max(1, EPOCHS[shape] // 2):
-        job.clock = harness.Clock(device)
-        step_log.EVERY = 10**9 if side == "no log" else every
-        guard = callbacks.FiniteGuard(skip=side != "no guard")
-        model.fit(train_step.batches(job), verbose=0, shuffle=False, callbacks=[guard])
-        job.clock.tick()
-        seconds[side] += job.clock.seconds()[train_step.WARM_UP :]
-    return seconds
+    hooks = ("on_train_batch_end", "on_epoch_end")
+    guard = Stopwatch(
+        *((UpdateGuard, name) for name in ("begin_batch", "end_batch", "decide")),
+        *((callbacks.FiniteGuard, name) for name in hooks),
+    )
+    log = Stopwatch(*((StepLog, name) for name in ("go_on", "count", "end_epoch")))
+    print(harness.machine())
+    print("| shape | ms a step | the guard | log points |\n| --- | --- | --- | --- |")
+    for shape in args.shapes or ["S", "L"]:
+        job = train_step.make_job(shape, "cpu", ["metrics"], STEPS[shape])
+        model = train_step.our_model(job)
+        # What is compiled and traced comes first.
+        model.fit(train_step.batches(job), verbose=0, shuffle=False, steps=4)
+        guard.seconds = log.seconds = 0.0
+        began = time.perf_counter()
+        model.fit(train_step.batches(job), verbose=0, shuffle=False)
+        seconds = time.perf_counter() - began
+        parts = (f"{100 * watch.seconds / seconds:.3f} %" for watch in (guard, log))
+        steps = STEPS[shape] + train_step.WARM_UP
+        print(f"| {shape} | {1e3 * seconds / steps:.1f} | {' | '.join(parts)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ TEXTS = {
     "docs/steps.md": "learn/steps.md",
     "docs/long_runs.md": "learn/long_runs.md",
     "docs/large_data.md": "learn/large_data.md",
+    "docs/several_devices_jax.md": "learn/several_devices_jax.md",
     "benchmarks/RESULTS.md": "results.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -214,6 +214,26 @@ def choose_direction(callback) -> None:
         callback._set_monitor_op()
 
 
+def batches_through(change, data, **options):
+    """What Keras reads batches from, on JAX, with a function between.
+
+    Args:
+        change: From an iterator of batches, arrays on the host, to another one.
+        data: `(x, y, sample_weight)`; the last ones may be left out.
+        **options: `batch_size`, `steps_per_epoch` and `shuffle`, as of `fit`.
+
+    Returns:
+        What `fit` takes as `x`; None where Keras takes it no more.
+    """
+    module = importlib.import_module("keras.src.trainers.data_adapters")
+    adapter = getattr(module, "get_data_adapter", lambda *_, **__: None)(*data, **options)
+    read = getattr(adapter, "get_jax_iterator", None)
+    if read is None:
+        return None
+    adapter.get_jax_iterator = lambda: change(read())
+    return adapter
+
+
 def jax_state(model) -> dict:
     """What Keras's JAX trainer has in place of a model's variables while it trains, by kind.
 

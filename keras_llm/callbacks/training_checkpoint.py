@@ -15,8 +15,10 @@ from keras_llm.checkpoints.background import BackgroundWriter
 from keras_llm.checkpoints.callback_states import CallbackStates
 from keras_llm.checkpoints.fingerprint import check_unchanged, fingerprint
 from keras_llm.checkpoints.model_state import load_step, load_weights, model_state
+from keras_llm.checkpoints.of_first import found_by_first
 from keras_llm.checkpoints.random_states import random_states, set_random_states
 from keras_llm.checkpoints.state_tree import pack
+from keras_llm.distribution import world
 
 
 class CheckpointWarning(UserWarning):
@@ -39,6 +41,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     in a warning, and the one before it is used. Where one cannot be written (the disk is full, the
     folder is gone), training goes on, a `CheckpointWarning` says so, and it is tried again when the
     next one is due.
+
+    Where several processes train, the first reads and writes, for all of them. The run may go on
+    with another number of processes: then sums are rounded otherwise, and a warning says so.
 
     Ctrl-C and SIGTERM end the run after the step that runs, with a checkpoint; a second one ends it
     at once. A run that has ended has a checkpoint too: the same call then returns its history.
@@ -110,7 +115,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         folder = CheckpointFolder(self.directory, self.keep)
         now = fingerprint(run.model, run.data, run.batches)
         try:
-            folder.open()
+            if world().is_first:
+                folder.open()
         except FolderInUseError:
             raise
         except OSError as error:
@@ -120,7 +126,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._states = CallbackStates([c for c in run.callbacks if c not in (self, run.history)])
         self._schedule, self._restored = SaveSchedule(*self.intervals, self.monitor), None
         self._epoch_random = random_states()
-        found = folder.newest()
+        found = found_by_first(folder.newest)
         if found.bad:
             instead = f"{found.name} is used." if found.name else "Training begins anew."
             self._warn(f"A checkpoint is not whole. {' '.join(found.bad)} {instead}")
@@ -157,10 +163,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._states.training_begins()
         if self._restored is not None:
             if not self._weights_are_loaded:
-                load_weights(self.model, self._restored["model"])
+                self._load_weights(self._restored)
             left = self._states.load_state_dict(self._restored["callbacks"])
             if left:
                 self._warn(f"The run had callbacks that it has no more: {', '.join(left)}.")
+            if not self._weights_are_loaded and world().size > 1:
+                self.model.step.meet()
             if self._run.position.batch == 0:
                 load_step(self.model, self._restored["model"])
                 self._set_random_states()
@@ -184,7 +192,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_last = self._run.position.batch == self._run.batches
         if self._run.stopping is not None:
             self._save_and_tell()
-        elif not is_last and (self._is_better() or (self._is_due() and not self._writer.is_busy())):
+        elif not is_last and self._first_says(
+            self._is_better() or (self._is_due() and not self._writer.is_busy())
+        ):
             self._save()
 
     def on_test_begin(self, logs=None):
@@ -196,7 +206,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._set_random_states()
         self._report()
         self._schedule.look(logs)
-        is_wanted = self._is_better() or self._is_due() or self._schedule.is_by_epochs()
+        is_wanted = self._first_says(
+            self._is_better() or self._is_due() or self._schedule.is_by_epochs()
+        )
         if self._run.stopping is not None:
             self._save_and_tell()
         elif is_wanted and not (self._run.is_over() or self.model.stop_training):
@@ -216,7 +228,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             where = self.directory / found.name
             other = check_unchanged(state["fingerprint"], self._fingerprint, where)
             if run.model.built:
-                load_weights(run.model, state["model"])
+                self._load_weights(state)
             run.load_state_dict(state["run"])
             self._schedule.best = state["best"]
             _ = state["callbacks"], state["random"]["now"], state["random"]["epoch"]
@@ -232,12 +244,23 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         what = "Nothing is left to train after" if run.is_over() else "Continuing"
         self._say(f"{what} {self.directory / found.name} (epoch {epoch + 1}, batch {batch}).")
 
+    def _load_weights(self, state):
+        model = self._run.model
+        if world().is_first:
+            load_weights(model, state["model"])
+        elif not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+
     def _set_random_states(self):
         if self._restored is not None:
             set_random_states(self._restored["random"]["now"])
             self._restored = None
 
     # To write
+
+    def _first_says(self, is_wanted) -> bool:
+        """What the first process wants: its clock and its disk decide."""
+        return bool(world().of_first([float(is_wanted)])[0])
 
     def _is_due(self):
         return self._schedule.is_due(self._run.position.steps)
@@ -254,7 +277,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._report()
         self._schedule.note_save(self._run.position.steps)
         name = self._name()
-        if name in self._folder.good:
+        if self._first_says(name in self._folder.good):
             return
         state = {
             "fingerprint": self._fingerprint,
@@ -264,12 +287,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "model": model_state(self.model),
             "random": {"now": random_states(), "epoch": self._epoch_random},
         }
+        if not world().is_first:
+            return
         best = [] if self._schedule.best is None else [self._schedule.best["name"]]
         self._writer.start(self._folder.write, name, *pack(state), best)
 
     def _save_and_tell(self):
         """Writes the checkpoint of a run that was told to stop, and says how to continue."""
         self._save()
+        if not world().is_first:
+            return
         self._writer.wait()
         steps = self._run.position.steps
         if self._name() in self._folder.good:

@@ -14,6 +14,7 @@ from keras_llm.backend.keras_private import (
     learning_rate_schedule,
     optimizer_settings,
 )
+from keras_llm.distribution import world
 
 # Rows of an array that are looked at.
 ROWS = 64
@@ -60,6 +61,7 @@ def fingerprint(model, data, batches: int | None) -> dict[str, dict[str, Any]]:
             **{f"loss {k}": plain(v) for k, v in loss_settings(model.loss).items()},
             "micro_batch_size": None if step is None else step.micro_batch_size,
             "jit_compile": plain(model.jit_compile),
+            "processes": world().size,
         },
         "software": {name: version(name) for name in ("keras_llm", "keras", "torch")}
         | {name: version(name) for name in (keras.backend.backend(),)},

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.torch import load, save
 
 from keras_llm.checkpoints.state_tree import DTYPES
-from keras_llm.checkpoints.torch_tensors import to_array
+from keras_llm.checkpoints.torch_tensors import to_array, to_tensor
 
 # Bytes that are written at a time.
 PIECE = 1 << 24
@@ -52,6 +53,16 @@ def write_tensors(path: Path, arrays: dict[str, np.ndarray]) -> tuple[int, str]:
         os.fsync(file.fileno())
         size = file.tell()
     return size, digest.hexdigest()
+
+
+def to_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """What a safetensors file of the arrays holds."""
+    return save({name: to_tensor(array) for name, array in arrays.items()})
+
+
+def from_bytes(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays that `to_bytes` was given."""
+    return {name: to_array(tensor) for name, tensor in load(data).items()}
 
 
 def bytes_of(array: np.ndarray) -> memoryview:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import keras
 
+from keras_llm.distribution import world
+
 # The user's code is the first that is outside of these folders.
 LIBRARIES = tuple(
     f"{Path(file).parent}{os.sep}" for file in (keras.__file__, Path(__file__).parent)
@@ -40,9 +42,13 @@ class SanityWarning(UserWarning):
 def warn(message: str) -> None:
     """Warns at the user's line, every time it is called.
 
+    Where several processes train, the first warns.
+
     By default Python shows the same warning of the same line once a process: a second `fit` with
     the same mistake would look like a mended one.
     """
+    if not world().is_first:
+        return
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(LIBRARIES):
         frame = frame.f_back

@@ -1,9 +1,6 @@
 """The processes that train one model together, and what they tell each other."""
 
 import contextlib
-import functools
-
-import keras
 
 
 class ProcessLostError(RuntimeError):
@@ -42,6 +39,14 @@ class World:
         """Whether a condition holds in one of the processes."""
         return bool(self.sum_of([float(condition)])[0])
 
+    def texts_of(self, text: str) -> list[str]:
+        """The texts of all processes, by rank."""
+        return [text]
+
+    def bytes_of_first(self, data: bytes) -> bytes:
+        """The bytes of the first process; what the others give is not read."""
+        return data
+
     def of_first(self, numbers: list[float]) -> list[float]:
         """The numbers of the first process: a clock, for example, differs."""
         return self.sum_of([n if self.is_first else 0.0 for n in numbers])
@@ -72,34 +77,3 @@ class World:
     def reason(self) -> str:
         """Why another process cannot go on; empty where none has said so."""
         return ""
-
-
-ALONE = World()
-
-
-def world() -> World:
-    """The processes that train one model with this one."""
-    if keras.backend.backend() != "torch":
-        return ALONE
-    from keras_llm.distribution.torch.process_group import current
-
-    return current() or ALONE
-
-
-def join_the_others() -> None:
-    """Joins the processes that a launcher has started with this one, if one has."""
-    if keras.backend.backend() == "torch":
-        from keras_llm.distribution.torch import launcher
-
-        launcher.join_the_others()
-
-
-def by_all_processes(method):
-    """A method that all processes call: if it fails in one, the others do not wait for it."""
-
-    @functools.wraps(method)
-    def called(*arguments, **named):
-        with world().together():
-            return method(*arguments, **named)
-
-    return called

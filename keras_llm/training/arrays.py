@@ -1,5 +1,6 @@
 """What people hand to `fit` in place of arrays, and class weights, as arrays."""
 
+import math
 from collections.abc import Mapping
 
 import keras
@@ -58,6 +59,35 @@ def check_rows(part, name: str) -> None:
                 f"{name} must be arrays with at least one row, [batch, ...], or a loader of them. "
                 f"Received: {received}"
             )
+
+
+def split_rows(part, share: float) -> tuple:
+    """The first rows of arrays, however nested, and the last ones, as `validation_split` has them.
+
+    Raises:
+        ValueError: one of the two would have no rows.
+
+    >>> [half.tolist() for half in split_rows(np.arange(4), 0.25)]
+    [[0, 1, 2], [3]]
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(part) if leaf is not None]
+    if not all(hasattr(leaf, "shape") for leaf in leaves):
+        raise ValueError(
+            "validation_split needs arrays; of other data hold some out by validation_data=... "
+            f"Received: {type(leaves[0]).__name__}"
+        )
+    count = leaves[0].shape[0]
+    first = math.floor(count * (1.0 - share))
+    if not 0 < first < count:
+        raise ValueError(
+            "validation_split must leave rows to train and rows to validate. "
+            f"Received: validation_split={share} of {count} rows"
+        )
+
+    def cut(rows):
+        return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], part)
+
+    return cut(slice(first)), cut(slice(first, None))
 
 
 def numeric(array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import keras
 
 from keras_llm.arguments import check_number, check_positive_int
 from keras_llm.checks.sanity_warning import warn
+from keras_llm.distribution import world
 from keras_llm.training.first_fault import first_fault
 from keras_llm.training.step import GuardSettings
 
@@ -150,6 +151,8 @@ class FiniteGuard(keras.callbacks.Callback):
         for age in found.ages:
             is_outlier = found.total == self.total
             cause = self.outlier() if is_outlier else self.cause(age)
+            # Of several processes, those know it whose rows made it.
+            cause = next(filter(None, world().texts_of(cause)), "")
             self.skipped.append(Skipped(self.epoch, self.batch - age, cause))
             self.tell(is_outlier)
         self.total, self.outliers = found.total, found.outliers

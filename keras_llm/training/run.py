@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import does_nothing
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.distribution import ProcessLostError, world
@@ -61,6 +62,8 @@ class Run(keras.callbacks.CallbackList):
         given = callback_list(callbacks)
         self.world = world()
         check_callbacks(model, given)
+        # Whether a callback may stop the run after a batch; the same in all processes.
+        self._may_stop = acts(given, "on_train_batch_end", "on_batch_end")
         if not self.world.is_first:
             verbose, given = 0, [c for c in given if not writes_files(c) or is_of_all(model, c)]
         late = [callback for callback in given if hasattr(callback, "begin_run")]
@@ -70,8 +73,10 @@ class Run(keras.callbacks.CallbackList):
         # Batches of the first epoch that an earlier run has trained.
         self._trained_before = 0
         self._is_stopped, self.stopping = False, None
-        # What `stop` was called with, and whether a callback may stop the run after a batch.
-        self._stop, self._may_stop = None, acts(given, "on_train_batch_end", "on_batch_end")
+        # What `stop` was called with.
+        self._stop = None
+        # Whether all batches of the epoch were trained by an earlier run; then the epoch's numbers.
+        self._all_before, self._numbers = False, {}
         history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
         history.follow(self.log)
         others = [c for c in given if c not in late and c is not history]
@@ -179,6 +184,7 @@ class Run(keras.callbacks.CallbackList):
             left = self.steps - self.position.steps + self.position.batch
             here = left if self.batches is None else min(left, self.batches)
             self.set_params(self.params | {"steps": here})
+        self._all_before, self._numbers = self.is_passing, {}
         super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -197,6 +203,7 @@ class Run(keras.callbacks.CallbackList):
                 if self.is_over():
                     self.model.stop_training = True
             return
+        self._all_before = False
         trained = batch + 1 - self.position.batch
         epoch, _, steps = self.position
         self.position = Position(epoch, batch + 1, steps + trained)
@@ -220,6 +227,8 @@ class Run(keras.callbacks.CallbackList):
     def on_epoch_end(self, epoch, logs=None):
         """Keras's; the validation of an epoch belongs to its last step."""
         self.end_batches()
+        if logs is not None:
+            logs |= {k: v for k, v in self._numbers.items() if k not in logs}
         validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
         self.position = Position(epoch + 1, 0, self.position.steps)
         if validation:
@@ -262,6 +271,12 @@ class Run(keras.callbacks.CallbackList):
         if self.log is not None:
             self.model.step.end_epoch()
             self.log.end_epoch(self.position)
+        if self._all_before and not self._numbers:
+            # Keras has seen no step, and has no numbers of this epoch.
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()
+            results = self.model.get_metrics_result()
+            self._numbers = {name: to_float(value) for name, value in results.items()}
 
 
 def callback_list(callbacks) -> list:

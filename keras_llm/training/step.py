@@ -195,6 +195,10 @@ class Step(ABC):
         """
         return data, shuffle
 
+    def fill_up(self, x, y, sample_weight):
+        """The batch of `train_on_batch` or `test_on_batch` as Keras is to take it."""
+        return x, y, sample_weight
+
     @abstractmethod
     def train_batch(self, *state_and_data):
         """One batch, and an update if enough batches are there.
@@ -286,6 +290,9 @@ class Step(ABC):
         Where there are several, all of them enter it.
         """
         return contextlib.nullcontext()
+
+    def meet(self):
+        """Gives all processes that train the weights of the first."""
 
     def of_first(self, seconds: float) -> float:
         """What the clock of the first process showed, where several train."""
@@ -394,7 +401,8 @@ class Step(ABC):
     def state_dict(self) -> dict:
         """All that an update to come depends on, apart from the model's and optimizer's variables:
         the window of accumulated gradients, the epoch's sums, the counts of skipped updates, what
-        was decided about compiling."""
+        was decided about compiling. Where several processes train, all of them call this, and it
+        is the state of all together."""
 
     @abstractmethod
     def load_state_dict(self, state: dict) -> None:

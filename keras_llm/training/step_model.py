@@ -15,6 +15,7 @@ from keras_llm.distribution import world
 
 BACKEND = keras.backend.backend()
 if BACKEND != "torch":
+    from keras_llm.training.ops.filled_batches import weights_and_count
     from keras_llm.training.ops.step_function import StepFunction
 
 
@@ -75,6 +76,9 @@ class StepModel(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the metrics that `compute_loss` did not, and returns all results."""
         labels = y if self.step is None else self.step.loss.labels(y)
+        if BACKEND != "torch":
+            # Keras itself calls this once, with what `fit` reads, to build its metrics.
+            sample_weight, _ = weights_and_count(sample_weight)
         return super().compute_metrics(x, labels, y_pred, sample_weight)
 
     # Keras's hooks: metrics
@@ -259,6 +263,8 @@ class StepModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.reader is not None:
             x, y = self.reader.read(x, y, ignored_label(self.loss))
+        if BACKEND != "torch" and self.step is not None:
+            sample_weight, self.step.filled = weights_and_count(sample_weight)
         return kind((x, y, sample_weight))
 
     def penalty(self):

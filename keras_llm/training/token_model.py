@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_llm.arguments import check_weights
 from keras_llm.backend import host_values
+from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.checks.compile_checks import compile_messages, ignored_label
 from keras_llm.checks.first_batch import FirstBatch
 from keras_llm.checks.sanity_warning import warn
@@ -16,7 +17,7 @@ from keras_llm.data.data_loader import DataLoader
 from keras_llm.distribution import by_all_processes, world
 from keras_llm.losses import MaskedLoss
 from keras_llm.names_elsewhere import check_names
-from keras_llm.training.arrays import as_arrays, check_rows, class_weights
+from keras_llm.training.arrays import as_arrays, check_rows, class_weights, split_rows
 from keras_llm.training.compile_arguments import (
     COMPILE_NAMES,
     FIT_NAMES,
@@ -39,6 +40,7 @@ BACKEND = keras.backend.backend()
 if BACKEND == "torch":
     from keras_llm.training.torch.step import TorchStep as BackendStep
 else:
+    from keras_llm.training.ops.filled_batches import predicted_by_devices
     from keras_llm.training.ops.step import CompiledStep as BackendStep
 
 
@@ -185,18 +187,25 @@ class TokenModel(StepModel):
         if type(self).compute_loss is TokenModel.compute_loss:
             # Nobody knows what another one does with labels.
             ours.append(FirstBatch(self, (x, y, sample_weight), self._warned))
+        if self.step is not None and validation_split and devices_of_rows() > 1:
+            # Keras splits arrays only, and batches that are filled up are none.
+            if validation_data is None:
+                parts = split_rows((x, y, sample_weight), validation_split)
+                (x, y, sample_weight), validation_data = parts
+            validation_split = 0.0
+        data, steps_per_epoch = x, kwargs.get("steps_per_epoch")
+        batches = batches_in((x, y, sample_weight), batch_size, steps_per_epoch, validation_split)
         if self.step is not None and not validation_split:
-            data = (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), shuffle
-            (x, y, sample_weight), shuffle = self.step.batches(*data)
+            given = (x, y, sample_weight), batch_size, steps_per_epoch, shuffle
+            (x, y, sample_weight), shuffle = self.step.batches(*given)
+        if devices_of_rows() > 1 and not isinstance(validation_data, tuple | None):
+            validation_data = (validation_data,)
         if self.step is not None and isinstance(validation_data, tuple):
-            data = validation_data, rows, kwargs.get("validation_steps"), False
-            validation_data, _ = self.step.batches(*data)
-        batches = batches_in(
-            (x, y, sample_weight), batch_size, kwargs.get("steps_per_epoch"), validation_split
-        )
-        epochs = most_epochs(x, batches, epochs, steps, tokens)
+            given = validation_data, rows, kwargs.get("validation_steps"), False
+            validation_data, _ = self.step.batches(*given)
+        epochs = most_epochs(data, batches, epochs, steps, tokens)
         limits = {"batches": batches, "epochs": epochs, "steps": steps, "tokens": tokens}
-        run = Run(self, x, ours, callbacks, verbose=verbose, **limits)
+        run = Run(self, data, ours, callbacks, verbose=verbose, **limits)
         run.position = run.position._replace(epoch=kwargs.pop("initial_epoch", 0))
         kwargs |= {
             "validation_split": validation_split,
@@ -235,7 +244,9 @@ class TokenModel(StepModel):
     ):
         """Keras's `evaluate`. Called by a callback of `fit`, it leaves that epoch's logs alone."""
         x, y, sample_weight = self._prepared(x, y, sample_weight, batch_size=batch_size)
-        if self.step is not None:
+        # Keras's mark of the validation that fit makes, when the epoch's batches are over.
+        is_validation = kwargs.get("_use_cached_eval_dataset", False)
+        if self.step is not None and not is_validation:
             data = (x, y, sample_weight), batch_size, steps, False
             (x, y, sample_weight), _ = self.step.batches(*data)
         verbose = verbose if world().is_first else 0
@@ -247,8 +258,6 @@ class TokenModel(StepModel):
         if self.step is None:
             with self.modes_kept():
                 return call()
-        # Keras's mark of the validation that fit makes, when the epoch's batches are over.
-        is_validation = kwargs.get("_use_cached_eval_dataset", False)
         if is_validation:
             self.step.end_epoch()
         with self.modes_kept(), self._metrics_kept(unless=is_validation), self._own_rows(x):
@@ -259,17 +268,24 @@ class TokenModel(StepModel):
                 self.step.end_test()
 
     @with_whole_weights
-    def predict(self, x, batch_size=None, *args, **kwargs):
-        """Keras's `predict`."""
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Keras's `predict`; of several processes each predicts everything."""
+        verbose = verbose if world().is_first else 0
         x, *_ = self._prepared(x, None, None, batch_size=batch_size)
+        options = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
+        call = functools.partial(super().predict, batch_size=batch_size, **options)
         with self.modes_kept():
-            return super().predict(x, batch_size, *args, **kwargs)
+            if devices_of_rows() == 1:
+                return call(x)
+            return predicted_by_devices(call, x, batch_size, steps)
 
     @by_all_processes
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Keras's `train_on_batch`; `class_weight` weighs each token by its label."""
         x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
-        class_weight = class_weight if self.step is None else None
+        if self.step is not None:
+            class_weight = None
+            x, y, sample_weight = self.step.fill_up(x, y, sample_weight)
         with self.modes_kept(), self._metrics_kept():
             return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
@@ -277,6 +293,8 @@ class TokenModel(StepModel):
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Keras's `test_on_batch`."""
         x, y, sample_weight = self._prepared(x, y, sample_weight)
+        if self.step is not None:
+            x, y, sample_weight = self.step.fill_up(x, y, sample_weight)
         with self.modes_kept(), self._metrics_kept():
             return super().test_on_batch(x, y, sample_weight, return_dict)
 

@@ -7,6 +7,7 @@ import pytest
 from keras_llm import explain, losses
 from keras_llm.backend.keras_private import (
     all_layers,
+    batches_through,
     built_with,
     compile_arguments,
     keras_decays,
@@ -125,6 +126,18 @@ def test_the_settings_of_an_optimizer_are_those_of_its_config(kind):
     assert settings == kind(0.5, clipnorm=2.0, name="a").get_config()
 
 
+@pytest.mark.jax_only
+def test_batches_go_through_a_function_on_their_way_to_jax():
+    rows = np.arange(10.0).reshape(5, 2)
+    options = {"batch_size": 2, "steps_per_epoch": None, "shuffle": False}
+
+    def doubled(batches):
+        for batch in batches:
+            yield keras.tree.map_structure(lambda array: 2.0 * np.asarray(array), batch)
+
+    data = batches_through(doubled, (rows,), **options)
+    same = keras.Sequential([keras.layers.Identity()])
+    np.testing.assert_array_equal(same.predict(data, verbose=0), 2.0 * rows)
 def test_an_optimizer_tells_what_it_was_built_with():
     layer = keras.layers.Dense(2)
     layer.build((None, 3))

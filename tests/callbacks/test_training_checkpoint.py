@@ -403,3 +403,19 @@ def test_a_plain_model_has_no_run(tmp_path):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="needs the fit of a keras_llm model"):
         model.fit(X, Y, verbose=0, callbacks=[TrainingCheckpoint(tmp_path)])
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("validation", [None, (X[:4], Y[:4])])
+def test_a_run_that_was_stopped_after_an_epochs_last_batch_has_this_epoch(tmp_path, validation):
+    options = {"epochs": 3, "validation_data": validation, "shuffle": False}
+    _, whole = fit(tmp_path / "whole", **options)
+    keras.utils.set_random_seed(0)  # as before that run
+    model = compiled()
+    stop = At(20, lambda: model.run.stop(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", stop, model=model, **options)
+    _, again = fit(tmp_path / "run", **options)
+    assert set(again.history) == set(whole.history)
+    for name in ("loss", "masked_token_accuracy", "val_loss")[: 3 if validation else 2]:
+        assert again.history[name] == whole.history[name]

@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.head_matrix import HeadMatrix, logits_of
+from keras_llm.backend.ops.device_rows import with_own_rows
 from keras_llm.backend.ops.vocabulary_pass import device_type
 
 
@@ -20,11 +21,45 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
     Returns:
         The sum, which can be differentiated if `training`.
     """
+    inputs = (hidden, head.kernel) if head.bias is None else (hidden, head.kernel, head.bias)
+    rows = [*map(ops.stop_gradient, (hidden, teacher_hidden)), weights]
+    matrices = [*head[:2], *teacher_head[:2]]
+    matrices = [None if matrix is None else ops.stop_gradient(matrix) for matrix in matrices]
+
+    def reduced(rows, matrices):
+        mine = HeadMatrix(*matrices[:2], head.soft_cap)
+        its = HeadMatrix(*matrices[2:], teacher_head.soft_cap)
+        return reduce_rows(*rows, mine, its, temperature, training)
+
+    (total, *of_head), of_rows = with_own_rows(reduced, rows, matrices)
+    if not training:
+        return total
+    gradients = [*of_rows, *of_head]
+
+    @ops.custom_gradient
+    def loss_of(*inputs):
+        """The sum, whose gradients are known."""
+
+        def backward(upstream):
+            return tuple(
+                ops.cast(upstream * ops.cast(gradient, weights.dtype), x.dtype)
+                for gradient, x in zip(gradients, inputs, strict=True)
+            )
+
+        return total, backward
+
+    return loss_of(*inputs)
+
+
+def reduce_rows(student, teacher, weights, head, teacher_head, temperature, training):
+    """The sum and the gradients of some rows, in a loop over chunks of them.
+
+    Returns:
+        Sums over the rows: what `divergence_pass` returns, and the gradients of the head. And the
+        gradient of each row's hidden vector. No gradients without `training`.
+    """
     kernel, bias, soft_cap = head
-    inputs = (hidden, kernel) if bias is None else (hidden, kernel, bias)
-    student, kernel, *biases = map(ops.stop_gradient, inputs)
-    teacher, dtype = ops.stop_gradient(teacher_hidden), weights.dtype
-    count = ops.shape(student)[0]
+    dtype, count = weights.dtype, ops.shape(student)[0]
     size = chunk_rows(kernel.shape[1], device_type())
     chunks = -(-count // size)
     places = ops.minimum(ops.arange(chunks * size), count - 1)
@@ -38,7 +73,7 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
         h = ops.slice(student, (start, 0), (size, student.shape[1]))
         t = ops.slice(teacher, (start, 0), (size, teacher.shape[1]))
         w = ops.slice(weights, (start,), (size,))[:, None]
-        logits = logits_of(h, HeadMatrix(kernel, *(biases or [None]), soft_cap), dtype)
+        logits = logits_of(h, head, dtype)
         log_p = ops.log_softmax(logits / temperature)
         log_q = ops.log_softmax(logits_of(t, teacher_head, dtype) / temperature)
         q = ops.exp(log_q)
@@ -55,28 +90,13 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
         d_hidden = ops.matmul(narrow, ops.transpose(ops.cast(kernel, h.dtype)))
         sums[1] = ops.slice_update(sums[1], (start, 0), d_hidden)
         sums[2] = sums[2] + ops.cast(ops.matmul(ops.transpose(h), narrow), dtype)
-        if biases:
+        if bias is not None:
             sums[3] = sums[3] + ops.sum(change, axis=0)
         return sums
 
     sums = [ops.zeros((), dtype)]
     if training:
-        sums += [ops.zeros_like(student), *(ops.zeros_like(x, dtype=dtype) for x in inputs[1:])]
-    total, *gradients = ops.fori_loop(0, chunks, add_chunk, sums)
-    if not training:
-        return total
-    gradients[0] = gradients[0][:count]
-
-    @ops.custom_gradient
-    def loss_of(*inputs):
-        """The sum, whose gradients are known."""
-
-        def backward(upstream):
-            return tuple(
-                ops.cast(upstream * ops.cast(gradient, dtype), x.dtype)
-                for gradient, x in zip(gradients, inputs, strict=True)
-            )
-
-        return total, backward
-
-    return loss_of(*inputs)
+        parts = [kernel] if bias is None else [kernel, bias]
+        sums += [ops.zeros_like(student), *(ops.zeros_like(x, dtype=dtype) for x in parts)]
+    total, *rest = ops.fori_loop(0, chunks, add_chunk, sums)
+    return [total, *rest[1:]], [x[:count] for x in rest[:1]]

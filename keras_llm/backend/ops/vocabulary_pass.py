@@ -17,6 +17,7 @@ from keras import ops
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.head_matrix import soft_capped
 from keras_llm.backend.ops.derivatives import with_derivatives
+from keras_llm.backend.ops.device_rows import with_own_rows
 from keras_llm.backend.ops.logits_pass import in_top_k, label_logits, weighted
 
 
@@ -55,10 +56,47 @@ def vocabulary_pass(
     """
     inputs = (hidden, kernel) if bias is None else (hidden, kernel, bias)
     # Gradients are made here: what is inside the loop is not to be differentiated again.
-    hidden, kernel, *biases = (ops.stop_gradient(x) for x in inputs)
+    hidden, *head = (ops.stop_gradient(x) for x in inputs)
+
+    def reduced(rows, head):
+        return reduce_rows(*rows, head, formula, top_k, training, soft_cap)
+
+    (sums, *of_head), (nll, *of_rows) = with_own_rows(reduced, [hidden, labels, weights], head)
+    statistics, gradients = tuple(ops.unstack(sums, 4)), [*of_rows, *of_head]
+    if not training:
+        return statistics[0] * scale, statistics, nll
+
+    @ops.custom_gradient
+    def loss_of(*inputs):
+        """The sum of the losses, whose gradients are known."""
+
+        def backward(upstream):
+            # Scaled first: a loss scale is there because float16 would round small gradients to 0.
+            return tuple(
+                ops.cast(upstream * ops.cast(gradient, weights.dtype), x.dtype)
+                for gradient, x in zip(gradients, inputs, strict=True)
+            )
+
+        return statistics[0], backward
+
+    return loss_of(*inputs) * scale, statistics, nll
+
+
+def reduce_rows(hidden, labels, weights, head, formula, top_k, training, soft_cap):
+    """The sums and gradients of some rows, in a loop over chunks of them.
+
+    Args:
+        head: The kernel, and the bias if there is one; other arguments as of `vocabulary_pass`.
+
+    Returns:
+        Sums over the rows: the statistics, stacked, and the gradient of each part of the head. And
+        numbers of each row: its nll, and the gradient of its hidden vector. No gradients without
+        `training`.
+    """
+    kernel, *biases = head
+    dtype = weights.dtype
     hidden, labels, weights, rows, places = in_chunks(hidden, labels, weights, kernel.shape[1])
     kernel = ops.cast(kernel, hidden.dtype)
-    dtype = weights.dtype
 
     def add_chunk(number, sums):
         """The statistics and gradients with those of one chunk added."""
@@ -86,29 +124,13 @@ def vocabulary_pass(
 
     sums = [ops.zeros((4,), dtype), ops.zeros_like(weights)]
     if training:
-        sums += [ops.zeros_like(hidden), *(ops.zeros_like(x, dtype=dtype) for x in inputs[1:])]
+        sums += [ops.zeros_like(hidden), *(ops.zeros_like(x, dtype=dtype) for x in head)]
     counted = ops.sum(ops.cast(weights != 0, "int32"))
-    sums, nll, *gradients = ops.fori_loop(0, -(-counted // ops.maximum(rows, 1)), add_chunk, sums)
-    statistics, nll = tuple(ops.unstack(sums, 4)), ops.take(nll, places)
-    if not training:
-        return statistics[0] * scale, statistics, nll
-
-    gradients[0] = ops.take(gradients[0], places, axis=0)
-
-    @ops.custom_gradient
-    def loss_of(*inputs):
-        """The sum of the losses, whose gradients are known."""
-
-        def backward(upstream):
-            # Scaled first: a loss scale is there because float16 would round small gradients to 0.
-            return tuple(
-                ops.cast(upstream * ops.cast(gradient, dtype), x.dtype)
-                for gradient, x in zip(gradients, inputs, strict=True)
-            )
-
-        return statistics[0], backward
-
-    return loss_of(*inputs) * scale, statistics, nll
+    chunks = -(-counted // ops.maximum(rows, 1))
+    statistics, *rest = ops.fori_loop(0, chunks, add_chunk, sums)
+    # The nll, and the gradient of the hidden vectors.
+    of_rows = [ops.take(x, places, axis=0) for x in rest[:2]]
+    return [statistics, *rest[2:]], of_rows
 
 
 def in_chunks(hidden, labels, weights, vocab_size):

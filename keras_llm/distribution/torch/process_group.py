@@ -59,6 +59,34 @@ class ProcessGroup(World):
             if values.data_ptr() != tensor.data_ptr():
                 tensor.copy_(values)
 
+    def texts_of(self, text):
+        """The texts of all processes, by rank."""
+        encoded = text.encode()
+        longest = int(max(self.numbers_of(len(encoded))))
+        own = torch.tensor(list(encoded.ljust(longest, b"\0")), dtype=torch.uint8)
+        every = [torch.empty_like(own) for _ in range(self.size)]
+        self._call(dist.all_gather, every, own)
+        return [bytes(one.tolist()).rstrip(b"\0").decode() for one in every]
+
+    def numbers_of(self, number: float) -> list[float]:
+        """The numbers of all processes, by rank."""
+        return self.sum_of([number if rank == self.rank else 0.0 for rank in range(self.size)])
+
+    def bytes_of_first(self, data):
+        """The bytes of the first process."""
+        count = int(self.of_first([len(data)])[0])
+        values = torch.empty(count, dtype=torch.uint8)
+        if self.is_first:
+            values = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        self._call(dist.broadcast, values, 0)
+        return values.numpy().tobytes()
+
+    def tensors_of(self, tensor) -> list:
+        """The tensors of all processes, which are of one shape, by rank."""
+        every = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._call(dist.all_gather, every, tensor.contiguous())
+        return every
+
     def start_sum(self, flat, owner=None):
         """Begins to sum a tensor in place, for all or for one process; returns what waits for it.
 

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_llm.backend.ops.device_rows import devices_of_rows
+
 
 def value_and_gradients(objective, variables, others):
     """The value of an objective and its gradients.
@@ -106,9 +108,17 @@ def eagerly(function):
         return function()
 
 
-def zeros(shape, name):
+def zeros(shape, name, layout=None):
     """A variable of zeros that is not trained."""
-    return keras.Variable(ops.zeros(shape, "float32"), trainable=False, dtype="float32", name=name)
+    value = ops.zeros(shape, "float32")
+    return keras.Variable(value, trainable=False, dtype="float32", name=name, layout=layout)
+
+
+def zeros_like(variable, name):
+    """A variable of zeros of the shape of another one, spread over devices as that is."""
+    distribution = keras.distribution.distribution()
+    layout = None if distribution is None else distribution.get_variable_layout(variable)
+    return zeros(variable.shape, name, layout)
 
 
 def clear(variables):
@@ -127,7 +137,8 @@ def for_each_piece(size, data, function):
     """Calls a function with a few rows of a batch after the other.
 
     Args:
-        size: Rows of a piece, of which the last may have fewer; None for the whole batch.
+        size: Rows of a piece, of which the last may have fewer; None for the whole batch. Where the
+            batch is spread over devices, each piece has as many rows of each.
         data: Tensors with the batch as their first dimension, however nested.
         function: What a piece is given to; it assigns to variables and returns nothing.
     """
@@ -137,8 +148,10 @@ def for_each_piece(size, data, function):
     first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
     count = first.shape[0]
     if count is not None:
+        devices = devices_of_rows()
+        size, count = max(1, size // devices), count // devices
         for start in range(0, count, size):
-            function(rows(data, start, min(start + size, count)))
+            function(rows(data, start, min(start + size, count), devices))
         return
 
     import tensorflow as tf
@@ -151,6 +164,13 @@ def for_each_piece(size, data, function):
     tf.while_loop(lambda start: start < tf.shape(first)[0], one_more, (tf.constant(0),))
 
 
-def rows(data, start, stop):
-    """Some rows of every tensor."""
-    return keras.tree.map_structure(lambda t: None if t is None else t[start:stop], data)
+def rows(data, start, stop, devices=1):
+    """Some rows of every tensor, of the rows that each device has."""
+
+    def some(tensor):
+        if tensor is None or devices == 1:
+            return None if tensor is None else tensor[start:stop]
+        by_device = tensor.reshape((devices, -1, *tensor.shape[1:]))
+        return by_device[:, start:stop].reshape((-1, *tensor.shape[1:]))
+
+    return keras.tree.map_structure(some, data)

@@ -8,8 +8,16 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.host import to_float, to_numpy
-from keras_llm.backend.keras_private import jax_state
+from keras_llm.backend.keras_private import batches_through, jax_state
+from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.token_statistics import skipped_weights
+from keras_llm.training.ops.filled_batches import (
+    filled_up,
+    missing_rows,
+    with_count,
+    with_ignored_rows,
+    without_weight,
+)
 from keras_llm.training.ops.gradients import (
     apply_if,
     apply_unless,
@@ -19,11 +27,13 @@ from keras_llm.training.ops.gradients import (
     for_each_piece,
     value_and_gradients,
     zeros,
+    zeros_like,
 )
+from keras_llm.training.ops.step_function import check_one_replica
 from keras_llm.training.ops.update_guard import UpdateGuard, layers_seen
+from keras_llm.training.shared_sums import flat
 from keras_llm.training.step import (
     GuardSettings,
-    Pass,
     SkippedUpdates,
     Step,
     StepDescription,
@@ -44,14 +54,16 @@ class CompiledStep(Step):
     memory has run out.
     """
 
-    def __init__(self, *arguments):
-        check_one_replica()
-        super().__init__(*arguments)
+    def __init__(self, model, *arguments):
+        check_one_replica(model)
+        super().__init__(model, *arguments)
         self.piece = None if self.micro_batch_size == "auto" else self.micro_batch_size
         # Batches, and tokens divided by the unit; the sum of the norms, and their number.
         self.window, self.norms = zeros((2,), "window"), zeros((2,), "gradient_norms")
         self.unit, self.guard = None, UpdateGuard()
         self.trained, self.gradients = None, []
+        # How many rows of the batch that is traced were added, where a metric has to know.
+        self.filled = 0
         # How often a step was traced, how many shapes were compiled, and the seconds that their
         # first calls took.
         self.traces, self.shapes, self.seconds = 0, 0, 0.0
@@ -74,7 +86,7 @@ class CompiledStep(Step):
         """Creates the accumulated gradients, outside of any function that is compiled."""
         if self.adds_gradients and self.trained is None and self.model.built:
             self.trained = self.model.trainable_variables
-            self.gradients = [zeros(v.shape, "accumulated_gradient") for v in self.trained]
+            self.gradients = [zeros_like(v, "accumulated_gradient") for v in self.trained]
 
     def gradients_of(self, variables) -> list:
         """The variables that hold the gradients of some of the model's variables."""
@@ -82,6 +94,32 @@ class CompiledStep(Step):
         return [held[id(variable)] for variable in variables]
 
     # Batches
+
+    def batches(self, data, batch_size, steps, shuffle):
+        """Where batches are spread over devices, those of Keras, filled up: see `fill_up`."""
+        if devices_of_rows() == 1:
+            return data, shuffle
+
+        def change(batches):
+            for batch in batches:
+                parts = self.fill_up(*keras.utils.unpack_x_y_sample_weight(batch))
+                yield keras.utils.pack_x_y_sample_weight(*parts)
+
+        options = {"batch_size": batch_size, "steps_per_epoch": steps, "shuffle": shuffle}
+        changed = batches_through(change, data, **options)
+        return (data, shuffle) if changed is None else ((changed, None, None), False)
+
+    def fill_up(self, x, y, sample_weight):
+        """A batch of which each device gets as many rows: others are added that do not count."""
+        devices = devices_of_rows()
+        if devices == 1:
+            return x, y, sample_weight
+        missing = missing_rows(x, devices)
+        x, y = filled_up(x, missing), with_ignored_rows(y, missing, self.loss)
+        sample_weight = without_weight(sample_weight, missing)
+        if any(m is not None for m in flat([self.sums.left, self.sums.left_weighted])):
+            sample_weight = with_count(sample_weight, missing, devices)
+        return x, y, sample_weight
 
     @skipped_weights()
     def train_batch(self, *state_and_data):
@@ -117,13 +155,13 @@ class CompiledStep(Step):
 
     def train(self, data):
         """One batch, and an update if enough batches are there; returns the logs."""
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         positions = self.note_shape(y)
         # One unit for all batches: a window may have batches of several shapes.
         self.unit = self.unit or unit_of(positions)
         if not self.model.built:
             # TensorFlow traces the first step of a model before anything has built it.
-            self.model(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
+            self.model(x, training=False)
         variables = self.model.trainable_variables
         if not self.optimizer.built:
             eagerly(lambda: self.optimizer.build(variables))
@@ -133,6 +171,7 @@ class CompiledStep(Step):
         sums = [v for metric in self.model.metrics for v in metric.variables]
         before = self.guard.begin_batch(sums, self.model.non_trainable_variables)
         passes = []
+        data = x, y, sample_weight, self.rows_of_data(x)
         for_each_piece(self.piece, data, lambda rows: passes.append(self.gradient(rows, variables)))
         self.guard.end_batch(before)
         if self.adds_gradients:
@@ -146,7 +185,7 @@ class CompiledStep(Step):
 
     def gradient(self, data, variables):
         """Forward and backward of one micro-batch; its gradient, or None where it was added up."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight, are_of_data = data
         model, optimizer = self.model, self.optimizer
         others = [*model.non_trainable_variables, *optimizer.variables, *model.metrics_variables]
 
@@ -155,7 +194,7 @@ class CompiledStep(Step):
             return optimizer.scale_loss(passed.objective), passed[1:]
 
         (_, (tokens, y_pred)), gradients = value_and_gradients(objective, variables, others)
-        self.count_logits(Pass(None, tokens, y_pred), y, sample_weight)
+        self.count_logits(y_pred, y, sample_weight, are_of_data)
         if not self.adds_gradients:
             return gradients
         for total, gradient in zip(self.gradients_of(variables), gradients, strict=True):
@@ -169,20 +208,29 @@ class CompiledStep(Step):
     def test(self, data):
         """One batch of evaluation; returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self.count_logits(self.forward(x, y, sample_weight, training=False), y, sample_weight)
+        y_pred = self.forward(x, y, sample_weight, training=False).y_pred
+        self.count_logits(y_pred, y, sample_weight, self.rows_of_data(x))
         return self.model.get_metrics_result()
 
-    def count_logits(self, passed, y, sample_weight):
-        """Brings the metrics that need logits up to date."""
-        if passed.y_pred is not None:
-            self.model.compute_metrics(None, y, passed.y_pred, sample_weight=sample_weight)
+    def rows_of_data(self, x):
+        """Which rows of a batch were not added by `fill_up`; None for all of them."""
+        if not self.filled:
+            return None
+        count = keras.tree.flatten(x)[0].shape[0]
+        return np.arange(count) < count - self.filled
 
-    def why_logits(self, sample_weight=None) -> str:
-        """Why the logits of a batch have to be held; see `Step.why_logits`."""
-        if keras.distribution.distribution() is not None:
-            # Rows that are spread over devices would be gathered for each chunk of them.
-            return "the batch is spread over devices"
-        return super().why_logits(sample_weight)
+    def count_logits(self, y_pred, y, sample_weight, are_of_data):
+        """Brings the metrics that need logits up to date."""
+        if y_pred is None:
+            return
+        data = y, y_pred, sample_weight
+        if are_of_data is not None:
+            kept = np.flatnonzero(are_of_data)
+            if not len(kept):
+                return
+            data = keras.tree.map_structure(lambda t: None if t is None else t[kept], data)
+        y, y_pred, sample_weight = data
+        self.model.compute_metrics(None, y, y_pred, sample_weight=sample_weight)
 
     # Updates
 
@@ -391,17 +439,3 @@ class CompiledStep(Step):
         assign(self.model.metrics_variables, state["metrics"])
         self.unit = state["unit"]
         self.tokens_per_update = state["tokens_per_update"]
-
-
-def check_one_replica():
-    """Raises `RuntimeError` where TensorFlow would run a step on several devices."""
-    if BACKEND != "tensorflow":
-        return
-    import tensorflow as tf
-
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas > 1:
-        raise RuntimeError(
-            "Training on several devices is not supported on the TensorFlow backend: sums over "
-            f"tokens would not meet. Use one device, or JAX. Received: {replicas} replicas"
-        )

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+import keras
+
 
 class StepFunction:
     """A train or test function that is made anew for each set of trainable variables.
@@ -29,6 +31,7 @@ class StepFunction:
 
     def __call__(self, *state_and_iterator):
         """Keras's arguments and results: on JAX the state and an iterator, else the iterator."""
+        check_one_replica(self.step.model)
         *state, iterator = state_and_iterator
         if not self.variables:
             # TensorFlow builds a model in its first step.
@@ -73,3 +76,18 @@ class StepFunction:
             for variable, value in zip(variables, part, strict=True)
         }
         return (*([values[id(variable)] for variable in part] for part in now), *state[2:])
+
+
+def check_one_replica(model):
+    """Raises `RuntimeError` where TensorFlow would run a step on several devices.
+
+    Keras goes by the strategy in which the model was made, and else by that of the call.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if replicas > 1:
+        raise RuntimeError(
+            "Training on several devices is not supported on the TensorFlow backend: sums over "
+            f"tokens would not meet. Use one device, or JAX. Received: {replicas} replicas"
+        )

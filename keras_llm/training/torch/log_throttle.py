@@ -46,12 +46,13 @@ class LogThrottle:
     def logs(self, model) -> dict:
         """The model's metrics by name, now or when they are asked for."""
         now = time.monotonic()
+        is_due = self.known is None or self.computes_always
         if self.every is None:
-            is_due = now - self.last >= INTERVAL
+            is_due |= now - self.last >= INTERVAL
         else:
-            is_due = self.steps % self.every == 0
+            is_due |= self.steps % self.every == 0
         self.steps += 1
-        if self.known is None or self.computes_always or is_due:
+        if is_due:
             logs = model.get_metrics_result()
             self.known, self.last = dict(logs), now
             return logs

@@ -54,13 +54,8 @@ class Ranks:
             unit: That of this process's rows of the first batch.
         """
         if self._unit is None:
-            self._unit = max(self.gathered(unit))
+            self._unit = max(self.group.numbers_of(unit))
         return self._unit
-
-    def gathered(self, number: float) -> list[float]:
-        """The numbers of all processes."""
-        own = [number if rank == self.group.rank else 0.0 for rank in range(self.group.size)]
-        return self.group.sum_of(own)
 
     # An update
 
@@ -137,6 +132,62 @@ class Ranks:
             for copy in copies
         ]
 
+    # The state of a run
+
+    @torch.no_grad()
+    def whole_state(self, state: dict, tensors, variables) -> dict:
+        """The state of a step, of all processes together.
+
+        What is summed up to now, gradients too, becomes the sums over all processes: a run may go
+        on with another number of them. All processes call this.
+
+        Args:
+            state: That of this process, made of copies.
+            tensors: The tensors of the model's variables.
+            variables: The model's variables.
+        """
+        window = state["window"]
+        if window["batches"]:
+            own = window["gradients"]
+            known = self.group.sum_of([float(gradient is not None) for gradient in own])
+            pairs = zip(own, tensors, strict=True)
+            whole = [torch.zeros_like(t) if g is None else g for g, t in pairs]
+            self.group.sum_([g for g, count in zip(whole, known, strict=True) if count])
+            gradients = [g if count else None for g, count in zip(whole, known, strict=True)]
+            tokens = self.group.sum_of([float(window["tokens"])])[0]
+            window = window | {"gradients": gradients, "tokens": tokens}
+        self.group.sum_(state["metrics"])
+        guard = state["guard"]
+        lost, spoiled = (self.group.any_of(guard[key]) for key in ("lost", "spoiled"))
+        seeds = [v.value.view(-1).long().cpu() for v in seed_variables(variables)]
+        own = {"random": self.random_state(), "seeds": torch.cat([torch.zeros(1).long(), *seeds])}
+        each = {name: self.group.tensors_of(value) for name, value in own.items()}
+        together = {"guard": guard | {"lost": lost, "spoiled": spoiled}, "ranks": each}
+        return state | {"window": window} | together
+
+    def own_state(self, state: dict, variables) -> dict:
+        """The part of this process in a state that `whole_state` returned, or one process alone.
+
+        The first process takes over what was summed up to then.
+        """
+        self._unit = state["window"]["unit"] if state["window"]["batches"] else self._unit
+        each = state.get("ranks", {"random": []})
+        if len(each["random"]) == self.group.size:
+            self._random = each["random"][self.group.rank].cpu()
+            seeds = each["seeds"][self.group.rank][1:]
+            for variable in seed_variables(variables):
+                own, seeds = seeds[: variable.value.numel()], seeds[variable.value.numel() :]
+                variable.assign(own.view(variable.shape))
+        if self.group.is_first:
+            return state
+        nothing = {"gradients": [], "tokens": 0.0}
+        metrics = [torch.zeros_like(values) for values in state["metrics"]]
+        return state | {"window": state["window"] | nothing, "metrics": metrics}
+
+    def random_state(self):
+        """The state of this process's own random numbers."""
+        return torch.cuda.get_rng_state() if self.group.device == "cuda" else self._random
+
     # Weights and random numbers
 
     def meet(self, model, optimizer):
@@ -155,14 +206,10 @@ class Ranks:
         drawn = int(torch.randint(2**31, (), generator=shared))
         seeds = np.random.SeedSequence([drawn, int(optimizer.iterations), self.group.rank])
         seed = int(seeds.generate_state(1, "uint64")[0] >> 1)
-        self._random = None
-        if self.group.device == "cuda":
-            torch.cuda.manual_seed(seed)
-        else:
-            self._random = torch.Generator().manual_seed(seed).get_state()
-        for variable in variables:
-            # Those of Keras's own layers.
-            if variable.name == "seed_generator_state" and self.group.rank:
+        generator = torch.Generator(self.group.device).manual_seed(seed)
+        self._random = generator.get_state()
+        for variable in seed_variables(variables):
+            if self.group.rank:
                 value = variable.value.clone()
                 value.view(-1)[0] = seed % 2**31
                 variable.assign(value)
@@ -170,8 +217,14 @@ class Ranks:
 
     @contextlib.contextmanager
     def own_random_numbers(self):
-        """Context manager for forward passes: on a CPU, random numbers are this process's own."""
-        if self._random is None:
+        """Context manager for forward passes: random numbers are this process's own.
+
+        On a GPU they are so from then on: nothing else is drawn there.
+        """
+        if self.group.device == "cuda":
+            if self._random is not None:
+                torch.cuda.set_rng_state(self._random)
+                self._random = None
             yield
             return
         shared = torch.get_rng_state()
@@ -181,3 +234,8 @@ class Ranks:
         finally:
             self._random = torch.get_rng_state()
             torch.set_rng_state(shared)
+
+
+def seed_variables(variables) -> list:
+    """The states of the random generators of Keras's own layers."""
+    return [variable for variable in variables if variable.name == "seed_generator_state"]

@@ -57,7 +57,9 @@ class ShardedOptimizer:
             return Owners(variables, self.group.size)
         if optimizer in _owners:
             return _owners[optimizer]
-        # It has the state of all variables: that of a model that was loaded.
+        # It has the state of all variables, of a model or a checkpoint that was loaded: where
+        # nobody else has loaded it, by the first process.
+        self.group.copy_from_first_([variable.value for variable in optimizer.variables])
         owners = Owners(built_with(optimizer), self.group.size)
         own = [v for v in owners.variables if owners.of(v) == self.group.rank]
         become(optimizer, part_of(optimizer, own))

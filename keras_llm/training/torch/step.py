@@ -87,7 +87,7 @@ class TorchStep(Step):
         positions = self.note_shape(y)
         trained = self.trained()
         if self.ranks is not None and not self.ranks.has_met:
-            self.ranks.meet(self.model, self.optimizer)
+            self.meet()
         if not trained.variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return self.forward_only(data, training=True)
@@ -125,7 +125,7 @@ class TorchStep(Step):
     def passes_of_all(self, data, trained, has_rows):
         """`backward_passes`, as many as the process with the most of them makes."""
         own = self.micro_batches.count(data) if has_rows else 0
-        more = int(max(self.ranks.gathered(own))) - own
+        more = int(max(self.ranks.group.numbers_of(own))) - own
         with self.parameters.passing():
             # First: the sums of gradients begin in the last of the own ones.
             for _ in range(more):
@@ -247,8 +247,7 @@ class TorchStep(Step):
         if self.parameters is not None:
             # Where an interrupted `fit` has left them divided.
             self.parameters.gather()
-        if self.ranks is not None:
-            self.ranks.meet(self.model, self.optimizer)
+        self.meet()
         self.guard.begin_fit()
         self.accumulator.start(self.trained().every_tensor, 1.0)
         if self.parameters is not None and self.model.built:
@@ -365,7 +364,7 @@ class TorchStep(Step):
     # Several processes
 
     def check_ranks(self):
-        """Raises `RuntimeError` where the processes are not those for which `compile` was called."""
+        """Raises `RuntimeError` where the processes are not those that `compile` was called for."""
         check_one_device()
         if sharded() != self.shard:
             raise RuntimeError(
@@ -378,6 +377,14 @@ class TorchStep(Step):
                 "torchrun, or call torch.distributed.init_process_group before compile. "
                 f"Received: a group of {size} processes, made after compile"
             )
+
+    def meet(self):
+        """Gives all processes the weights of the first."""
+        if self.sharded is not None:
+            # Here, where all processes are: an optimizer that is whole is taken apart.
+            self.sharded.owners(self.trained().variables)
+        if self.ranks is not None:
+            self.ranks.meet(self.model, self.optimizer)
 
     def throttle(self, callbacks, phase: str) -> LogThrottle:
         """When the logs of `fit` or `evaluate` are computed: a clock decides for one process."""
@@ -510,14 +517,13 @@ class TorchStep(Step):
 
     def metrics_of_all(self):
         """Context manager in which the metrics are those of all processes that train."""
-        if self.ranks is None or self.ranks.is_alone:
+        # The sum of the losses, with its tokens. Keras builds a model with tensors of no values.
+        sums = self.sums.mean.variables[0].value
+        if self.ranks is None or self.ranks.is_alone or sums.is_meta:
             return contextlib.nullcontext()
-        return self.ranks.metrics_of_all(self.model.metrics_variables, *self.spoiled_sums())
-
-    def spoiled_sums(self):
-        """The sum of the losses with its tokens; whether both are NaN for want of others."""
-        is_training = len(self._throttles) < 2
-        return self.epoch_sums()[0], self.guard.spoiled if is_training else False
+        # In an evaluation, NaN is what has been found.
+        spoiled = self.guard.spoiled if len(self._throttles) < 2 else False
+        return self.ranks.metrics_of_all(self.model.metrics_variables, sums, spoiled)
 
     def of_first(self, seconds: float) -> float:
         """What the clock of the first process showed."""
@@ -575,8 +581,9 @@ class TorchStep(Step):
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""
-        return {
-            "window": self.accumulator.state_dict(self.trained().every_tensor),
+        tensors = self.trained().every_tensor
+        state = {
+            "window": self.accumulator.state_dict(tensors),
             "norms": (self.norms.total, self.norms.count),
             "guard": self.guard.state_dict(),
             "metrics": [variable.value.clone() for variable in self.model.metrics_variables],
@@ -584,6 +591,9 @@ class TorchStep(Step):
             "tokens_per_update": self.tokens_per_update,
             "compiling": self.policy.state_dict(),
         }
+        if self.ranks is None:
+            return state
+        return self.ranks.whole_state(state, tensors, self.model.variables)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
@@ -592,6 +602,8 @@ class TorchStep(Step):
         state = keras.tree.map_structure(
             lambda part: part.to(device) if torch.is_tensor(part) else part, state
         )
+        if self.ranks is not None:
+            state = self.ranks.own_state(state, self.model.variables)
         self.accumulator.load_state_dict(state["window"], self.trained().every_tensor)
         self.norms.total, self.norms.count = state["norms"]
         self.guard.load_state_dict(state["guard"])
