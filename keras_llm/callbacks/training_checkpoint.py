@@ -1,5 +1,6 @@
 """A run that is killed at any instant goes on as if nothing had happened."""
 
+import contextlib
 import os
 import sys
 import warnings
@@ -18,7 +19,7 @@ from keras_llm.checkpoints.model_state import load_step, load_weights, model_sta
 from keras_llm.checkpoints.of_first import found_by_first
 from keras_llm.checkpoints.random_states import random_states, set_random_states
 from keras_llm.checkpoints.state_tree import pack
-from keras_llm.distribution import world
+from keras_llm.distribution import sharded, world
 
 
 class CheckpointWarning(UserWarning):
@@ -246,10 +247,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _load_weights(self, state):
         model = self._run.model
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         if world().is_first:
             load_weights(model, state["model"])
-        elif not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+        if sharded():
+            # Each process takes its part of it when they meet.
+            world().copy_from_first_([v.value for v in model.optimizer.variables])
 
     def _set_random_states(self):
         if self._restored is not None:
@@ -279,18 +283,21 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         name = self._name()
         if self._first_says(name in self._folder.good):
             return
-        state = {
-            "fingerprint": self._fingerprint,
-            "run": self._run.state_dict(),
-            "best": self._schedule.best,
-            "callbacks": self._states.state_dict(),
-            "model": model_state(self.model),
-            "random": {"now": random_states(), "epoch": self._epoch_random},
-        }
-        if not world().is_first:
-            return
+        step = self.model.step
+        with contextlib.nullcontext() if step is None else step.whole_state():
+            state = {
+                "fingerprint": self._fingerprint,
+                "run": self._run.state_dict(),
+                "best": self._schedule.best,
+                "callbacks": self._states.state_dict(),
+                "model": model_state(self.model),
+                "random": {"now": random_states(), "epoch": self._epoch_random},
+            }
+            if not world().is_first:
+                return
+            packed, arrays = pack(state)
         best = [] if self._schedule.best is None else [self._schedule.best["name"]]
-        self._writer.start(self._folder.write, name, *pack(state), best)
+        self._writer.start(self._folder.write, name, packed, arrays, best)
 
     def _save_and_tell(self):
         """Writes the checkpoint of a run that was told to stop, and says how to continue."""

@@ -138,6 +138,8 @@ def test_batches_go_through_a_function_on_their_way_to_jax():
     data = batches_through(doubled, (rows,), **options)
     same = keras.Sequential([keras.layers.Identity()])
     np.testing.assert_array_equal(same.predict(data, verbose=0), 2.0 * rows)
+
+
 def test_an_optimizer_tells_what_it_was_built_with():
     layer = keras.layers.Dense(2)
     layer.build((None, 3))

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 LIMIT = 30
 
 
-def start(size, *arguments):
+def start(size, *arguments, **more):
     """Processes without a launcher that would end the others when one has ended."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -30,7 +30,9 @@ def start(size, *arguments):
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.distribution.faulty", *map(str, arguments)],
-            env=environment(**(common if size > 1 else {}), RANK=str(rank), LOCAL_RANK=str(rank)),
+            env=environment(
+                **(common if size > 1 else {}), RANK=str(rank), LOCAL_RANK=str(rank), **more
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -39,9 +41,9 @@ def start(size, *arguments):
     ]
 
 
-def run(size, *arguments):
+def run(size, *arguments, **more):
     """Exit status and output of each process, and the seconds between their ends."""
-    processes, ends, codes = start(size, *arguments), {}, {}
+    processes, ends, codes = start(size, *arguments, **more), {}, {}
     began = time.monotonic()
     try:
         while len(ends) < size:
@@ -74,15 +76,14 @@ REASONS = {
     "kill": "Another process of the run has ended without an error of its own",
     "error": "Process 1 of 2 has ended the run: ValueError: a bad batch",
     "memory": "Process 1 of 2 has ended the run: OutOfMemoryError: no room for 1 GB",
-    "interrupt": "Process 1 of 2 has ended the run: KeyboardInterrupt",
-    "exit": "Process 1 of 2 has ended the run: SystemExit: 3",
     "term": "Process 1 of 2 has ended the run: SystemExit: 143",
 }
 
 
 @pytest.mark.parametrize("kind", REASONS)
 def test_all_end_with_the_reason_and_the_run_continues(kind, whole, tmp_path):
-    codes, texts, seconds = run(2, tmp_path, kind)
+    # One run shares its optimizer's state out, and goes on as others do.
+    codes, texts, seconds = run(2, tmp_path, kind, KERAS_LLM_SHARD="optimizer" * (kind == "term"))
     assert all(codes), texts
     assert REASONS[kind] in texts[0], texts[0]
     assert seconds < LIMIT
@@ -92,10 +93,12 @@ def test_all_end_with_the_reason_and_the_run_continues(kind, whole, tmp_path):
     # A signal is waited for until the step is over, and a checkpoint written.
     at = faulty.AT + 1 if kind == "term" else 6
     assert newest.startswith(f"step_{at:09}"), newest
-    for size in {"kill": (1, 2, 4), "term": (1,)}.get(kind, ()):
+    for size, shard in {"kill": [(1, ""), (2, "optimizer"), (4, "")], "term": [(1, "")]}.get(
+        kind, ()
+    ):
         folder = tmp_path / str(size)
         shutil.copytree(tmp_path / "run", folder / "run")
-        codes, texts, _ = run(size, folder, "none")
+        codes, texts, _ = run(size, folder, "none", KERAS_LLM_SHARD=shard)
         assert not any(codes), texts
         for rank in range(size):
             continued = result(folder, rank)
@@ -131,7 +134,7 @@ def test_what_fails_alike_in_all_leaves_them_together(tmp_path):
         "    model.fit(X, Y, epochs=0.5, steps=3, verbose=0)\n"
         "except (TypeError, ValueError) as error:\n"
         "    pass\n"
-        "print('went on', model.fit(X, Y, verbose=0).history['loss'][0] > 0)\n"
+        "sys.stdout.write(f'went on {model.fit(X, Y, verbose=0).history[\"loss\"][0] > 0}\\n')\n"
     )
     from tests.distribution.processes import launch
 
