@@ -284,6 +284,12 @@ class Step(ABC):
         """
         return contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def whole(self):
+        """Context manager of both, for what is written to a file."""
+        with self.whole_weights(), self.whole_state():
+            yield
+
     def metrics_of_all(self):
         """Context manager in which the metrics are those of all processes that train.
 
