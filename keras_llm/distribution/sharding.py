@@ -22,7 +22,8 @@ def distribute(shard: str | None = None) -> None:
     With `"optimizer"` every variable has one owner. It alone gets the sum of the variable's
     gradients, keeps its optimizer state, updates it, and sends the new value to the others. So an
     optimizer works on whole variables, and training is that of one process, Adafactor and clipping
-    by the global norm included. An update sends as much as without sharding.
+    by the global norm included. An update sends as much as without sharding. `save` puts the state
+    together in the first process: all processes call it.
 
     With `"parameters"` moreover, while `fit` runs, a process has the other owners' parameters only
     as long as it computes with them: a layer's before its forward pass and again before its

@@ -33,8 +33,8 @@ def rows(seed=0):
     return x, y
 
 
-def transformer(**settings):
-    sizes = {"vocab_size": VOCAB, "d_model": 16, "num_layers": 2, "num_heads": 2}
+def transformer(num_layers=2, **settings):
+    sizes = {"vocab_size": VOCAB, "d_model": 16, "num_layers": num_layers, "num_heads": 2}
     return models.CausalTransformer(**sizes, max_length=16, **settings)
 
 
@@ -128,7 +128,7 @@ def frozen():
 
 
 CASES = {
-    "adamw": lambda: compiled(transformer(tie_embeddings=False), adamw(global_clipnorm=0.05)),
+    "adamw": lambda: compiled(transformer(4, tie_embeddings=False), adamw(global_clipnorm=0.05)),
     "adafactor, tied": lambda: compiled(transformer(tie_embeddings=True), adafactor(), 0.1),
     "clipped by keras": summed,
     "accumulated": lambda: compiled(

@@ -123,11 +123,11 @@ def test_a_process_holds_its_own_parameters_and_those_of_three_layers_at_most(si
     outside = found["bytes of parameters"] - layers.sum()
     owned_inside = (layers - others).sum()
     rest_of_others = outside - (found["bytes owned"] - owned_inside)
-    # A layer, the one before it, whose backward pass is next, and on its way the one before that.
-    moments = [
-        sum(others[max(i - 1, 0) : i + 1]) + (layers[i - 2] if i > 1 else 0)
-        for i in range(len(layers))
-    ]
+    # A layer, and on its way, in one piece, the next one; in the backward pass a layer, the one
+    # before it, and on its way the one before that.
+    moments = [others[i] + layers[i + 1] for i in range(len(layers) - 1)]
+    moments += [others[i] + layers[i - 1] for i in range(1, len(layers))]
+    moments += [sum(others[i - 1 : i + 1]) + layers[i - 2] for i in range(2, len(layers))]
     theory = found["bytes owned"] + rest_of_others + max(moments)
     assert abs(found["bytes held"] - theory) < 0.1 * theory
 
