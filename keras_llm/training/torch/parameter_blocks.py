@@ -32,7 +32,7 @@ class Block:
         self.is_whole, self.begun = True, None
         # Of each hidden parameter what was hidden.
         self.hidden = []
-        for tensor in tensors:
+        for tensor in self.others():
             has_own_memory(tensor)
 
     def others(self):
@@ -91,9 +91,10 @@ class Block:
 
 
 def has_own_memory(tensor):
-    """Gives a tensor that is a part of something larger memory of its own."""
-    storage = tensor.untyped_storage().nbytes()
-    if storage != tensor.numel() * tensor.element_size() or not tensor.is_contiguous():
+    """Gives a tensor memory of its own, where it is a part of something or NumPy has its values."""
+    storage = tensor.untyped_storage()
+    is_all = storage.nbytes() == tensor.numel() * tensor.element_size() and tensor.is_contiguous()
+    if not (is_all and storage.resizable()):
         tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
