@@ -304,6 +304,9 @@ def case(name, folder, sent):
     others = [[v for v in b.trainable_variables if owners.of(v)] for b in layers]
     results["bytes of layers of others"] = np.array([bytes_of(part) for part in others])
     results["bytes owned"] = owners.bytes[0]
+    if world().size > 1:
+        facts = keras_llm.explain(model, show=False)["How it runs"]
+        results["explained"] = np.array([facts[f].note for f in ("processes", "divided", "layers")])
     results["bytes of parameters"] = bytes_of(model.trainable_variables)
     return results
 
