@@ -57,14 +57,16 @@ def pytest_ignore_collect(collection_path, config):
     left_out = (
         of_torch and keras.backend.backend() != "torch",
         marked == "not slow" and "mark.slow" in of_all,
-        marked == "slow" and "mark.slow" not in text,
+        marked == "slow" and not re.search(r"mark\.(slow|quick\()", text),
     )
     return True if any(left_out) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
 def pytest_collection_modifyitems(config, items):
     """Leaves out the tests of another backend, or of none, and samples."""
     backend = keras.backend.backend()
+    mark_slow(items)
     markers = {
         "torch_only": backend == "torch",
         "backend_free": backend == "torch",
@@ -84,6 +86,17 @@ def pytest_collection_modifyitems(config, items):
     kept = sampled([item for item in items if belongs(item)], backend)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+
+
+def mark_slow(items):
+    """Marks the cases that `quick` leaves to test-slow."""
+    cases = collections.Counter()
+    for item in items:
+        every = next((mark.args[0] for mark in item.iter_markers("quick")), 1)
+        test = item.nodeid.partition("[")[0]
+        if cases[test] % every:
+            item.add_marker(pytest.mark.slow)
+        cases[test] += 1
 
 
 def sampled(items, backend):

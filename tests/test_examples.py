@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import run_program
+
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -17,11 +19,12 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run(name, *arguments, cwd):
     """What an example prints."""
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "SanityWarning" not in done.stderr
-    return done.stdout
+    ended, printed, errors = run_program(
+        EXAMPLES / name, [str(a) for a in arguments], cwd, cwd / "printed.log"
+    )
+    assert ended == 0, errors[-3000:]
+    assert "SanityWarning" not in errors
+    return printed
 
 
 @pytest.mark.torch_only
@@ -100,11 +103,14 @@ def test_keras_hub_model_without_tensorflow(tmp_path, monkeypatch):
     pytest.importorskip("keras_hub")
     (tmp_path / "tensorflow.py").write_text("raise ImportError('there is none')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    sizes = ["--texts", 12, "--vocab-size", 300, "--hidden-dim", 16, "--num-layers", 1]
-    printed = run("keras_hub_model.py", "--seq-len", 32, *sizes, cwd=tmp_path)
-    perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", printed)]
+    sizes = ["--texts", "12", "--vocab-size", "300", "--hidden-dim", "16", "--num-layers", "1"]
+    command = [sys.executable, str(EXAMPLES / "keras_hub_model.py"), "--seq-len", "32", *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "SanityWarning" not in done.stderr
+    perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", done.stdout)]
     assert len(perplexities) == 2 and perplexities[1] < perplexities[0] < 310
-    assert "A sample:\nThe with statement" in printed
+    assert "A sample:\nThe with statement" in done.stdout
 
 
 @pytest.mark.torch_only

@@ -94,6 +94,7 @@ def relative(got, want):
     return ((got.double() - want).abs().max() / scale).item() if want.numel() else 0.0
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tokens=st.integers(1, 14),
@@ -173,7 +174,7 @@ def test_only_the_rows_that_may_count_are_multiplied(share, more, monkeypatch):
     [(case, None) for case in CASES] + [(case, 0.7) for case in CASES[::5]],
     ids=lambda value: value[0].name if isinstance(value, tuple) else str(value),
 )
-@pytest.mark.slow
+@pytest.mark.quick(17)
 def test_every_formula(case, soft_cap, chunks_of_seven):
     loss, formula = case
     leaves, labels, weights = make_inputs(11, 4, 9, torch.float64)

@@ -78,6 +78,7 @@ def chunks_anywhere(request, monkeypatch):
 
 
 @pytest.mark.parametrize("loss, formula", list(cases()))
+@pytest.mark.quick(11)
 def test_loss_and_gradient(loss, formula, chunks_anywhere):
     ours, theirs = make_logits(), make_logits()
     got, want = loss(LABELS, ours), expected(theirs, formula)
@@ -321,6 +322,7 @@ def test_a_model_that_has_diverged_is_never_right(top_k, here, monkeypatch):
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 5])
+@pytest.mark.quick(5)
 def test_correct_guesses(top_k, chunks_anywhere):
     # Rounded, so that many logits are equal: then the lowest id goes first, as in a stable sort.
     logits = make_logits(torch.float32, requires_grad=False).round()

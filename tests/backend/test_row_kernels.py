@@ -87,6 +87,7 @@ def exact(logits, vocab_size, bias, labels, soft_cap=None):
     return z, (nll, lse, z.mean(1), largest, (lse - largest).exp())
 
 
+@pytest.mark.slow
 @by_hypothesis
 @given(rows=rows_of_logits(), top_k=st.integers(0, 5))
 def test_numbers_of_rows_and_their_softmax(rows, top_k):
@@ -143,6 +144,7 @@ def test_gradient_over_the_logits(rows):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.quick(3)
 def test_the_softmax_may_be_written_over_the_logits(dtype):
     logits = torch.randn(4, 300).to(DEVICE, dtype)
     labels, weights = torch.tensor([0, 299, 5, 128]).to(DEVICE), torch.ones(4).to(DEVICE)

@@ -19,6 +19,7 @@ def views(graph):
 
 
 @pytest.mark.parametrize("name", ["causal", "padded", "dropout", "bfloat16", "seq2seq"])
+@pytest.mark.quick(3)
 def test_same_numbers_with_fewer_views(name, monkeypatch):
     layer, inputs = BACKBONES[name]()
     with monkeypatch.context() as patch:

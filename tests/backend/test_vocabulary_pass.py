@@ -69,6 +69,7 @@ def chunks(request, monkeypatch):
 @pytest.mark.parametrize("soft_cap", [None, 0.9])
 @pytest.mark.parametrize("tied, bias", [(False, True), (True, False)], ids=["own", "tied"])
 @pytest.mark.parametrize("loss, formula", list(cases()))
+@pytest.mark.quick(7)
 def test_objective_statistics_and_gradients(loss, formula, tied, bias, soft_cap, chunks):
     ours, theirs = inputs(tied=tied, bias=bias), inputs(tied=tied, bias=bias)
     objective, statistics, _ = vocabulary_pass(*ours, LABELS, WEIGHTS, loss, SCALE, 1, soft_cap)

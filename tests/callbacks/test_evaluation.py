@@ -17,7 +17,8 @@ VALID = X[:9], Y[:9]
 
 def build(learning_rate=1e-2):
     keras.utils.set_random_seed(1)
-    model = models.CausalTransformer(VOCAB, 16, 1, 2, max_length=16)
+    model = models.LanguageModel(keras.layers.Embedding(VOCAB, 8), keras.layers.Dense(VOCAB))
+    model(X)
     model.compile(
         optimizer=optimizers.AdamW(learning_rate),
         loss=losses.MaskedSparseCategoricalCrossentropy(PAD),
@@ -31,9 +32,10 @@ def test_the_model_is_evaluated_as_if_training_had_ended_there():
     history = build().fit(X, Y, batch_size=4, shuffle=False, verbose=0, callbacks=[evaluation])
     found = {p["step"]: p["val_loss"] for p in history.steps if "val_loss" in p}
     assert list(found) == [5, 10]
+    model = build()
     for step, loss in found.items():
-        model = build()
-        model.fit(X, Y, batch_size=4, shuffle=False, steps=step, verbose=0)
+        rows = slice(4 * (step - 5), 4 * step)
+        model.fit(X[rows], Y[rows], batch_size=4, shuffle=False, verbose=0)
         assert loss == pytest.approx(model.evaluate(*VALID, verbose=0, return_dict=True)["loss"])
     # The epoch's own sums go on as if nothing had happened.
     alone = build().fit(X, Y, batch_size=4, shuffle=False, verbose=0)

@@ -70,6 +70,7 @@ SHORT = [
 @pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
 @pytest.mark.torch_only
 @pytest.mark.parametrize(("name", "where", "number"), SHORT)
+@pytest.mark.quick(5)
 def test_a_run_goes_on_as_if_nothing_had_happened(name, where, number, tmp_path):
     assert simulate(name, tmp_path, where, number)
     assert differences(uninterrupted(name), resumed(name, tmp_path)) == []
@@ -97,6 +98,7 @@ def test_data_that_was_read_before_goes_on_in_its_own_epoch(tmp_path):
     assert 0 < len(again) < len(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.torch_only
 def test_what_is_left_out_is_noticed(tmp_path, monkeypatch):
     """The comparison sees the random state alone."""
@@ -174,6 +176,7 @@ def test_a_process_with_workers_is_killed(tmp_path):
     ("name", "where", "number"),
     [("accumulation", "next_batch", 17), ("accumulation", "epoch", 1)],
 )
+@pytest.mark.sampled(2)
 def test_other_backends_go_on_too(name, where, number, tmp_path):
     assert simulate(name, tmp_path, where, number)
     assert differences(uninterrupted(name), resumed(name, tmp_path)) == []

@@ -72,8 +72,17 @@ def rows(page):
     return [dict(zip(names, line, strict=True)) for line in lines]
 
 
-def test_the_page_is_whole_and_needs_nothing_else(path):
-    fit(compiled(label_smoothing=0.1), TrainingReport(path), validation_data=(X, Y))
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """The path of a report, and the history that it is about."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("runs") / "report.html"
+    model, some = compiled(label_smoothing=0.1), (X[:2], Y[:2])
+    return path, fit(model, TrainingReport(path), epochs=3, validation_data=some).history
+
+
+def test_the_page_is_whole_and_needs_nothing_else(reported):
+    path, _ = reported
     page = read(path)
     ids = page.values("id")
     assert len(set(ids)) == len(ids)
@@ -90,32 +99,35 @@ def test_the_page_is_whole_and_needs_nothing_else(path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_table_is_the_history(path):
-    history = fit(compiled(), TrainingReport(path), epochs=3, validation_data=(X[:2], Y[:2]))
+def test_the_table_is_the_history(reported):
+    path, history = reported
     page = read(path)
     lines = rows(page)
-    best = int(np.argmin(history.history["val_loss"]))
+    best = int(np.argmin(history["val_loss"]))
     assert [line["epoch"].removeprefix("★ ") for line in lines] == ["1", "2", "3"]
     assert [line["epoch"][0] == "★" for line in lines] == [i == best for i in range(3)]
     assert list(lines[0])[:3] == ["epoch", "loss", "val_loss"]
-    for name, values in history.history.items():
+    for name, values in history.items():
         numbers = [float(line[name].replace(",", "")) for line in lines]
         np.testing.assert_allclose(numbers, values, rtol=1e-3)
     assert "Finished after epoch 3 of 3." in page.text("p")[0]
 
 
-def test_a_picture_for_the_loss_and_for_every_metric_but_perplexity(path):
-    history = fit(compiled(), TrainingReport(path))
+def test_a_picture_for_the_loss_and_for_every_metric_but_perplexity(reported):
+    path, history = reported
     labels = [
         value
         for tag, name, value in read(path).attributes
         if (tag, name) == ("figure", "aria-label")
     ]
     assert labels[0] == "loss by epoch"
-    assert set(labels) == {f"{name} by epoch" for name in history.history} - {"perplexity by epoch"}
+    # What validation has found is in the same picture.
+    drawn = {name for name in history if not name.startswith("val_")} - {"perplexity"}
+    assert set(labels) == {f"{name} by epoch" for name in drawn}
     assert "perplexity" in read(path).text("text")
 
 
+@pytest.mark.slow
 def test_curves_are_over_steps_where_epochs_are_long(path):
     model, many = compiled(), np.repeat(X, 4, 0)
     history = model.fit(many, many, batch_size=1, verbose=0, callbacks=[TrainingReport(path)])
@@ -132,8 +144,8 @@ def test_curves_are_over_steps_where_epochs_are_long(path):
     assert state.state_dict()["rows"][0]["samples"] == ("a",)
 
 
-def test_the_explanation_is_on_the_page(path):
-    fit(plain(), TrainingReport(path))
+def test_the_explanation_is_on_the_page(reported):
+    path, _ = reported
     assert "MaskedSparseCategoricalCrossentropy" in read(path).text("code")
 
 
@@ -161,6 +173,7 @@ def test_samples_before_training_and_after_every_epoch(path):
     assert len(texts) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.every_backend
 def test_training_goes_as_it_would_without(path):
     weights = []

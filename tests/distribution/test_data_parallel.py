@@ -16,7 +16,7 @@ from tests.distribution.processes import launch
 pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 
 
-# Of four processes one has no rows of a batch of three, and the last batch of documents has one row.
+# Of four processes one has no rows of a batch of three; the last batch of documents has one row.
 NAMES = {1: ["documents"], 2: list(trained.RUNS), 4: ["documents", "accumulation", "by_hand"]}
 
 

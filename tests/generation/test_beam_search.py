@@ -55,12 +55,14 @@ def search(tables, num_beams, length_penalty=1.0, ruled_out=None):
 
 @pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 1.0, 2.0])
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.quick(3)
 def test_with_beams_for_all_it_finds_the_best_of_all(seed, length_penalty):
     tables = Tables(seed)
     expected = [tables.best(row, length_penalty) for row in range(3)]
     assert search(tables, num_beams=150, length_penalty=length_penalty) == expected
 
 
+@pytest.mark.slow
 def test_the_length_penalty_matters():
     lengths = [
         np.mean([len(ids) for seed in range(5) for ids in search(Tables(seed), 150, penalty)])
@@ -85,6 +87,7 @@ def test_rows_do_not_depend_on_each_other(num_beams):
     assert search(Tables(0, batch=1), num_beams) == search(tables, num_beams)[:1]
 
 
+@pytest.mark.slow
 def test_more_beams_find_better_sequences_on_the_whole():
     def mean_score(num_beams):
         return np.mean(

@@ -43,6 +43,7 @@ def whole_pass_greedy(model, prompt, steps):
     ],
 )
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_the_cache_changes_nothing(options):
     model = build(**options)
     expected = whole_pass_greedy(model, PROMPTS[1], steps=6)

@@ -39,6 +39,7 @@ def tokens(rows):
     ids=["plain", "grouped", "documents"],
 )
 @pytest.mark.sampled(2)
+@pytest.mark.quick(3)
 def test_the_most_probable(options):
     model = build(CausalTransformer, **options)
     expected = expected_rows(model, 40)
@@ -58,6 +59,7 @@ def test_the_most_probable(options):
     ids=repr,
 )
 @pytest.mark.sampled(4)
+@pytest.mark.quick(4)
 def test_drawn(options):
     model = build(CausalTransformer)
     for seed in range(2):
@@ -78,6 +80,7 @@ def test_rows_that_end_at_different_times():
 
 @pytest.mark.parametrize("options", [{}, dict(temperature=1.5, seed=0)], ids=repr)
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_targets(options):
     model, drawn = build(Seq2SeqTransformer), bool(options)
     got = model.generate(SOURCES, START, END, max_new_tokens=20, **options)
@@ -91,6 +94,7 @@ def test_targets(options):
 
 @pytest.mark.parametrize(("num_beams", "length_penalty"), [(2, 0.0), (5, 1.0), (2, 1.5)])
 @pytest.mark.sampled(3)
+@pytest.mark.quick(3)
 def test_beams(num_beams, length_penalty):
     model, lengths = build(Seq2SeqTransformer, scale=0.1), []
     # An end that comes.

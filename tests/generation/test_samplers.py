@@ -67,6 +67,7 @@ def test_equals_hugging_face(temperature, top_k, top_p):
 
 
 @pytest.mark.parametrize("options", [dict(temperature=1.0), dict(temperature=0.5), dict(top_k=3)])
+@pytest.mark.quick(3)
 def test_draws_follow_the_probabilities(options):
     draws = 20_000
     sampler = Sampler(seed=0, **options)

@@ -61,6 +61,7 @@ def test_greedy_equals_whole_passes():
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_beams_for_all_find_the_best_target(length_penalty):
     model = build(scale=0.15)
     got = model.generate(

@@ -24,7 +24,8 @@ def build(**options):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
+@pytest.mark.quick(2)
 def test_logits(sizes):
     model = build(**sizes)
     ids = np.random.default_rng(1).integers(0, 37, (3, 20))
@@ -35,7 +36,8 @@ def test_logits(sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
+@pytest.mark.quick(2)
 def test_greedy_generation(sizes):
     model = build(**sizes)
     prompt = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])

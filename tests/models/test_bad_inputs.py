@@ -77,6 +77,7 @@ BATCHES = [
 @pytest.mark.parametrize(
     ("batch", "error", "match"), [row[1:] for row in BATCHES], ids=[row[0] for row in BATCHES]
 )
+@pytest.mark.sampled(3)
 def test_a_refused_batch_changes_nothing(model, entrance, batch, error, match):
     refused(model, entrance, batch, error, match)
 

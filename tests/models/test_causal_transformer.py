@@ -85,6 +85,7 @@ def test_the_hidden_vectors_are_normed():
     ],
 )
 @pytest.mark.sampled(2)
+@pytest.mark.quick(3)
 def test_saved_and_loaded_it_is_the_same(options, tmp_path):
     model = build(**options)
     model.save(tmp_path / "model.keras")

@@ -58,6 +58,7 @@ def plain_losses(teacher, student):
 @pytest.mark.parametrize(
     ("form", "ignore_index"), [*((form, -100) for form in FORMS), ("dictionary", 0), ("loader", 0)]
 )
+@pytest.mark.quick(3)
 def test_each_form_of_a_batch(form, ignore_index):
     teacher, student = teacher_and_student()
     wanted, nll = plain_losses(teacher, student)

@@ -78,7 +78,7 @@ def test_what_is_generated_sees_the_last_document_only():
     ends = 0
     # Of one length: JAX compiles for each.
     for prompt in ([5, 3, END, 7], [5, 9, 3, END], [END, END, 4, 1], [8, 9, 6, 7]):
-        ids = model.generate(prompt, max_new_tokens=41, temperature=1.0, seed=1)
+        ids = model.generate(prompt, max_new_tokens=16, temperature=1.0, seed=1)
         ends += np.count_nonzero(ids[len(prompt) :] == END)
         state = model.backbone.start(np.zeros(1, int), capacity=len(ids))
         parts = [ids[: len(prompt)], *ids[len(prompt) :, None]]
@@ -214,6 +214,7 @@ def test_an_end_that_is_padding():
 @pytest.mark.torch_only
 @pytest.mark.parametrize("micro_batch_size", [None, 2])
 @pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.quick(3)
 def test_a_step_tells_the_number_of_documents(micro_batch_size, run_eagerly, monkeypatch):
     """Where values cannot be seen, so that nobody has to wait for them."""
     seen = []

@@ -48,7 +48,8 @@ def continued(task, prompt):
 
 
 @pytest.mark.parametrize("name", THREE)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
+@pytest.mark.quick(3)
 def test_in_place_with_the_losses_of_whole_logits(name):
     task, model = wrapped(name, optimizers.AdamW(1e-2))
     x, y = batch(task)
@@ -105,6 +106,7 @@ def reference_gradients(task, inputs, y):
 @pytest.mark.parametrize(
     ("name", "micro_batch_size"), [*((name, None) for name in TASKS), ("gpt2", 1)]
 )
+@pytest.mark.quick(4)
 def test_gradients_are_those_of_a_loop(name, micro_batch_size):
     task, model = wrapped(name, keras.optimizers.SGD(1.0), micro_batch_size=micro_batch_size)
     x, y = batch(task)
@@ -125,6 +127,7 @@ def test_gradients_are_those_of_a_loop(name, micro_batch_size):
 
 @pytest.mark.torch_only
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "gemma2"])
+@pytest.mark.quick(3)
 def test_a_graph_has_the_numbers_of_the_layers(name):
     import torch
 
@@ -177,6 +180,7 @@ def reversed_embedding(backbone, hidden):
     ],
     ids=["biased", "scaled before", "capped", "scaled", "relu", "zeros", "einsum", "convolution"],
 )
+@pytest.mark.quick(3)
 def test_a_head_is_known_by_its_numbers(logits_of, why):
     task = own_task(logits_of)
     model = models.from_keras_hub(task)

@@ -100,6 +100,7 @@ def loop(hf, batches, rate, shifts=True):
 
 
 @pytest.mark.parametrize("name", ["llama tied", "bart"])
+@pytest.mark.quick(2)
 def test_ten_steps_of_fit_are_ten_of_a_loop(name):
     hf = zoo.make(name, torch.float64)
     by_hand = zoo.twin(hf)

@@ -25,6 +25,7 @@ def seq2seq():
 @pytest.mark.parametrize("build", [causal, seq2seq])
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.sampled(3)
+@pytest.mark.quick(3)
 def test_symbolic_ids_of_any_length(build, whole):
     model, ids, inputs = build()
     outputs = model(inputs) if whole else model.head(model.backbone(inputs))

@@ -17,7 +17,7 @@ logits = logits_of
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_special_ids_that_the_dtype_cannot_hold(dtype):
     plain = randomize(CausalTransformer(**SIZES))
     model = CausalTransformer(**SIZES, pad_id=299, document_end_id=298)
@@ -28,7 +28,7 @@ def test_special_ids_that_the_dtype_cannot_hold(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_the_padding_of_a_source_that_the_dtype_cannot_hold(dtype):
     plain = randomize(Seq2SeqTransformer(**SIZES, pad_id=None))
     model = Seq2SeqTransformer(**SIZES, pad_id=299)
@@ -40,7 +40,7 @@ def test_the_padding_of_a_source_that_the_dtype_cannot_hold(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "uint64"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_prompts_of_every_dtype(dtype):
     model = randomize(CausalTransformer(**SIZES, pad_id=299))
     want = model.generate(IDS, max_new_tokens=3)

@@ -87,6 +87,7 @@ def _renamed(inputs):
 # Keras tells of data whose length it did not know.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("kind", [kind for kind, *_ in forms()])
+@pytest.mark.quick(3)
 def test_each_form_of_a_batch_has_the_models_own_loss(kind):
     x, y = next((x, y) for name, x, y in forms() if name == kind)
     model = make()
@@ -170,6 +171,7 @@ def labels_inside(kind):
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("kind", ["loader", "loader of BatchEncoding", "PyDataset", "generator"])
 @pytest.mark.parametrize("ours", [True, False], ids=["our loss", "a loss of Keras"])
+@pytest.mark.quick(3)
 def test_labels_inside_with_metrics_of_keras(kind, ours):
     """Keras builds its own loss and metrics with a batch, of which it takes y to be the labels."""
     batch = zoo.batch("llama")

@@ -68,6 +68,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.quick(3)
 def test_adapters_learn_as_by_hand_and_the_base_keeps_its_bits(case, tmp_path):
     name, targets, options = CASES[case]
     model, base = adapted(name, targets, **options)

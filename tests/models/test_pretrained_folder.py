@@ -80,6 +80,7 @@ def test_any_size(
     ids=["llama", "theta", "tied", "mistral"],
 )
 @pytest.mark.parametrize("size", ["5GB", "2KB"], ids=["one file", "an index"])
+@pytest.mark.quick(3)
 def test_we_read_what_transformers_writes(tmp_path, config, options, size):
     random_llama(config, **options).save_pretrained(tmp_path, max_shard_size=size)
     files = sorted(tmp_path.glob("*.safetensors"))

@@ -41,6 +41,7 @@ def quantized(cls):
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 @pytest.mark.parametrize("cls", MODELS)
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_a_quantized_model_is_saved_and_loaded(cls, tmp_path):
     want = logits(randomize(cls(**SIZES), scale=0.2), MODELS[cls])
     model = quantized(cls)

@@ -74,6 +74,7 @@ def test_without_a_padding_id_every_source_token_counts():
 
 @pytest.mark.parametrize("options", VARIANTS[::3])
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_saved_and_loaded_it_is_the_same(options, tmp_path):
     model = build(**options)
     model.save(tmp_path / "model.keras")
@@ -103,6 +104,7 @@ def test_one_embedding_serves_source_target_and_head():
     assert tables(target_vocab_size=19) == [(23, 16), (19, 16)]
 
 
+@pytest.mark.torch_only
 def test_mixed_precision():
     model = build(dtype="mixed_bfloat16")
     logits = model({"encoder_ids": SOURCE, "decoder_ids": TARGET})
@@ -148,6 +150,7 @@ def test_sizes_that_do_not_fit_are_errors(options, message):
 
 @pytest.mark.torch_only
 @pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.quick(3)
 def test_every_weight_learns(options):
     model = build(**options)
     ids = {"encoder_ids": SOURCE, "decoder_ids": TARGET}

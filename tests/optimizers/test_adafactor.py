@@ -48,6 +48,7 @@ def hugging_face(**arguments):
 @pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("arguments", FLAGS + OTHERS, ids=lambda a: ", ".join(a) or "defaults")
 @pytest.mark.sampled(5)
+@pytest.mark.quick(7)
 def test_fifty_updates(arguments):
     assert_close(
         updated(optimizers.Adafactor(**arguments, decay_vectors=True), gradients()),

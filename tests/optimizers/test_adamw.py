@@ -46,6 +46,7 @@ def moments(optimizer):
     ids=lambda arguments: ", ".join(arguments) or "defaults",
 )
 @pytest.mark.sampled(3)
+@pytest.mark.quick(5)
 def test_fifty_updates(ours, theirs, dtype, atol):
     assert_close(
         updated(optimizers.AdamW(RATE, **ours), gradients(), dtype),

@@ -120,6 +120,7 @@ def column(section, name):
 
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.quick(3)
 def test_nothing_is_changed(name, trained):
     make, batch = CASES[name]
     model = make()
@@ -154,6 +155,7 @@ def test_nothing_is_changed_where_it_fails():
 
 @pytest.mark.parametrize("name", FIT)
 @pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.quick(3)
 def test_the_numbers_are_those_of_fit(name, trained):
     make, batch = CASES[name]
     model = make()
@@ -187,6 +189,7 @@ def test_the_numbers_are_those_of_fit(name, trained):
 
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("name", STEP)
+@pytest.mark.quick(3)
 def test_the_weights_are_those_of_the_step(name, trained):
     make, batch = CASES[name]
     model = make()

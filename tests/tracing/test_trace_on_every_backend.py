@@ -40,7 +40,7 @@ def token_losses(loss, logits, labels):
 
 @pytest.mark.parametrize("loss", [CROSSENTROPY, FOCAL, STOCK], ids=["cross", "focal", "stock"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 def test_the_numbers_are_those_of_pytorch_in_float64(loss, weighted):
     model = plain()
     model.compile(adamw(), loss, metrics=token_metrics())
@@ -156,7 +156,7 @@ def state(model):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 def test_nothing_is_changed(name):
     make, optimizer = CASES[name]
     model = make()

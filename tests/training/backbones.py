@@ -10,11 +10,11 @@ IDS = np.random.default_rng(0).integers(1, 23, (3, 6))
 
 
 def causal(**sizes):
-    return models.CausalTransformer(23, 16, 2, 4, max_length=8, **sizes).backbone
+    return models.CausalTransformer(23, 16, 1, 4, max_length=8, **sizes).backbone
 
 
 def seq2seq(**sizes):
-    return models.Seq2SeqTransformer(23, 16, 2, 4, max_length=8, **sizes).backbone
+    return models.Seq2SeqTransformer(23, 16, 1, 4, max_length=8, **sizes).backbone
 
 
 def embedding():

@@ -59,7 +59,8 @@ def in_float64(weights, windows, reduction="mean", rate=0.5):
 
 @pytest.mark.parametrize(("steps", "rows"), [(3, None), (None, 3), (3, 1), (None, "auto")])
 @pytest.mark.parametrize("way", ["fit", "fit with logits", "train_on_batch"])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
+@pytest.mark.quick(5)
 def test_any_split_is_one_batch_in_float64(steps, rows, way):
     # Batches of 4, 4, 4 and 2 rows; three make a window, and the short last one counts.
     model = build(steps, rows)

@@ -21,6 +21,7 @@ def captured_layer(layer):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.quick(3)
 def test_same_numbers_same_gradients(name, training):
     layer, inputs = BACKBONES[name]()
     capture = captured_layer(layer)

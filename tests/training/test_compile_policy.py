@@ -68,6 +68,7 @@ def call(policy, graph, count=1):
 @pytest.mark.parametrize("ratio", [0.7, 1.2])
 @pytest.mark.parametrize("batches", [50, 500, 5_000, None])
 @pytest.mark.parametrize("shapes", [1, 3, 40])
+@pytest.mark.quick(5)
 def test_no_run_takes_a_tenth_longer_whatever_its_shapes(clock, ratio, batches, shapes):
     clock.ratio = ratio
     policy, taken = CompilePolicy("auto"), batches or 4_000

@@ -99,7 +99,8 @@ ENTRANCES = {
     st.integers(0, 99),
 )
 @settings(max_examples=8 if keras.backend.backend() == "torch" else 2)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
+@pytest.mark.quick(3)
 def test_every_entrance_takes_every_integer(entrance, dtype, ignore_index, padded, seed):
     rng = np.random.default_rng(seed)
     highest = min(np.iinfo(dtype).max, VOCAB - 1)

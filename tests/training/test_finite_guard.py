@@ -178,6 +178,8 @@ ELSEWHERE = ("clipped", "keras", "windows", "pieces")
 
 
 @pytest.mark.parametrize("case", CASES if BACKEND == "torch" else ELSEWHERE)
+@pytest.mark.sampled(2)
+@pytest.mark.quick(4)
 def test_weights_and_report(case, monkeypatch):
     count = 18 if case == "windows" else 24
     # Elsewhere a batch that is explained is compiled, operation by operation.
@@ -186,6 +188,7 @@ def test_weights_and_report(case, monkeypatch):
 
 @pytest.mark.torch_only
 @pytest.mark.parametrize("case", DEVICE_CASES)
+@pytest.mark.quick(4)
 def test_weights_where_the_host_knows_nothing(case, monkeypatch):
     """As on a GPU, where skipping is decided on the device and found out later."""
     monkeypatch.setattr(tensors, "is_on_host", lambda tensor: False)

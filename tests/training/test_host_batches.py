@@ -67,6 +67,7 @@ def seen(data, shuffle, batch_size, steps):
 @pytest.mark.parametrize("data", ARRAYS.values(), ids=ARRAYS)
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(("batch_size", "steps"), [(4, None), (None, None), (None, 2), (3, 2)])
+@pytest.mark.quick(3)
 def test_batches_are_keras_own(data, shuffle, batch_size, steps, gpu):
     want = seen(data, shuffle, batch_size, steps)
     taken = host_batches.on_host(data, batch_size, steps, shuffle)

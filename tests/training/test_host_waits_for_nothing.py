@@ -29,7 +29,7 @@ def build(policy="float32", loss=None, **arguments):
     steps = arguments.pop("gradient_accumulation_steps", None)
     sizes = {name: arguments.pop(name) for name in MODEL_ARGUMENTS if name in arguments}
     model = models.CausalTransformer(
-        VOCAB, 16, 2, 2, max_length=8, dropout=0.1, dtype=policy, **sizes
+        VOCAB, 16, 1, 2, max_length=8, dropout=0.1, dtype=policy, **sizes
     )
     model.compile(
         optimizer=optimizers.AdamW(
@@ -77,6 +77,7 @@ class CountStepWaits(keras.callbacks.Callback):
     ],
     ids=str,
 )
+@pytest.mark.quick(3)
 def test_a_step_between_log_points_waits_for_nothing(arguments, monkeypatch):
     monkeypatch.setattr(tensors, "is_on_host", lambda tensor: False)
     model = build(**arguments)
@@ -98,11 +99,12 @@ def test_a_step_between_log_points_waits_for_nothing(arguments, monkeypatch):
 @pytest.mark.parametrize(
     "arguments", [{}, {"pad_id": 0}, {"document_end_id": 3}, {"encoder": True}], ids=str
 )
+@pytest.mark.quick(3)
 def test_constants_of_graphs_are_on_the_device(arguments, monkeypatch):
     """Another one would be copied to the device each time that the graph is called."""
     monkeypatch.setattr(tensors, "is_on_host", lambda tensor: False)
     if arguments.get("encoder"):
-        model = models.Seq2SeqTransformer(VOCAB, 16, 2, 2, max_length=8)
+        model = models.Seq2SeqTransformer(VOCAB, 16, 1, 2, max_length=8)
         inputs = dict.fromkeys(("encoder_ids", "decoder_ids"), torch.tensor(X[:2]))
     else:
         model = build(**arguments)

@@ -66,6 +66,7 @@ def register_a_hook(model):
 @pytest.mark.parametrize(
     "change", [quantize, add_lora, change_a_setting, replace_a_layer, register_a_hook]
 )
+@pytest.mark.quick(4)
 def test_a_graph_ends_with_the_layers_that_it_was_made_from(change):
     model = build()
     model.fit(X, Y, batch_size=4, epochs=2, verbose=0)
@@ -150,6 +151,7 @@ class Turns(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("by", ["epoch", "batch"])
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_what_is_trained_is_what_is_trainable_when_a_batch_is_taken(by):
     # Two batches in one epoch, or two epochs of one batch: frozen at the first, thawed at the next.
     model, twin = build(), build()

@@ -230,28 +230,42 @@ def test_utilisation_with_logits_and_without(monkeypatch):
 
 
 @pytest.mark.torch_only
-def test_several_processes_are_refused(monkeypatch):
+def test_processes_that_meet_after_compile_are_refused(monkeypatch):
     distributed = torch.distributed
     model = build()
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 0)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 1)
     model.train_on_batch(X, Y)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    for call in (lambda: model.fit(X, Y, verbose=0), lambda: model.train_on_batch(X, Y), build):
-        with pytest.raises(RuntimeError, match=r"several devices.*2 processes"):
+    calls = [lambda: model.train_on_batch(X, Y), lambda: model.test_on_batch(X, Y)]
+    for call in (*calls, lambda: model.fit(X, Y, verbose=0)):
+        with pytest.raises(RuntimeError, match="a group of 2 processes, made after compile"):
             call()
+
+
+@pytest.mark.torch_only
+def test_a_loss_of_keras_is_refused_under_several_processes(monkeypatch):
+    model = models.CausalTransformer(VOCAB, 8, 1, 2, max_length=8)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(RuntimeError, match=r"needs a loss of keras_llm.*2 processes"):
+        model.train_on_batch(X, Y)
 
 
 @pytest.mark.torch_only
 def test_a_distribution_is_refused(monkeypatch):
     monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
-    with pytest.raises(RuntimeError, match=r"several devices.*set_distribution"):
+    with pytest.raises(RuntimeError, match=r"torchrun.*set_distribution"):
         build()
 
 
 @pytest.mark.parametrize("how", ["accumulation", "micro-batches", "whole"])
 @pytest.mark.not_jax  # XLA has no float16 attention on a CPU
 @pytest.mark.sampled(2)
+@pytest.mark.quick(2)
 def test_no_update_of_float16_is_lost_to_sums(how):
     # A batch of 512 tokens: a sum of their losses, times the loss scale, is beyond float16.
     x, y = RNG.integers(1, VOCAB, (8, 64)), RNG.integers(1, VOCAB, (8, 64))

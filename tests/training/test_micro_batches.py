@@ -1,5 +1,7 @@
 """`micro_batch_size`: the update of the whole batch, whatever of it is in memory at once."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ def build(micro_batch_size=None, optimizer=None, cls=models.CausalTransformer, *
     return model
 
 
+@functools.cache
 def by_hand(batch_size, epochs):
     """Weights, losses and gradient norms of the loop that people write, with whole batches."""
     model = build()
@@ -63,6 +66,7 @@ def by_hand(batch_size, epochs):
 
 @pytest.mark.parametrize("size", [None, 1, 3, 8, 99, "auto"])
 @pytest.mark.parametrize("with_logits", [False, True])
+@pytest.mark.quick(5)
 def test_any_split_is_the_loop_by_hand(size, with_logits):
     cls = WithLogits if with_logits else models.CausalTransformer
     model = build(size, cls=cls)
@@ -127,6 +131,7 @@ def small_memory(monkeypatch):
 
 @pytest.mark.parametrize("steps", [None, 2])
 @pytest.mark.parametrize("forward", [True, False])
+@pytest.mark.quick(3)
 def test_auto_halves_when_memory_runs_out_and_loses_nothing(small_memory, forward, steps):
     optimizer = optimizers.AdamW(
         1e-3, weight_decay=0.1, global_clipnorm=0.5, gradient_accumulation_steps=steps

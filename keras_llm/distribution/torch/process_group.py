@@ -30,6 +30,8 @@ class ProcessGroup(World):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.store, self.lost = store, ""
+        # A group that a user has made may be for GPUs alone.
+        self._host = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else None
         # Collective operations so far, failures that all processes had alike, and how often a work
         # was done by the first process.
         self._calls, self._failures, self._done = 0, 0, {}
@@ -39,7 +41,7 @@ class ProcessGroup(World):
     def sum_of(self, numbers):
         """The sums of numbers of the host over all processes."""
         values = torch.tensor(numbers, dtype=torch.float64)
-        self._call(dist.all_reduce, values)
+        self._call(dist.all_reduce, values, group=self._host)
         return values.tolist()
 
     @torch.no_grad()
@@ -47,7 +49,7 @@ class ProcessGroup(World):
         """Replaces tensors by their sums, in one operation for each dtype."""
         for alike in of_one_kind(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            self._call(dist.all_reduce, flat)
+            self._call(dist.all_reduce, flat, group=self._group(flat))
             scatter(flat, alike)
 
     @torch.no_grad()
@@ -55,7 +57,7 @@ class ProcessGroup(World):
         """Replaces tensors by those of the first process."""
         for tensor in tensors:
             values = tensor.detach().contiguous()
-            self._call(dist.broadcast, values, 0)
+            self._call(dist.broadcast, values, 0, group=self._group(values))
             if values.data_ptr() != tensor.data_ptr():
                 tensor.copy_(values)
 
@@ -65,7 +67,7 @@ class ProcessGroup(World):
         longest = int(max(self.numbers_of(len(encoded))))
         own = torch.tensor(list(encoded.ljust(longest, b"\0")), dtype=torch.uint8)
         every = [torch.empty_like(own) for _ in range(self.size)]
-        self._call(dist.all_gather, every, own)
+        self._call(dist.all_gather, every, own, group=self._host)
         return [bytes(one.tolist()).rstrip(b"\0").decode() for one in every]
 
     def numbers_of(self, number: float) -> list[float]:
@@ -78,13 +80,13 @@ class ProcessGroup(World):
         values = torch.empty(count, dtype=torch.uint8)
         if self.is_first:
             values = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        self._call(dist.broadcast, values, 0)
+        self._call(dist.broadcast, values, 0, group=self._host)
         return values.numpy().tobytes()
 
     def tensors_of(self, tensor) -> list:
         """The tensors of all processes, which are of one shape, by rank."""
         every = [torch.empty_like(tensor) for _ in range(self.size)]
-        self._call(dist.all_gather, every, tensor.contiguous())
+        self._call(dist.all_gather, every, tensor.contiguous(), group=self._group(tensor))
         return every
 
     def start_sum(self, flat, owner=None):
@@ -93,9 +95,9 @@ class ProcessGroup(World):
         In the other processes than an owner the tensor's values are of no use afterwards.
         """
         if owner is None:
-            work = self._call(dist.all_reduce, flat, async_op=True)
+            work = self._call(dist.all_reduce, flat, group=self._group(flat), async_op=True)
         else:
-            work = self._call(dist.reduce, flat, owner, async_op=True)
+            work = self._call(dist.reduce, flat, owner, group=self._group(flat), async_op=True)
         return lambda: self._checked(work.wait)
 
     def start_copy(self, flat, owner, channel=None):
@@ -104,7 +106,8 @@ class ProcessGroup(World):
         Args:
             channel: What `new_channel` returned: the order of operations is one of that channel.
         """
-        work = self._call(dist.broadcast, flat, owner, group=channel, async_op=True)
+        group = channel or self._group(flat)
+        work = self._call(dist.broadcast, flat, owner, group=group, async_op=True)
         return lambda: self._checked(work.wait)
 
     def new_channel(self):
@@ -130,6 +133,9 @@ class ProcessGroup(World):
                 if owner != self.rank:
                     scatter(flat, tensors)
             waiting = begun
+
+    def _group(self, tensor):
+        return None if tensor.is_cuda else self._host
 
     def _call(self, operation, *arguments, **named):
         self._calls += 1
@@ -193,7 +199,7 @@ class ProcessGroup(World):
 
     def _leave(self, error):
         """Tells the others, and closes the connections unless all have failed alike."""
-        if self.lost:
+        if self.lost or self.store is None:
             return
         self.tell(error)
         if not isinstance(error, ProcessLostError) and self._all_have_failed():
@@ -207,7 +213,7 @@ class ProcessGroup(World):
     def _all_have_failed(self):
         keys = [self._key(rank) for rank in range(self.size)]
         end = time.monotonic() + GRACE
-        with contextlib.suppress(RuntimeError, AttributeError):
+        with contextlib.suppress(RuntimeError):
             while not self.store.check(keys):
                 if time.monotonic() > end:
                     return False
@@ -254,7 +260,11 @@ _current: ProcessGroup | None = None
 def current() -> ProcessGroup | None:
     """The group of this process, one that a user has made included; None where there is none."""
     global _current
-    if _current is None and dist.is_available() and dist.is_initialized():
+    if not dist.is_available() or not dist.is_initialized():
+        # One that was left because a process has failed still says so.
+        return _current if _current is not None and _current.lost else None
+    place = dist.get_rank(), dist.get_world_size()
+    if _current is None or place != (_current.rank, _current.size):
         _current = ProcessGroup()
     return _current
 

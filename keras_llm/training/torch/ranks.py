@@ -78,8 +78,12 @@ class Ranks:
         """
         known = self.sum_for(trained).finish()
         device = trained.tensors[0].device
-        facts = torch.tensor([0.0, 0.0, 0.0, *known], dtype=torch.float64).to(device)
-        facts[0], facts[1] = accumulator.tokens, guard.lost
+        # Filled where it is: a copy from the host would wait for a GPU.
+        facts = torch.ones(3 + len(known), dtype=torch.float64, device=device)
+        facts[0], facts[1], facts[2] = accumulator.tokens, guard.lost, 0.0
+        for position, is_known in enumerate(known, 3):
+            if not is_known:
+                facts[position] = 0.0
         if self.sharded is not None:
             facts[2] = self.sharded.sum_of_squares(trained.tensors)
         self.group.sum_([facts])
@@ -120,7 +124,7 @@ class Ranks:
     def sums(self, tensors, sums, spoiled) -> list:
         """The sums of tensors over all processes, as copies; arguments as of `metrics_of_all`."""
         copies = [tensor.detach().clone() for tensor in tensors]
-        flag = torch.as_tensor(float(spoiled), device=sums.device)
+        flag = torch.zeros((), device=sums.device) + spoiled
         tokens = sums[1].clone()
         if spoiled is not False:
             copies = [copy.nan_to_num(0.0, 0.0, 0.0) for copy in copies]
