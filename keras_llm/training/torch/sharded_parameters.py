@@ -29,8 +29,7 @@ class ShardedParameters:
     def __init__(self, sharded, step):
         check(step)
         self.sharded, self.group = sharded, sharded.group
-        # Sums of gradients begin when a process has them, in an order of their own.
-        self.channel = self.group.new_channel()
+        self.channel = None
         self.blocks, self.rest, self._hooks = [], None, []
 
     @property
@@ -40,6 +39,8 @@ class ShardedParameters:
 
     def divide(self, model):
         """Gives back what other processes have, from now on."""
+        # Sums of gradients begin when a process has them, in an order of their own.
+        self.channel = self.channel or self.group.new_channel()
         variables = model.trainable_variables
         owners = dict(
             zip((id(v.value) for v in variables), self.sharded.owners(variables), strict=True)
