@@ -19,7 +19,7 @@ from keras_llm.checkpoints.model_state import load_step, load_weights, model_sta
 from keras_llm.checkpoints.of_first import found_by_first
 from keras_llm.checkpoints.random_states import random_states, set_random_states
 from keras_llm.checkpoints.state_tree import pack
-from keras_llm.distribution import sharded, world
+from keras_llm.distribution import world
 
 
 class CheckpointWarning(UserWarning):
@@ -247,13 +247,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _load_weights(self, state):
         model = self._run.model
-        if not model.optimizer.built:
+        if model.step is not None:
+            # Where its state is shared out, each process takes its part when they meet.
+            model.step.build_whole_optimizer()
+        elif not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        if world().is_first:
-            load_weights(model, state["model"])
-        if sharded():
-            # Each process takes its part of it when they meet.
-            world().copy_from_first_([v.value for v in model.optimizer.variables])
+        with contextlib.nullcontext() if model.step is None else model.step.whole_weights():
+            if world().is_first:
+                load_weights(model, state["model"])
 
     def _set_random_states(self):
         if self._restored is not None:
@@ -284,7 +285,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._first_says(name in self._folder.good):
             return
         step = self.model.step
-        with contextlib.nullcontext() if step is None else step.whole_state():
+        with contextlib.nullcontext() if step is None else step.whole():
             state = {
                 "fingerprint": self._fingerprint,
                 "run": self._run.state_dict(),

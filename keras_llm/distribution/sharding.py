@@ -2,10 +2,11 @@
 
 import os
 
-KINDS = ("optimizer",)
+KINDS = ("optimizer", "parameters")
 VARIABLE = "KERAS_LLM_SHARD"
 
-_chosen: str | None = None
+# What `distribute` was called with last; empty before.
+_chosen: tuple = ()
 
 
 def distribute(shard: str | None = None) -> None:
@@ -16,17 +17,33 @@ def distribute(shard: str | None = None) -> None:
         kind            kept whole in each process      kept by one process, its owner
         None            all
         "optimizer"     parameters                      optimizer state, summed gradients
+        "parameters"    nothing                         these, and parameters while fit runs
 
     With `"optimizer"` every variable has one owner. It alone gets the sum of the variable's
     gradients, keeps its optimizer state, updates it, and sends the new value to the others. So an
     optimizer works on whole variables, and training is that of one process, Adafactor and clipping
-    by the global norm included. An update sends as much as without sharding.
+    by the global norm included. An update sends as much as without sharding. `save` puts the state
+    together in the first process: all processes call it.
+
+    With `"parameters"` moreover, while `fit` runs, a process has the other owners' parameters only
+    as long as it computes with them: a layer's before its forward pass and again before its
+    backward pass, while the next layer's are on their way. Embeddings, last norm and head are there
+    for a whole pass. Layers run one by one, not as a graph. An update of one micro-batch sends half
+    as much again as without sharding, and each further micro-batch adds as much as an update sends
+    without sharding.
+
+    A mixed policy keeps the casts of weights until their backward pass; `dtype="bfloat16"` makes
+    none.
+
+    Before and after `fit`, and while a callback calls `save`, `predict`, `generate`, `get_weights`
+    and their like, which all processes then have to do, each process has all parameters. Whoever
+    reads another owner's variable in a callback by itself gets NaN.
 
     The owners' shares are as equal as whole variables allow: where one table is larger than the
     model divided by the number of processes, its owner has more than the others.
 
     One process changes nothing; nor do JAX and TensorFlow, where `keras.distribution` does this.
-    The environment variable `KERAS_LLM_SHARD=optimizer` does the same as a call.
+    The environment variable `KERAS_LLM_SHARD=optimizer` does the same where nothing is called.
 
     Args:
         shard: One of the above.
@@ -40,13 +57,13 @@ def distribute(shard: str | None = None) -> None:
     >>> keras_llm.distribute()  # each process holds everything again
     """
     global _chosen
-    _chosen = checked(shard, "shard")
+    _chosen = (checked(shard, "shard"),)
 
 
 def sharded() -> str | None:
     """The kind of sharding that was chosen; None for none."""
-    if _chosen is not None:
-        return _chosen
+    if _chosen:
+        return _chosen[0]
     return checked(os.environ.get(VARIABLE) or None, VARIABLE)
 
 

@@ -69,6 +69,8 @@ def processes(found: Processes) -> list[Fact]:
     share = f"{count}, each takes 1 of {count} rows of a batch"
     sent = UNKNOWN if found.sent is None else f"{bytes_text(found.sent)} by each process"
     why = f"sums of gradients, in float32 at least: 2 * {count - 1}/{count} of their bytes"
+    if found.shard == "parameters":
+        why = f"{why}; half as much for parameters"
     facts = [
         Fact("processes", count, share, "batch_size is that of all processes together"),
         Fact("sent for an update", found.sent, sent, why),
@@ -77,7 +79,9 @@ def processes(found: Processes) -> list[Fact]:
     if found.shard is None:
         return facts
     text = "the optimizer's state and the sums of gradients, by variables"
-    note = "distribute(shard='optimizer')"
+    if found.shard == "parameters":
+        text = f"parameters, {text}"
+    note = f"distribute(shard={found.shard!r})"
     if found.owned is not None:
         low, high = bytes_text(min(found.owned)), bytes_text(max(found.owned))
         note += f": a process updates {low} to {high} of parameters"

@@ -21,6 +21,7 @@ from keras_llm.models.llama_folder import read_folder, write_folder
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
 from keras_llm.tensor import Tensor
+from keras_llm.training import with_whole_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -116,6 +117,7 @@ class CausalTransformer(Transformer):
         super().__init__(backbone, backbone.token_embedding, tie_embeddings, dtype, **kwargs)
 
     @names_elsewhere(GENERATE_NAMES | {"input_ids": "ids", "inputs": "ids", "prompts": "ids"})
+    @with_whole_weights
     def generate(
         self,
         ids: Tensor,

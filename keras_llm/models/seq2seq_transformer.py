@@ -18,6 +18,7 @@ from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
 from keras_llm.models.transformer import GENERATE_NAMES, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
 from keras_llm.tensor import Tensor
+from keras_llm.training import with_whole_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -115,6 +116,7 @@ class Seq2SeqTransformer(Transformer):
             "bos_token_id": "start_id",
         }
     )
+    @with_whole_weights
     def generate(
         self,
         encoder_ids: Tensor,

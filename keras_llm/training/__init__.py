@@ -3,5 +3,13 @@
 from keras_llm.checks.sanity_warning import SanityWarning
 from keras_llm.training.step import Processes, Step, StepDescription
 from keras_llm.training.token_model import TokenModel
+from keras_llm.training.whole_weights import with_whole_weights
 
-__all__ = ["Processes", "SanityWarning", "Step", "StepDescription", "TokenModel"]
+__all__ = [
+    "Processes",
+    "SanityWarning",
+    "Step",
+    "StepDescription",
+    "TokenModel",
+    "with_whole_weights",
+]

@@ -170,6 +170,12 @@ class FiniteGuard(keras.callbacks.Callback):
             return ""
         # On JAX this gives the variables their values.
         step = self.model.step
+        # Another process may find its cause earlier or later.
+        with step.whole_weights():
+            return self.first_cause(step, age)
+
+    def first_cause(self, step, age: int) -> str:
+        """`cause`, of the batches that the step holds."""
         end = len(step.held) - age
         for data in [*step.held][max(0, end - step.accumulation) : max(0, end)]:
             try:

@@ -12,6 +12,7 @@ from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import does_nothing
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.distribution import ProcessLostError, world
+from keras_llm.training.divided_callbacks import check_callbacks, is_of_all
 from keras_llm.training.run_history import RunHistory
 from keras_llm.training.step_log import StepLog
 
@@ -60,10 +61,11 @@ class Run(keras.callbacks.CallbackList):
     def __init__(self, model, data, first, callbacks, *, batches, epochs, steps, tokens, verbose):
         given = callback_list(callbacks)
         self.world = world()
+        check_callbacks(model, given)
         # Whether a callback may stop the run after a batch; the same in all processes.
         self._may_stop = acts(given, "on_train_batch_end", "on_batch_end")
         if not self.world.is_first:
-            verbose, given = 0, [callback for callback in given if not writes_files(callback)]
+            verbose, given = 0, [c for c in given if not writes_files(c) or is_of_all(model, c)]
         late = [callback for callback in given if hasattr(callback, "begin_run")]
         self.log = None if model.step is None else StepLog(model, self.tell)
         self.position, self.epochs = Position(), epochs

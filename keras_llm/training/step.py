@@ -60,7 +60,7 @@ class Processes(NamedTuple):
         count: How many.
         shard: What they divide among themselves besides rows; None for nothing.
         owned: The bytes of the variables that each one updates; None where the model is not built.
-        sent: The bytes that each one sends an update, on average; None likewise.
+        sent: The bytes that each one sends on average for an update of one pass; None likewise.
     """
 
     count: int
@@ -159,6 +159,8 @@ class Step(ABC):
     variables = ()
     # The latest batches, `(x, y, sample_weight, ...)`, while somebody wants to look at them.
     held: deque | None = None
+    # What several processes divide among themselves: see `keras_llm.distribute`.
+    divided: str | None = None
     # Whether `running_sums` are on their way from a device for a while.
     reads_late = False
 
@@ -258,12 +260,35 @@ class Step(ABC):
         if not self.optimizer.built:
             self.optimizer.build(self.model.trainable_variables)
 
+    def build_whole_optimizer(self):
+        """Builds the optimizer with all variables, for values of all its state.
+
+        Where processes divide it, each drops the others' part before it is used.
+        """
+        self.build_optimizer()
+
+    def end_training(self):
+        """All batches of a `fit` have been trained; not called where it fails."""
+
+    def whole_weights(self):
+        """Context manager in which each process has all weights.
+
+        Where several processes divide them while `fit` runs, all of them enter it.
+        """
+        return contextlib.nullcontext()
+
     def whole_state(self):
         """Context manager in which the first process has the optimizer's state of all variables.
 
         Where several processes keep parts of it, all of them enter it.
         """
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def whole(self):
+        """Context manager of both, for what is written to a file."""
+        with self.whole_weights(), self.whole_state():
+            yield
 
     def metrics_of_all(self):
         """Context manager in which the metrics are those of all processes that train.

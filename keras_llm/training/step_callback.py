@@ -35,6 +35,10 @@ class StepCallback(keras.callbacks.Callback):
             if direction is not None and getattr(callback, "mode", None) == "auto":
                 callback.mode = {"up": "max", "down": "min"}[direction]
 
+    def on_train_end(self, logs=None):
+        """Gives all processes what they have divided."""
+        self.step.end_training()
+
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's sums."""
         self.step.begin_epoch(self.model.run.batches_to_come())

@@ -34,6 +34,7 @@ from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback
 from keras_llm.training.step_model import StepModel
 from keras_llm.training.training_logs import TrainingLogs
+from keras_llm.training.whole_weights import with_whole_weights
 
 BACKEND = keras.backend.backend()
 if BACKEND == "torch":
@@ -266,6 +267,7 @@ class TokenModel(StepModel):
             finally:
                 self.step.end_test()
 
+    @with_whole_weights
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Keras's `predict`; of several processes each predicts everything."""
         verbose = verbose if world().is_first else 0
@@ -359,8 +361,24 @@ class TokenModel(StepModel):
             for variable, value in zip(variables, before, strict=True):
                 variable.assign(value)
 
+    @with_whole_weights
+    def get_weights(self):
+        """Keras's `get_weights`."""
+        return super().get_weights()
+
+    @with_whole_weights
+    def set_weights(self, weights):
+        """Keras's `set_weights`."""
+        super().set_weights(weights)
+
+    @with_whole_weights
+    def load_weights(self, *arguments, **named):
+        """Keras's `load_weights`."""
+        super().load_weights(*arguments, **named)
+
     # Saving
 
+    @with_whole_weights
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
         """Keras's `save`; of several processes the first writes, and the others wait for it."""
         whole = contextlib.nullcontext() if self.step is None else self.step.whole_state()
@@ -368,6 +386,7 @@ class TokenModel(StepModel):
             if world().is_first:
                 super().save(filepath, overwrite, zipped, **kwargs)
 
+    @with_whole_weights
     def save_weights(self, filepath, overwrite=True, **kwargs):
         """Keras's `save_weights`; of several processes the first writes, the others wait."""
         with world().first_alone(f"save weights {filepath}"):

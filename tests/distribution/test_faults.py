@@ -82,8 +82,9 @@ REASONS = {
 
 @pytest.mark.parametrize("kind", REASONS)
 def test_all_end_with_the_reason_and_the_run_continues(kind, whole, tmp_path):
-    # One run shares its optimizer's state out, and goes on as others do.
-    codes, texts, seconds = run(2, tmp_path, kind, KERAS_LLM_SHARD="optimizer" * (kind == "term"))
+    # Two runs share out what they have, and one of them goes on as others do.
+    shard = {"memory": "optimizer", "term": "parameters"}.get(kind, "")
+    codes, texts, seconds = run(2, tmp_path, kind, KERAS_LLM_SHARD=shard)
     assert all(codes), texts
     assert REASONS[kind] in texts[0], texts[0]
     assert seconds < LIMIT
@@ -93,9 +94,10 @@ def test_all_end_with_the_reason_and_the_run_continues(kind, whole, tmp_path):
     # A signal is waited for until the step is over, and a checkpoint written.
     at = faulty.AT + 1 if kind == "term" else 6
     assert newest.startswith(f"step_{at:09}"), newest
-    for size, shard in {"kill": [(1, ""), (2, "optimizer"), (4, "")], "term": [(1, "")]}.get(
-        kind, ()
-    ):
+    for size, shard in {
+        "kill": [(1, ""), (2, "optimizer"), (4, "parameters")],
+        "term": [(1, "")],
+    }.get(kind, ()):
         folder = tmp_path / str(size)
         shutil.copytree(tmp_path / "run", folder / "run")
         codes, texts, _ = run(size, folder, "none", KERAS_LLM_SHARD=shard)

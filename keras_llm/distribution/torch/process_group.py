@@ -100,10 +100,19 @@ class ProcessGroup(World):
             work = self._call(dist.reduce, flat, owner, group=self._group(flat), async_op=True)
         return lambda: self._checked(work.wait)
 
-    def start_copy(self, flat, owner):
-        """Begins to replace a tensor by that of its owner; returns what waits for it."""
-        work = self._call(dist.broadcast, flat, owner, group=self._group(flat), async_op=True)
+    def start_copy(self, flat, owner, channel=None):
+        """Begins to replace a tensor by that of its owner; returns what waits for it.
+
+        Args:
+            channel: What `new_channel` returned: the order of operations is one of that channel.
+        """
+        group = channel or self._group(flat)
+        work = self._call(dist.broadcast, flat, owner, group=group, async_op=True)
         return lambda: self._checked(work.wait)
+
+    def new_channel(self):
+        """Connections of their own, for operations whose order is not that of the others."""
+        return dist.new_group()
 
     @torch.no_grad()
     def copy_from_owners_(self, buckets):

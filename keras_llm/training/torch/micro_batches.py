@@ -16,6 +16,15 @@ class MicroBatches:
         self.argument = size
         self.size = None if size == "auto" else size
 
+    def count(self, data) -> int:
+        """How many pieces `data` is cut into, if `size` is not found out by trying."""
+        rows_of_all = len(next(t for t in keras.tree.flatten(data) if t is not None))
+        return -(-rows_of_all // (self.size or rows_of_all))
+
+    def first(self, data):
+        """The first piece of `data`."""
+        return data if self.size is None else rows(data, 0, self.size)
+
     def run(self, data, step, undo):
         """Calls `step` with one piece of `data` after the other, and returns its last result.
 

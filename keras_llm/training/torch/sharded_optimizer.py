@@ -11,7 +11,12 @@ from keras_llm.backend.keras_private import built_with
 from keras_llm.backend.torch.gradient_clipping import global_norm
 from keras_llm.optimizers.optimizer import Optimizer
 from keras_llm.training.torch.gradient_sum import buckets_of
-from keras_llm.training.torch.optimizer_parts import become, gathered_state, part_of
+from keras_llm.training.torch.optimizer_parts import (
+    become,
+    copy_built_with,
+    gathered_state,
+    part_of,
+)
 from keras_llm.training.torch.owners import Owners
 
 # Of each optimizer that was built by parts, the owners.
@@ -52,7 +57,9 @@ class ShardedOptimizer:
             return Owners(variables, self.group.size)
         if optimizer in _owners:
             return _owners[optimizer]
-        # It has the state of all variables: that of a model that was loaded.
+        # It has the state of all variables, of a model or a checkpoint that was loaded: where
+        # nobody else has loaded it, by the first process.
+        self.group.copy_from_first_([variable.value for variable in optimizer.variables])
         owners = Owners(built_with(optimizer), self.group.size)
         own = [v for v in owners.variables if owners.of(v) == self.group.rank]
         become(optimizer, part_of(optimizer, own))
@@ -76,6 +83,15 @@ class ShardedOptimizer:
         self.owners(variables)
         if not self.optimizer.built:
             self.optimizer.build([variable for variable in variables if self.is_own(variable)])
+
+    def build_whole(self, variables):
+        """Builds the optimizer with all variables; it is taken apart when it is next used."""
+        if not self.optimizer.built:
+            self.optimizer.build(variables)
+        elif self.optimizer in _owners:
+            owners = _owners.pop(self.optimizer)
+            become(self.optimizer, copy_built_with(self.optimizer, owners.variables))
+        self._owners = None
 
     # An update
 
@@ -113,11 +129,18 @@ class ShardedOptimizer:
                 self.optimizer.iterations.assign_sub(number)
 
     @torch.no_grad()
-    def send_values(self, trained):
-        """Gives all processes the values that the owners' updates have made."""
-        if self._sent is not trained.tensors:
-            self._sent = trained.tensors
-            self._buckets = buckets_of(trained.tensors, self.owners(trained.variables))
+    def send_values(self, trained, but=()):
+        """Gives all processes the values that the owners' updates have made.
+
+        Args:
+            trained: The `TrainedVariables`.
+            but: Tensors whose values stay with their owners.
+        """
+        if self._sent != (kinds := (id(trained), len(but))):
+            self._sent, but = kinds, {id(tensor) for tensor in but}
+            pairs = zip(trained.tensors, self.owners(trained.variables), strict=True)
+            pairs = [(tensor, owner) for tensor, owner in pairs if id(tensor) not in but]
+            self._buckets = buckets_of([t for t, _ in pairs], [owner for _, owner in pairs])
         self.group.copy_from_owners_(self._buckets)
 
     # State
@@ -155,11 +178,13 @@ def check(optimizer):
     name = type(optimizer).__name__
     if hasattr(optimizer, "inner_optimizer"):
         raise ValueError(
-            "shard='optimizer' needs an optimizer without a LossScaleOptimizer: use bfloat16, "
-            f"which needs no loss scale, or keras_llm.distribute(shard=None). Received: {name}"
+            "keras_llm.distribute(shard=...) needs an optimizer that is not in a "
+            "LossScaleOptimizer: bfloat16, unlike float16, works without one. "
+            f"Received: {name}"
         )
     if optimizer.use_ema:
         raise ValueError(
-            "shard='optimizer' needs use_ema=False: fit would replace all weights by averages, "
-            f"which each process has of its own variables only. Received: {name}(use_ema=True)"
+            "keras_llm.distribute(shard=...) needs use_ema=False: fit would end with averages of "
+            "all weights, and each process has those of its own variables only. "
+            f"Received: {name}(use_ema=True)"
         )

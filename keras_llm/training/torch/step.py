@@ -40,6 +40,7 @@ from keras_llm.training.torch.pass_graph import PassGraph, PassGraphs
 from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.seen_layers import layers_seen
 from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
+from keras_llm.training.torch.sharded_parameters import ShardedParameters
 from keras_llm.training.torch.trained_variables import TrainedVariables
 from keras_llm.training.torch.update_guard import UpdateGuard
 
@@ -55,6 +56,10 @@ class TorchStep(Step):
         self.shard, self.sharded = sharded(), None
         if self.ranks is not None and self.shard is not None:
             self.sharded = self.ranks.sharded = ShardedOptimizer(self.ranks.group, self.optimizer)
+            self.divided = self.shard
+        self.parameters = None
+        if self.sharded is not None and self.shard == "parameters":
+            self.parameters = ShardedParameters(self.sharded, self)
         self.accumulator = GradientAccumulator(self.accumulation, self.sums_gradients)
         self.micro_batches = MicroBatches(self.micro_batch_size)
         self.policy = CompilePolicy(self.jit_compile)
@@ -97,7 +102,10 @@ class TorchStep(Step):
             guard.begin_batch(self.epoch_sums(), trained.state)
         if self.held is not None:
             self.held.append(data)
-        logs = self.backward_passes(data, trained) if has_rows else None
+        if self.parameters is not None:
+            logs = self.passes_of_all(data, trained, has_rows)
+        else:
+            logs = self.backward_passes(data, trained) if has_rows else None
         trained.forget_constants()
         if guard is not None and guard.end_batch():
             logs = None
@@ -115,6 +123,17 @@ class TorchStep(Step):
             return self.micro_batches.run(data, run, undo)
         with self.ranks.own_random_numbers():
             return self.micro_batches.run(data, run, undo)
+
+    def passes_of_all(self, data, trained, has_rows):
+        """`backward_passes`, as many as the process with the most of them makes."""
+        own = self.micro_batches.count(data) if has_rows else 0
+        more = int(max(self.ranks.group.numbers_of(own))) - own
+        with self.parameters.passing():
+            # First: the sums of gradients begin in the last of the own ones.
+            for _ in range(more):
+                hidden, _ = self.hidden_vectors(self.micro_batches.first(data)[0], training=True)
+                (hidden.sum() * 0.0).backward()
+            return self.backward_passes(data, trained) if has_rows else None
 
     def on_device(self, data):
         """A batch where the model is.
@@ -185,7 +204,15 @@ class TorchStep(Step):
         """One batch of evaluation; returns the logs."""
         self.check_ranks()
         data, has_rows = self.on_device(data)
-        return self.forward_only(data, training=False) if has_rows else self.logs()
+        if self.parameters is None:
+            return self.forward_only(data, training=False) if has_rows else self.logs()
+        with self.parameters.passing():
+            if has_rows:
+                return self.forward_only(data, training=False)
+            if self.parameters.is_divided:
+                with torch.no_grad():
+                    self.hidden_vectors(data[0], training=False)
+        return self.logs()
 
     def forward_only(self, data, training):
         """A batch on the device, for the logs alone."""
@@ -219,9 +246,14 @@ class TorchStep(Step):
         """Drops what an interrupted `fit` may have left."""
         self.check_ranks()
         self._throttles = [self.throttle(callbacks, "train")]
+        if self.parameters is not None:
+            # Where an interrupted `fit` has left them divided.
+            self.parameters.gather()
         self.meet()
         self.guard.begin_fit()
         self.accumulator.start(self.trained().every_tensor, 1.0)
+        if self.parameters is not None and self.model.built:
+            self.parameters.divide(self.model)
 
     def begin_epoch(self, batches_to_come: int | None):
         """Starts the epoch's sums."""
@@ -233,6 +265,17 @@ class TorchStep(Step):
     def end_epoch(self):
         """Updates from a short last window."""
         self.apply_update()
+
+    def end_training(self):
+        """All has been trained: each process has all weights again."""
+        if self.parameters is not None:
+            self.parameters.gather()
+
+    def whole_weights(self):
+        """Context manager in which each process has all weights."""
+        if self.parameters is None:
+            return super().whole_weights()
+        return self.parameters.whole(self.model)
 
     def end_fit(self):
         """Ends what `begin_fit` began."""
@@ -291,7 +334,8 @@ class TorchStep(Step):
         else:
             self.sharded.count(skip)
         if skip is not True:
-            self.sharded.send_values(trained)
+            divided = self.parameters is not None and self.parameters.is_divided
+            self.sharded.send_values(trained, self.parameters.divided_tensors() if divided else ())
 
     def apply_unless(self, skip, norm, gradients, variables):
         """Hands the gradients to the optimizer, unless the update is skipped.
@@ -338,6 +382,9 @@ class TorchStep(Step):
 
     def meet(self):
         """Gives all processes the weights of the first."""
+        if self.sharded is not None:
+            # Here, where all processes are: an optimizer that is whole is taken apart.
+            self.sharded.owners(self.trained().variables)
         if self.ranks is not None:
             self.ranks.meet(self.model, self.optimizer)
 
@@ -351,6 +398,13 @@ class TorchStep(Step):
             self.sharded.build(self.trained().variables)
         else:
             super().build_optimizer()
+
+    def build_whole_optimizer(self):
+        """Builds the optimizer with all variables, for values of all its state."""
+        if self.sharded is not None:
+            self.sharded.build_whole(self.trained().variables)
+        else:
+            super().build_whole_optimizer()
 
     def whole_state(self):
         """Context manager in which the first process has the optimizer's state of all."""
@@ -401,7 +455,7 @@ class TorchStep(Step):
 
     def hidden_vectors(self, x, training):
         """The backbone's hidden vectors, and what the layers add to the loss of every token."""
-        if self.model.run_eagerly:
+        if self.model.run_eagerly or self.parameters is not None:
             return super().hidden_vectors(x, training)
         if self.captured is None:
             self.captured = CapturedLayer(self.model.backbone, self.policy)
@@ -502,6 +556,8 @@ class TorchStep(Step):
         """What `explain` shows of it."""
         if self.model.run_eagerly:
             layers, why_layers = "eager", "compile was given run_eagerly=True"
+        elif self.parameters is not None:
+            layers, why_layers = "eager", "each gathers its parameters: distribute(shard=...)"
         elif self.captured is not None and self.captured.reason:
             layers, why_layers = "eager", f"no graph: {self.captured.reason}"
         else:
@@ -520,8 +576,10 @@ class TorchStep(Step):
         owned = [total] * count
         if self.sharded is not None:
             owned = self.sharded.bytes_owned(variables)
-        # A sum for all is as much as a sum at one process and a copy from there.
+        # A sum for all is as much as a sum at one process and a copy from there. Parameters that
+        # are divided are copied twice in a pass.
         sent = bytes_sent([variable.value for variable in variables], count)
+        sent = sent if self.parameters is None else sent + sent // 2
         return Processes(count, self.shard, owned, sent)
 
     def state_dict(self) -> dict:

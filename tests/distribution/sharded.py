@@ -1,6 +1,6 @@
 """Trains small models; torchrun starts this with several processes, and one process is the truth.
 
-Arguments: a folder for results, then the names of cases, or none for all.
+Arguments: what is divided, a folder for results, then the names of cases, or none for all.
 """
 
 import functools
@@ -17,6 +17,8 @@ import transformers
 import keras_llm
 from keras_llm import losses, metrics, models, optimizers
 from keras_llm.distribution import world
+from keras_llm.training.torch.owners import Owners
+from keras_llm.training.torch.parameter_blocks import Block
 
 VOCAB, ROWS, LENGTH, BATCH = 23, 9, 6, 4
 
@@ -31,8 +33,8 @@ def rows(seed=0):
     return x, y
 
 
-def transformer(**settings):
-    sizes = {"vocab_size": VOCAB, "d_model": 16, "num_layers": 2, "num_heads": 2}
+def transformer(num_layers=2, **settings):
+    sizes = {"vocab_size": VOCAB, "d_model": 16, "num_layers": num_layers, "num_heads": 2}
     return models.CausalTransformer(**sizes, max_length=16, **settings)
 
 
@@ -80,14 +82,28 @@ class Spoils(keras.callbacks.Callback):
     """Makes the gradient of the second batch NaN."""
 
     def on_train_batch_begin(self, batch, logs=None):
-        scale = self.model.backbone.norm.variables[0]
         if batch == 1:
-            self.before = keras.ops.copy(scale)
-            scale.assign(scale * float("nan"))
+            self.before = self.model.get_weights()
+            self.model.set_weights([w * np.float32("nan") for w in self.before])
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == 1:
-            self.model.backbone.norm.variables[0].assign(self.before)
+            self.model.set_weights(self.before)
+
+
+class Asks(keras.callbacks.Callback):
+    """Calls in the middle of training what needs all weights; all processes do."""
+
+    asked = ()
+
+    def on_train_begin(self, logs=None):
+        self.asked = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        size = sum(float(np.abs(w).sum()) for w in self.model.get_weights())
+        ids = self.model.generate([1, 2, 3], max_new_tokens=4)
+        logits = self.model.predict(np.array([[1, 2, 3]]), verbose=0)
+        self.asked.append([size, *ids, float(np.abs(logits).sum())])
 
 
 def adamw(**settings):
@@ -112,7 +128,7 @@ def frozen():
 
 
 CASES = {
-    "adamw": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
+    "adamw": lambda: compiled(transformer(4, tie_embeddings=False), adamw(global_clipnorm=0.05)),
     "adafactor, tied": lambda: compiled(transformer(tie_embeddings=True), adafactor(), 0.1),
     "clipped by keras": summed,
     "accumulated": lambda: compiled(
@@ -125,9 +141,11 @@ CASES = {
     "few variables": lambda: compiled(few_variables(), adamw(global_clipnorm=0.05)),
     "gpt2": lambda: compiled(outside("gpt2"), adamw(global_clipnorm=0.05)),
     "llama": lambda: compiled(outside("llama"), adafactor()),
+    "asked": lambda: compiled(transformer(), adamw()),
+    "restored": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
     "saved": lambda: compiled(transformer(), adamw(global_clipnorm=0.05)),
 }
-CALLBACKS = {"frozen": [Freezes], "spoiled": [Spoils]}
+CALLBACKS = {"frozen": [Freezes], "spoiled": [Spoils], "asked": [Asks]}
 
 
 def weights_of(model):
@@ -141,6 +159,10 @@ def difference(model):
     world().copy_from_first_(first)
     largest = max(float((a - b).abs().max()) for a, b in zip(own, first, strict=True))
     return max(world().sum_of([largest]))
+
+
+def bytes_of(variables):
+    return sum(v.value.nbytes for v in variables)
 
 
 class Sent:
@@ -160,6 +182,52 @@ class Sent:
         return call
 
 
+class Held(keras.callbacks.Callback):
+    """The most bytes of parameters that a process has while batches are trained.
+
+    They are looked at whenever a layer's parameters have come or are about to.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.most, self.between, self.gradients = 0, 0, 0
+
+    def on_train_begin(self, logs=None):
+        sharded = self.model.step.sharded
+        if sharded is not None:
+            sharded.own = self.counting(sharded.own)
+        for name in ("begin", "gather"):
+            setattr(Block, name, self.looking(getattr(Block, name)))
+
+    def looking(self, method):
+        @functools.wraps(method)
+        def call(block):
+            method(block)
+            self.most = max(self.most, self.now())
+
+        return call
+
+    def counting(self, method):
+        def call(gradients, *arguments):
+            self.gradients = sum(g.nbytes for g in gradients if g is not None)
+            return method(gradients, *arguments)
+
+        return call
+
+    def now(self):
+        parameters = self.model.step.parameters
+        begun = [] if parameters is None else [block.begun or [] for block in parameters.blocks]
+        on_the_way = sum(flat.nbytes for flats in begun for flat, _ in flats)
+        storages = {
+            v.value.untyped_storage().data_ptr(): v.value.untyped_storage().nbytes()
+            for v in self.model.trainable_variables
+        }
+        return on_the_way + sum(storages.values())
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.between, self.most = self.now(), 0
+
+
 class CountsUpdates(keras.callbacks.Callback):
     """What the updates of the second epoch send."""
 
@@ -174,6 +242,25 @@ class CountsUpdates(keras.callbacks.Callback):
         self.found = {name: n - self.before[name] for name, n in self.sent.bytes.items()}
 
 
+def values_of_all(model, folder):
+    """The weights, and the optimizer's state of all variables, through a file."""
+    with model.step.whole_state():
+        if world().is_first:
+            variables = [*model.variables, *model.optimizer.variables]
+            np.savez(folder / "kept.npz", *map(keras.ops.convert_to_numpy, variables))
+    world().any_of(False)  # the others wait for the file
+    with np.load(folder / "kept.npz") as kept:
+        return list(kept.values())
+
+
+def restore(model, kept):
+    """What a checkpoint does, in a process that has been trained already."""
+    model.step.build_whole_optimizer()
+    variables = [*model.variables, *model.optimizer.variables]
+    for variable, value in zip(variables, kept, strict=True):
+        variable.assign(value)
+
+
 def case(name, folder, sent):
     keras.utils.set_random_seed(3)
     model, counts = CASES[name](), CountsUpdates(sent)
@@ -182,12 +269,22 @@ def case(name, folder, sent):
     callbacks = [made() for made in CALLBACKS.get(name, [])]
     if name == "saved":
         model.fit(x, y, **fit)
-        # The second fit begins with the state of the first.
-        model.fit(x, y, **fit)
         model.save(folder / "saved.keras")
-        model = keras.models.load_model(folder / "saved.keras")
-    history = model.fit(x, y, epochs=2, callbacks=[*callbacks, counts], **fit).history
+        # The second fit begins with the state of the first.
+        keeps = keras.callbacks.ModelCheckpoint(folder / "kept.keras")
+        model.fit(x, y, callbacks=[keeps], **fit)
+        model = keras.models.load_model(folder / "kept.keras")
+    held = Held()
+    if name == "restored":
+        model.fit(x, y, **fit)
+        kept = values_of_all(model, folder)
+        model.fit(x, y, **fit)
+        restore(model, kept)
+    history = model.fit(x, y, epochs=2, callbacks=[*callbacks, counts, held], **fit).history
     results = {f"log {key}": np.array(values) for key, values in history.items()}
+    results.pop("log tokens_per_second", None)
+    if name == "asked":
+        results["log asked"] = np.array(callbacks[0].asked)
     results["difference"] = difference(model)
     results["iterations"] = int(model.optimizer.iterations)
     results |= {f"weight {i}": w for i, w in enumerate(weights_of(model))}
@@ -199,7 +296,18 @@ def case(name, folder, sent):
     ranks = [own if i == world().rank else 0 for i in range(world().size)]
     results["bytes of state"] = np.array(world().sum_of(ranks))
     results |= {f"bytes sent {name}": n for name, n in counts.found.items()}
-    results["bytes of parameters"] = sum(v.value.nbytes for v in model.trainable_variables)
+    results["bytes held"], results["bytes between"] = held.most, held.between
+    results["bytes of gradients"] = held.gradients
+    layers = getattr(model.backbone, "blocks", [])
+    results["bytes of layers"] = np.array([bytes_of(b.trainable_variables) for b in layers])
+    owners = Owners(model.trainable_variables, world().size)
+    others = [[v for v in b.trainable_variables if owners.of(v)] for b in layers]
+    results["bytes of layers of others"] = np.array([bytes_of(part) for part in others])
+    results["bytes owned"] = owners.bytes[0]
+    if world().size > 1:
+        facts = keras_llm.explain(model, show=False)["How it runs"]
+        results["explained"] = np.array([facts[f].note for f in ("processes", "divided", "layers")])
+    results["bytes of parameters"] = bytes_of(model.trainable_variables)
     return results
 
 
@@ -213,5 +321,5 @@ def main(folder, *names):
 
 if __name__ == "__main__":
     if "KERAS_LLM_SHARD" not in os.environ:
-        keras_llm.distribute(shard="optimizer")
-    main(Path(sys.argv[1]), *sys.argv[2:])
+        keras_llm.distribute(shard=sys.argv[1])
+    main(Path(sys.argv[2]), *sys.argv[3:])

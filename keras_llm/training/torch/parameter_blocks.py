@@ -1,0 +1,121 @@
+"""Parameters whose values a process has only while it computes with them."""
+
+import torch
+
+from keras_llm.backend.keras_private import all_layers
+from keras_llm.distribution.torch.process_group import scatter
+from keras_llm.training.torch.gradient_sum import buckets_of
+
+# Private in PyTorch, and what its own sharding of parameters uses: values that are what they were
+# are no change of a tensor that the backward pass has kept.
+unchanged = getattr(torch.autograd, "_unsafe_preserve_version_counter", None)
+
+
+class Block:
+    """Parameters that come and go together.
+
+    Their tensors stay the same objects, so that a Keras variable, a PyTorch module, the graph of a
+    backward pass and an optimizer go on seeing them; only their memory is given back. PyTorch would
+    read from where there is none: so between passes, when somebody else may look, such a tensor has
+    NaN everywhere, and cannot be written to.
+
+    Args:
+        group: The `ProcessGroup`.
+        channel: Its channel for values, in which nothing else is sent.
+        tensors: The parameters.
+        owners: The process that has the values of each.
+    """
+
+    def __init__(self, group, channel, tensors, owners):
+        self.group, self.channel = group, channel
+        self.buckets = buckets_of(tensors, owners)
+        self.is_whole, self.begun = True, None
+        # Of each hidden parameter what was hidden.
+        self.hidden = []
+        for tensor in self.others():
+            has_own_memory(tensor)
+
+    def others(self):
+        """The parameters of other processes."""
+        return [t for owner, bucket in self.buckets if owner != self.group.rank for t in bucket]
+
+    @torch.no_grad()
+    def begin(self):
+        """Begins to gather the values; `gather` waits for them."""
+        if self.is_whole or self.begun is not None:
+            return
+        self.begun = []
+        for owner, tensors in self.buckets:
+            if owner == self.group.rank:
+                flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            else:
+                flat = tensors[0].new_empty(sum(tensor.numel() for tensor in tensors))
+            self.begun.append((flat, self.group.start_copy(flat, owner, self.channel)))
+
+    @torch.no_grad()
+    def gather(self):
+        """Has the values of all parameters."""
+        self.begin()
+        if self.is_whole:
+            return
+        for (owner, tensors), (flat, wait) in zip(self.buckets, self.begun, strict=True):
+            wait()
+            if owner == self.group.rank:
+                continue
+            for tensor in tensors:
+                tensor.untyped_storage().resize_(tensor.numel() * tensor.element_size())
+            with unchanged(tuple(tensors)):
+                scatter(flat, tensors)
+        self.is_whole, self.begun = True, None
+
+    def free(self):
+        """Gives the memory of other processes' parameters back."""
+        if self.begun is not None:
+            for _, wait in self.begun:
+                wait()
+        for tensor in self.others():
+            tensor.untyped_storage().resize_(0)
+        self.is_whole, self.begun = False, None
+
+    def hide(self):
+        """Shows NaN in place of what is not there."""
+        self.hidden = [(tensor, tensor.data) for tensor in self.others()]
+        for tensor, values in self.hidden:
+            tensor.data = values.new_full((), torch.nan).expand(values.shape)
+
+    def show(self):
+        """Ends what `hide` began: the values may be gathered."""
+        for tensor, values in self.hidden:
+            tensor.data = values
+        self.hidden = []
+
+
+def has_own_memory(tensor):
+    """Gives a tensor memory of its own, where it is a part of something or NumPy has its values."""
+    storage = tensor.untyped_storage()
+    is_all = storage.nbytes() == tensor.numel() * tensor.element_size() and tensor.is_contiguous()
+    if not (is_all and storage.resizable()):
+        tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def layers_of(model) -> list:
+    """The layers of a model that are computed one after the other, each with parameters of its own.
+
+    Those of a backbone of Keras are its direct parts that have parts themselves; those of a model
+    of transformers are the entries of its lists of layers.
+    """
+    backbone = getattr(model, "backbone", None)
+    outside = vars(backbone).get("model") if backbone is not None else None
+    if isinstance(outside, torch.nn.Module):
+        found = lists_in(outside)
+    else:
+        found = [part for part in getattr(backbone, "layers", []) if len(all_layers(part)) > 1]
+    return [layer for layer in found if any(True for _ in layer.parameters())]
+
+
+def lists_in(module) -> list:
+    """The entries of the outermost lists of modules inside of a module, in their order."""
+    found = []
+    for child in module.children():
+        found += list(child) if isinstance(child, torch.nn.ModuleList) else lists_in(child)
+    return found
