@@ -9,7 +9,7 @@ from keras_llm.arguments import check_number, check_positive_int
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.distribution import world
 from keras_llm.training.first_fault import first_fault
-from keras_llm.training.step import GuardSettings
+from keras_llm.training.step_facts import GuardSettings
 
 # The latest batches that are kept until it is known whether their update was skipped.
 HELD = 16

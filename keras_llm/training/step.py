@@ -6,131 +6,26 @@ other loss `model.step` is None and Keras's own step runs. `torch/step.py` is th
 """
 
 import contextlib
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_llm.backend import vocabulary_pass
 from keras_llm.backend.host import to_float
-from keras_llm.backend.keras_private import inner_optimizer, keras_mask
-from keras_llm.backend.ops.logits_pass import upcast_dtype
-from keras_llm.token_statistics import TokenStatistics, countable, divide, nan_where
+from keras_llm.backend.keras_private import inner_optimizer
+from keras_llm.training.forward_pass import ForwardPass
 from keras_llm.training.shared_sums import SharedSums
+from keras_llm.training.step_facts import (
+    GuardSettings,
+    SkippedUpdates,
+    StepDescription,
+)
 
 
-class StepDescription(NamedTuple):
-    """A step in plain data, for `explain`.
-
-    Attributes:
-        accumulation: Batches that make an update.
-        micro_batch_size: Rows of a batch that are in memory at once, `"auto"`, or None for all.
-        tokens_per_update: The mean of the last epoch; None before the first `fit`.
-        why_logits: Why the logits of a batch are held; empty where they never are.
-        sample_weight_needs_logits: Whether a batch with `sample_weight` needs them nevertheless.
-        layers: How they run: `"graph"`, `"eager"`, `"xla"` or `"tensorflow graph"`.
-        why_layers: Why they run one by one; empty where they do not.
-        compiling: What was decided about `jit_compile`; empty where it is off.
-        guard: The `GuardSettings`.
-        skipped: How many updates have been skipped because they were not finite.
-        processes: The `Processes` that train; None for one alone.
-    """
-
-    accumulation: int
-    micro_batch_size: int | str | None
-    tokens_per_update: float | None
-    why_logits: str
-    sample_weight_needs_logits: bool
-    layers: str
-    why_layers: str
-    compiling: str
-    guard: "GuardSettings"
-    skipped: int
-    processes: "Processes | None" = None
-
-
-class Processes(NamedTuple):
-    """Several processes that train one model.
-
-    Attributes:
-        count: How many.
-        shard: What they divide among themselves besides rows; None for nothing.
-        owned: The bytes of the variables that each one updates; None where the model is not built.
-        sent: The bytes that each one sends on average for an update of one pass; None likewise.
-    """
-
-    count: int
-    shard: str | None
-    owned: list[int] | None
-    sent: int | None
-
-
-class GuardSettings(NamedTuple):
-    """Which updates are skipped: see `FiniteGuard`.
-
-    Attributes:
-        skip: Whether those are whose loss or gradient is not finite.
-        deviations, window: Those with a gradient norm beyond so many standard deviations of so many
-            updates before; None for none.
-    """
-
-    skip: bool = True
-    deviations: float | None = None
-    window: int = 100
-
-
-class SkippedUpdates(NamedTuple):
-    """What a step has skipped.
-
-    Attributes:
-        ages: Of each update skipped since the last look: how many batches ago it was.
-        total: The updates that were not finite, in all.
-        in_a_row: How many of those were the last ones.
-        outliers: The updates with an unusually large gradient, in all.
-    """
-
-    ages: list[int]
-    total: int
-    in_a_row: int
-    outliers: int
-
-
-class Pass(NamedTuple):
-    """A forward pass of one micro-batch.
-
-    Attributes:
-        objective: What is minimised: a mean, or a sum where several passes make an update.
-        tokens: The sum of the weights of its tokens.
-        y_pred: The logits, None where they were not made.
-    """
-
-    objective: Any
-    tokens: Any
-    y_pred: Any
-
-
-class FlatTokens(NamedTuple):
-    """The tokens of a micro-batch, without its shape.
-
-    Attributes:
-        labels, weights: `[tokens]`.
-        invalid: Whether a label or a weight is invalid; None where that has raised an error.
-        scale: What the sum of the losses is multiplied by to be minimised.
-        vocab_size: Length of a row of logits.
-    """
-
-    labels: Any
-    weights: Any
-    invalid: Any
-    scale: Any
-    vocab_size: int
-
-
-class Step(ABC):
+class Step(ForwardPass, ABC):
     """The training step of one compiled model. Its state is changed by its own methods only.
 
     Calls come in this order, from Keras's hooks (`TokenModel`) and `StepCallback`:
@@ -165,17 +60,12 @@ class Step(ABC):
     reads_late = False
 
     def __init__(self, model, optimizer, sums: SharedSums, micro_batch_size, jit_compile):
-        self.model = model
+        super().__init__(model, sums)
         self.optimizer = optimizer
-        self.sums = sums
-        self.loss = sums.loss
         self.jit_compile = jit_compile
         self.micro_batch_size = micro_batch_size
         # The mean number of tokens of an update of the last epoch.
         self.tokens_per_update = None
-        # Positions of a row of the last batch.
-        self.length = None
-        self._counted_tokens = None
         # The step accumulates per token; the optimizer would average the batches' means.
         self._inner = inner_optimizer(optimizer)
         self.accumulation = self._inner.gradient_accumulation_steps or 1
@@ -379,10 +269,6 @@ class Step(ABC):
         """Notes how many tokens the updates of an epoch were made from."""
         self.tokens_per_update = tokens / max(1, updates)
 
-    def why_logits(self, sample_weight=None) -> str:
-        """Why the logits of a batch have to be held; empty where one pass can do without them."""
-        return self.sums.why_logits(sample_weight) or self.model.why_logits()
-
     @abstractmethod
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""
@@ -429,8 +315,6 @@ class Step(ABC):
             self.accumulation if self.accumulation > 1 else None
         )
 
-    # One forward pass, the same on every backend
-
     @property
     def adds_gradients(self) -> bool:
         """Whether an update may have the gradients of several passes."""
@@ -440,114 +324,3 @@ class Step(ABC):
     def sums_gradients(self) -> bool:
         """Whether passes bring the gradients of sums, which the update divides by its tokens."""
         return self.adds_gradients and self.loss.reduction == "mean"
-
-    def note_shape(self, y) -> int:
-        """Notes the length of a batch's rows, and returns its number of positions."""
-        shape = getattr(self.loss.labels(y), "shape", ())[:2]
-        self.length = shape[1] if len(shape) == 2 else None
-        return math.prod(size or 1 for size in shape)
-
-    def forward(self, x, y, sample_weight, training, unit=1.0, counts=None) -> Pass:
-        """Forward pass and loss of one micro-batch; its sums go to the logs and metrics.
-
-        Args:
-            x, y, sample_weight: The micro-batch.
-            training: Whether layers run in training mode and gradients are wanted.
-            unit: A number that sums are divided by, so that they stay as small as means. Dividing
-                the update by its tokens, in the same unit, cancels it.
-            counts: On the host, how many labels of each row may count; None where not known.
-        """
-        if not self.why_logits(sample_weight):
-            return self.one_pass(x, y, sample_weight, training, unit, counts)
-        if self.model.mixed is not None:
-            raise ValueError(
-                f"{type(self.model).__name__} does not make logits, and they are needed: "
-                f"{self.why_logits(sample_weight)}"
-            )
-        y_pred = self.predict(x, training)
-        self._counted_tokens = None
-        objective = self.model.compute_loss(
-            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
-        )
-        # A user's compute_loss may not report its tokens; then all passes weigh the same.
-        tokens = 1.0 if self._counted_tokens is None else self._counted_tokens
-        if self.sums_gradients:
-            objective = objective * (tokens / unit)
-        return Pass(objective, tokens, y_pred)
-
-    def loss_of_logits(self, y, y_pred, sample_weight):
-        """The loss of a batch of logits; the logged loss and the metrics are updated on the way."""
-        penalty = self.model.penalty()
-        total, tokens = self.sums.count(y, y_pred, sample_weight, penalty)
-        self._counted_tokens = ops.stop_gradient(tokens)
-        return (total if self.loss.reduction == "sum" else divide(total, tokens)) + penalty
-
-    def one_pass(self, x, y, sample_weight, training, unit, counts) -> Pass:
-        """A forward pass without logits: straight from the hidden vectors."""
-        hidden, penalty = self.hidden_vectors(x, training)
-        head = self.model.head_matrix()
-        shape = (*hidden.shape[:-1], head.kernel.shape[1])
-        kind = keras_mask(hidden), upcast_dtype(hidden)
-        tokens = self.flat_tokens(y, sample_weight, shape, *kind, unit)
-        rows = ops.reshape(hidden, (-1, hidden.shape[-1]))
-        objective, sums, nll = vocabulary_pass(
-            rows,
-            head.kernel,
-            head.bias,
-            tokens.labels,
-            tokens.weights,
-            self.loss.formula,
-            tokens.scale,
-            self.sums.top_k,
-            training,
-            at_most=None if counts is None else int(counts.sum()),
-            soft_cap=head.soft_cap,
-        )
-        if self.model.mixed is not None:
-            objective, loss = self.model.mixed(x, rows, tokens, objective, sums[0], training)
-            sums = (loss, *sums[1:])
-        return self.counted(tokens, objective, sums, nll, penalty, sample_weight, unit)
-
-    def flat_tokens(self, y, sample_weight, shape, mask, dtype, unit) -> FlatTokens:
-        """The tokens of a micro-batch whose logits would have this shape."""
-        loss = self.loss
-        labels, weights, invalid = countable(
-            y, shape, loss.ignore_index, sample_weight, mask, dtype, loss.reduction == "sum"
-        )
-        if invalid is not None:
-            weights = ops.where(invalid, ops.zeros_like(weights), weights)
-            invalid = ops.any(invalid)
-        labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
-        if self.sums_gradients:
-            scale = 1.0 / unit
-        else:
-            scale = 1.0 if loss.reduction == "sum" else divide(1.0, ops.sum(weights))
-        return FlatTokens(labels, weights, invalid, scale, shape[-1])
-
-    def counted(self, tokens, objective, sums, nll, penalty, sample_weight, unit) -> Pass:
-        """A pass without logits, after its sums have gone to the logs and metrics."""
-        statistics = TokenStatistics(*sums)
-        if tokens.invalid is not None:
-            # The loss shows that an input was invalid; the weights are spared.
-            wrong = nan_where(tokens.invalid, ops.zeros_like(statistics.loss))
-            statistics = statistics._replace(loss=statistics.loss + wrong)
-            objective = objective + wrong
-        each = tokens.labels, nll, tokens.weights, tokens.vocab_size
-        self.sums.add(statistics, penalty, sample_weight is not None, *each)
-        total = ops.stop_gradient(statistics.tokens)
-        if not isinstance(penalty, float):
-            objective = objective + penalty * (total / unit if self.sums_gradients else 1.0)
-        return Pass(objective, total, None)
-
-    def hidden_vectors(self, x, training):
-        """The backbone's hidden vectors, and what the layers add to the loss of every token."""
-        return self.model.backbone(x, training=training), self.model.penalty()
-
-    def predict(self, x, training):
-        """The model's logits."""
-        return self.model(x, training=training)
-
-
-def unit_of(positions: int) -> float:
-    """The power of two that is at least the number of positions: dividing by it rounds nothing."""
-    return float(1 << max(positions - 1, 0).bit_length())

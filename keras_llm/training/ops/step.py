@@ -11,6 +11,7 @@ from keras_llm.backend.host import to_float, to_numpy
 from keras_llm.backend.keras_private import batches_through, jax_state
 from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.token_statistics import skipped_weights
+from keras_llm.training.forward_pass import unit_of
 from keras_llm.training.ops.filled_batches import (
     filled_up,
     missing_rows,
@@ -32,13 +33,8 @@ from keras_llm.training.ops.gradients import (
 from keras_llm.training.ops.step_function import check_one_replica
 from keras_llm.training.ops.update_guard import UpdateGuard, layers_seen
 from keras_llm.training.shared_sums import flat
-from keras_llm.training.step import (
-    GuardSettings,
-    SkippedUpdates,
-    Step,
-    StepDescription,
-    unit_of,
-)
+from keras_llm.training.step import Step
+from keras_llm.training.step_facts import GuardSettings, SkippedUpdates, StepDescription
 
 BACKEND = keras.backend.backend()
 # So many shapes, and half of an epoch spent on compiling them, are worth a word.

@@ -9,7 +9,7 @@ from keras import ops
 from keras_llm.backend.keras_private import all_layers
 from keras_llm.training.gradient_outliers import UNKNOWN, is_outlier, remembered
 from keras_llm.training.ops.gradients import clear, zeros
-from keras_llm.training.step import GuardSettings, SkippedUpdates
+from keras_llm.training.step_facts import GuardSettings, SkippedUpdates
 
 
 class UpdateGuard:

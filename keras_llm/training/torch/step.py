@@ -15,13 +15,13 @@ from keras_llm.distribution import sharded, world
 from keras_llm.optimizers.optimizer import Optimizer
 from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.arrays import as_arrays
-from keras_llm.training.step import (
+from keras_llm.training.forward_pass import unit_of
+from keras_llm.training.step import Step
+from keras_llm.training.step_facts import (
     GuardSettings,
     Processes,
     SkippedUpdates,
-    Step,
     StepDescription,
-    unit_of,
 )
 from keras_llm.training.torch.captured_layer import CapturedLayer
 from keras_llm.training.torch.compile_policy import CompilePolicy

@@ -6,7 +6,7 @@ import torch
 
 from keras_llm.backend.torch import tensors as facts
 from keras_llm.training.gradient_outliers import UNKNOWN, is_outlier, remembered
-from keras_llm.training.step import GuardSettings, SkippedUpdates
+from keras_llm.training.step_facts import GuardSettings, SkippedUpdates
 
 # The most updates between two looks of which is known whether they were skipped.
 MAX_UPDATES = 1024
