@@ -82,6 +82,7 @@ def test_one_beam_is_greedy(seed):
 
 
 @pytest.mark.parametrize("num_beams", [2, 3, 5])
+@pytest.mark.quick(3)
 def test_rows_do_not_depend_on_each_other(num_beams):
     tables = Tables(0)
     assert search(Tables(0, batch=1), num_beams) == search(tables, num_beams)[:1]

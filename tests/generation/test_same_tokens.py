@@ -67,6 +67,7 @@ def test_drawn(options):
         assert tokens(got) == expected_rows(model, 30, seed=seed, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.torch_only
 def test_rows_that_end_at_different_times():
     model, options = build(CausalTransformer), dict(temperature=1.0, seed=3)
@@ -80,7 +81,7 @@ def test_rows_that_end_at_different_times():
 
 @pytest.mark.parametrize("options", [{}, dict(temperature=1.5, seed=0)], ids=repr)
 @pytest.mark.sampled(2)
-@pytest.mark.quick(2)
+@pytest.mark.slow
 def test_targets(options):
     model, drawn = build(Seq2SeqTransformer), bool(options)
     got = model.generate(SOURCES, START, END, max_new_tokens=20, **options)
@@ -94,7 +95,7 @@ def test_targets(options):
 
 @pytest.mark.parametrize(("num_beams", "length_penalty"), [(2, 0.0), (5, 1.0), (2, 1.5)])
 @pytest.mark.sampled(3)
-@pytest.mark.quick(3)
+@pytest.mark.slow
 def test_beams(num_beams, length_penalty):
     model, lengths = build(Seq2SeqTransformer, scale=0.1), []
     # An end that comes.

@@ -188,7 +188,7 @@ def test_weights_and_report(case, monkeypatch):
 
 @pytest.mark.torch_only
 @pytest.mark.parametrize("case", DEVICE_CASES)
-@pytest.mark.quick(4)
+@pytest.mark.quick(5)
 def test_weights_where_the_host_knows_nothing(case, monkeypatch):
     """As on a GPU, where skipping is decided on the device and found out later."""
     monkeypatch.setattr(tensors, "is_on_host", lambda tensor: False)
