@@ -78,9 +78,6 @@ def test_program_1(folder, capsys):
     assert {"loss", "perplexity", "masked_token_accuracy"} == set(logs)
     run(sample, **names)
     assert capsys.readouterr().out.startswith("The with statement")
-
-    if keras.backend.backend() == "jax":
-        return  # there test_another_day goes on with a run
     (stopped,) = blocks("A run that is stopped")
     run(stopped.replace("500", "5"), **names)
     assert run(stopped, **names)["model"].history.epoch == [0, 1, 2, 3]
@@ -97,7 +94,6 @@ np.savez("weights.npz", *(keras.ops.convert_to_numpy(v) for v in variables))
 """
 
 
-@pytest.mark.not_tensorflow  # which goes on with a run in test_program_1
 def test_another_day(folder):
     """Two epochs, and two more of what was saved, are four epochs to the last digit."""
     save, continue_it = blocks("Another day")
