@@ -26,9 +26,6 @@ def counted(tensor, *arguments, **named):
     return all_reduce(tensor, *arguments, **named)
 
 
-dist.all_reduce = counted
-
-
 def written():
     """Bytes that this process has written so far, to sockets and to anything else."""
     return int(re.search(r"wchar: (\d+)", Path("/proc/self/io").read_text())[1])
@@ -79,6 +76,7 @@ def train(name, frozen=False, accumulation=None, micro_batches=None, **settings)
 
 
 if __name__ == "__main__":
+    dist.all_reduce = counted
     train("plain")
     train("eight micro-batches", micro_batches=8)
     train("accumulation", accumulation=4)

@@ -15,11 +15,8 @@ import torch
 from keras_llm import distribution
 from tests.explanation.small_models import X, Y, compiled, token_metrics
 
-keras.utils.set_random_seed(0)
-model = compiled(optimizer=keras.optimizers.SGD(0.1), metrics=token_metrics())
 
-
-def state():
+def state(model):
     """The sum of all weights, and that of the random state."""
     weights = sum(float(np.abs(weight).sum()) for weight in model.get_weights())
     return weights, int(torch.get_rng_state().double().sum())
@@ -31,23 +28,30 @@ def section(explanation, title):
     return {fact.name: (fact.value, fact.text, fact.note) for fact in facts}
 
 
-explained = model.explain()
-before = state()
-traced = model.trace((X, Y), show=distribution.world().size > 1)
-after = state()
-if distribution.world().is_first:
-    # What one process does alone must not leave the others waiting.
-    model.trace((X, Y), show=False)
-history = model.fit(X, Y, batch_size=4, verbose=0).history
-found = {
-    "parameters": model.count_params(),
-    "processes": section(explained, "How it runs"),
-    "loss": section(traced, "3 Loss"),
-    "batch": section(traced, "1 Batch"),
-    "before": before,
-    "after": after,
-    "history": history["loss"],
-    "effective": section(model.explain(show=False), "One update")["effective batch"],
-}
-path = Path(sys.argv[1], f"{distribution.world().rank}.json")
-path.write_text(json.dumps(found, default=str))
+def main():
+    keras.utils.set_random_seed(0)
+    model = compiled(optimizer=keras.optimizers.SGD(0.1), metrics=token_metrics())
+    explained = model.explain()
+    before = state(model)
+    traced = model.trace((X, Y), show=distribution.world().size > 1)
+    after = state(model)
+    if distribution.world().is_first:
+        # What one process does alone must not leave the others waiting.
+        model.trace((X, Y), show=False)
+    history = model.fit(X, Y, batch_size=4, verbose=0).history
+    found = {
+        "parameters": model.count_params(),
+        "processes": section(explained, "How it runs"),
+        "loss": section(traced, "3 Loss"),
+        "batch": section(traced, "1 Batch"),
+        "before": before,
+        "after": after,
+        "history": history["loss"],
+        "effective": section(model.explain(show=False), "One update")["effective batch"],
+    }
+    path = Path(sys.argv[1], f"{distribution.world().rank}.json")
+    path.write_text(json.dumps(found, default=str))
+
+
+if __name__ == "__main__":
+    main()
