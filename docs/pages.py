@@ -28,6 +28,7 @@ TEXTS = {
     "docs/long_runs.md": "learn/long_runs.md",
     "docs/large_data.md": "learn/large_data.md",
     "docs/several_devices_jax.md": "learn/several_devices_jax.md",
+    "docs/several_devices.md": "learn/several_devices.md",
     "benchmarks/RESULTS.md": "results.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -36,7 +37,7 @@ TEXTS = {
 PAGES = TEXTS | {
     **{
         f"examples/guides/{path.name}": f"learn/{path.stem}.md"
-        for path in GUIDES.glob("[0-9]_*.py")
+        for path in GUIDES.glob("[0-9]*_*.py")
     },
     **{f"examples/{path.name}": f"examples/{path.stem}.md" for path in EXAMPLES.glob("*.py")},
 }
@@ -62,6 +63,7 @@ FOLDERS = (
     "callbacks",
     "checkpoints",
     "training",
+    "distribution",
     "plots",
 )
 EXPLANATION = "keras_llm.explanation.explanation.Explanation"
@@ -120,7 +122,7 @@ def page(source: str) -> str:
 def guides() -> dict[str, str]:
     """Every guide in both languages: prose, code, and what the code prints."""
     pages = {}
-    for path in sorted(GUIDES.glob("[0-9]_*.py")):
+    for path in sorted(GUIDES.glob("[0-9]*_*.py")):
         for folder, script, other in (
             ("learn", path.name, f"[Türkçe](../ogren/{path.stem}.md)"),
             ("ogren", f"tr/{path.name}", f"[English](../learn/{path.stem}.md)"),

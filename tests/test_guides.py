@@ -1,6 +1,6 @@
 """The guides run, and each of their numbers is compared with one from here.
 
-The ninth needs PyTorch, the others run with every backend.
+The ninth and the tenth need PyTorch, the others run with every backend.
 
 Expected numbers are closed forms, or a float64 training in PyTorch from the guide's initial
 weights. What a guide's file shows below its code is what PyTorch prints.
@@ -23,7 +23,7 @@ from tests.models.llama import to_llama
 pytestmark = pytest.mark.slow
 
 GUIDES = Path(__file__).parent.parent / "examples" / "guides"
-NAMES = sorted(path.name for path in GUIDES.glob("[0-9]_*.py"))
+NAMES = sorted(path.name for path in GUIDES.glob("[0-9]*_*.py"))
 TOOL = runpy.run_path(str(GUIDES / "update.py"))
 LN5 = math.log(5)
 ON_TORCH = keras.backend.backend() == "torch"
@@ -449,9 +449,60 @@ def test_9_what_trainer_does(run):
     )
 
 
+@pytest.mark.torch_only
+def test_10_several_devices(run):
+    names, printed = run("10_several_devices.py")
+    start = names["embedding"], names["kernel"]
+    x, y = names["x"], names["y"]
+
+    def summed(rows, weights):
+        """The sum of the losses of some rows, and how many tokens count."""
+        logits = weights[0][torch.tensor(x[rows])] @ weights[1]
+        loss = F.cross_entropy(logits.mT, torch.tensor(y[rows]), ignore_index=0, reduction="sum")
+        return loss, int((y[rows] != 0).sum())
+
+    def norm(loss, weights):
+        gradients = torch.autograd.grad(loss, weights, retain_graph=True)
+        return sum((gradient**2).sum() for gradient in gradients).sqrt().item()
+
+    weights = [torch.tensor(w, dtype=torch.float64, requires_grad=True) for w in start]
+    (loss_0, tokens_0), (loss_1, tokens_1) = (summed(rows, weights) for rows in ([0, 2], [1, 3]))
+    assert (tokens_0, tokens_1) == (24, 73)
+    mean, mean_of_means = (loss_0 + loss_1) / 97, (loss_0 / 24 + loss_1 / 73) / 2
+    norm_of_averaged, norms = norm(mean_of_means, weights), []
+    for rows in (slice(0, 4), slice(4, 5)):
+        loss, tokens = summed(rows, weights)
+        norms.append(norm(loss / tokens, weights))
+        gradients = torch.autograd.grad(loss / tokens, weights)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight -= 0.5 * gradient
+    history = trained(start, x, y, 4, 10, lambda weights: torch.optim.SGD(weights, lr=0.5))
+    check(
+        printed,
+        {
+            "tokens[0]": 24,
+            "tokens[1]": 73,
+            "loss_0 / tokens_0": loss_0.item() / 24,
+            "loss_1 / tokens_1": loss_1.item() / 73,
+            "mean_of_means": mean_of_means.item(),
+            "mean": mean.item(),
+            "averaged.norm().item()": norm_of_averaged,
+            "gradient.norm().item()": norms[0],
+            **{f"{who}['gradient_norm'][0]": np.mean(norms) for who in ("one", "two")},
+            **{f"{who}['loss'][0]": history[0][0] for who in ("one", "two")},
+            **{f"{who}['loss'][-1]": history[-1][0] for who in ("one", "two")},
+            **{f"{who}['perplexity'][-1]": history[-1][1] for who in ("one", "two")},
+            "bytes_sent": 4 * (8 * 4 + 4 * 8),
+            "of_loop[0]": history[0][0],
+            "of_loop[-1]": history[-1][0],
+        },
+    )
+
+
 @pytest.mark.backend_free
 def test_there_is_a_test_of_every_guide():
-    assert [f"test_{name.removesuffix('.py')}" in globals() for name in NAMES] == [True] * 9
+    assert [f"test_{name.removesuffix('.py')}" in globals() for name in NAMES] == [True] * 10
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -91,7 +91,7 @@ def with_code_of(english: str, turkish: str) -> str:
 
 def main():
     """Updates all guides, each run in a process of its own."""
-    for path in sorted(GUIDES.glob("[0-9]_*.py")):
+    for path in sorted(GUIDES.glob("[0-9]*_*.py")):
         command = [sys.executable, __file__, str(path)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | FIXED)
         if done.returncode:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from keras_llm.data.corpus import Corpus, Split
 from keras_llm.data.tfds_without_tensorflow import without_tensorflow
+from keras_llm.distribution import world
 from keras_llm.names_elsewhere import names_elsewhere
 
 if TYPE_CHECKING:
@@ -80,8 +81,12 @@ def load(
     import tensorflow_datasets as tfds
 
     builder = _builder(name, data_dir)
-    if not builder.data_path.exists():
-        _prepare(builder)
+    with world().first_alone(f"data {builder.data_path}"):
+        if not builder.data_path.exists():
+            _prepare(builder)
+        elif not builder.info.initialized:
+            # Another process has prepared it after this builder was made.
+            builder.info.read_from_directory(builder.data_path)
     fields = _text_fields(builder.info, text)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:

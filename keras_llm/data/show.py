@@ -14,6 +14,7 @@ from keras_llm.arguments import check_positive_int
 from keras_llm.data.hugging_face_tokenizer import HuggingFaceTokenizer, as_tokenizer
 from keras_llm.data.token_array import IGNORED_LABEL
 from keras_llm.data.tokenizer import Tokenizer
+from keras_llm.distribution import world
 
 # The colour is readable on white and on black.
 COUNTS, DIM = "bold dark_cyan", "dim"
@@ -46,9 +47,12 @@ class ShownBatch:
     def print(self):
         """Prints the text: coloured in a terminal, plain elsewhere.
 
-        Nothing is printed in a notebook, which shows the object itself.
+        Of several processes the first does. Nothing is printed in a notebook, which shows the
+        object itself.
         """
         console = Console(file=sys.stdout)
+        if not world().is_first:
+            return
         if console.is_terminal:
             console.print(self.text, soft_wrap=True)
         elif not console.is_jupyter:

@@ -18,6 +18,7 @@ from keras_llm.data.tokenizer_folder import (
     special_tokens,
     write_tokenizer,
 )
+from keras_llm.distribution import by_first_process
 from keras_llm.names_elsewhere import NamesElsewhere, names_elsewhere
 from keras_llm.replaced_files import replaced_files
 
@@ -214,10 +215,12 @@ class Tokenizer(NamesElsewhere):
         """All that encoding depends on, as JSON: what `save` writes."""
         return self._tokenizer.to_str()
 
+    @by_first_process
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON file of the `tokenizers` library, which `load_tokenizer` reads."""
         Path(path).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
+    @by_first_process
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the tokenizer as Hugging Face's folders have it: `tokenizer.json`,
         `tokenizer_config.json` and `special_tokens_map.json`.

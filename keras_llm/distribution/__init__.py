@@ -3,10 +3,23 @@
 `import keras_llm` joins the group of processes that torchrun has started; `world()` is that group.
 """
 
-from keras_llm.distribution.current import by_all_processes, join_the_others, world
+from keras_llm.distribution.current import (
+    by_all_processes,
+    by_first_process,
+    join_the_others,
+    world,
+)
 from keras_llm.distribution.sharding import distribute, sharded
 from keras_llm.distribution.world import ProcessLostError, World
 
 join_the_others()
 
-__all__ = ["ProcessLostError", "World", "by_all_processes", "distribute", "sharded", "world"]
+__all__ = [
+    "ProcessLostError",
+    "World",
+    "by_all_processes",
+    "by_first_process",
+    "distribute",
+    "sharded",
+    "world",
+]

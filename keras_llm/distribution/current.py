@@ -35,3 +35,19 @@ def by_all_processes(method):
             return method(*arguments, **named)
 
     return called
+
+
+def by_first_process(method):
+    """A method whose first argument is what it writes: the first process does, the others wait.
+
+    It may be called by the first process alone; then nobody waits.
+    """
+
+    @functools.wraps(method)
+    def called(self, *arguments, **named):
+        written = next(iter((*arguments, *named.values())), "")
+        with world().first_alone(f"{method.__qualname__} {written}"):
+            if world().is_first:
+                method(self, *arguments, **named)
+
+    return called

@@ -21,6 +21,8 @@ def execution_section(compiled: CompiledModel) -> Section:
     model, variables = compiled.model, compiled.model.variables
     devices = sorted({device_of(variable.value) for variable in variables})
     facts = [software(), Fact("device", devices or None, "" if devices else UNKNOWN)]
+    if compiled.step is not None and compiled.step.processes is not None:
+        facts += processes(compiled.step.processes)
     facts += [*precision(compiled), layers(compiled)]
     # Where attention stops in a row of several documents.
     config = getattr(getattr(model, "backbone", None), "config", None)
@@ -29,7 +31,7 @@ def execution_section(compiled: CompiledModel) -> Section:
         note = "ends a document: the tokens after it do not see those before"
         facts.append(Fact("document_end_id", end, note=note))
     if compiled.step is not None:
-        facts += [*processes(compiled.step.processes), guard(compiled.step)]
+        facts.append(guard(compiled.step))
     if compiled.is_of_tokens or isinstance(compiled.loss, MaskedLoss):
         facts.append(logits(compiled))
     return Section("How it runs", "", tuple(facts))
@@ -59,6 +61,34 @@ def device_of(tensor) -> str:
         # JAX, where one array may be spread over several.
         return ", ".join(sorted(f"{d.platform}:{d.id}" for d in tensor.devices()))
     return str(tensor.device).split("device:")[-1].lower()
+
+
+def processes(found: Processes) -> list[Fact]:
+    """What each of several processes does, and what it sends to the others."""
+    count = found.count
+    share = f"{count}, each takes 1 of {count} rows of a batch"
+    sent = UNKNOWN if found.sent is None else f"{bytes_text(found.sent)} by each process"
+    part = f"{count - 1}/{count} of their bytes"
+    why = {
+        None: f"sums of gradients, in float32 at least: 2 * {part}",
+        "optimizer": f"sums of gradients, in float32 at least, and parameters: {part}",
+        "parameters": f"sums of gradients, and for each micro-batch parameters twice: {part}",
+    }[found.shard]
+    facts = [
+        Fact("processes", count, share, "batch_size is that of all processes together"),
+        Fact("sent for an update", found.sent, sent, why),
+        Fact("dropout", "differs", "differs by process", "the order of the data does not"),
+    ]
+    if found.shard is None:
+        return facts
+    text = "the optimizer's state and the sums of gradients, by variables"
+    if found.shard == "parameters":
+        text = f"parameters, {text}"
+    note = f"distribute(shard={found.shard!r})"
+    if found.owned is not None:
+        low, high = bytes_text(min(found.owned)), bytes_text(max(found.owned))
+        note += f": a process updates {low} to {high} of parameters"
+    return [*facts, Fact("divided", found.shard, text, note)]
 
 
 def precision(compiled: CompiledModel) -> list[Fact]:
@@ -102,25 +132,6 @@ def layers(compiled: CompiledModel) -> Fact:
     else:
         how, note = "xla" if backend == "jax" else "torch.compile", ""
     return Fact("layers", how, texts[how], note)
-
-
-def processes(found: Processes | None) -> list[Fact]:
-    """How several processes divide the work, and what they send."""
-    if found is None:
-        return []
-    text = f"{found.count}, each with its rows of every batch"
-    note = "" if found.sent is None else f"each sends {bytes_text(found.sent)} an update"
-    facts = [Fact("processes", found.count, text, note)]
-    if found.shard is None:
-        return facts
-    text = "the optimizer's state and the sums of gradients, by variables"
-    if found.shard == "parameters":
-        text = f"parameters, {text}"
-    note = f"distribute(shard={found.shard!r})"
-    if found.owned is not None:
-        low, high = bytes_text(min(found.owned)), bytes_text(max(found.owned))
-        note += f": a process updates {low} to {high} of parameters"
-    return [*facts, Fact("divided", found.shard, text, note)]
 
 
 def guard(step: StepDescription) -> Fact:

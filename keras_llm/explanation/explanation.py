@@ -5,6 +5,7 @@ import shutil
 
 from rich.console import Console
 
+from keras_llm.distribution import world
 from keras_llm.explanation.facts import Section
 from keras_llm.explanation.render_text import plain_text, screen
 from keras_llm.html_template import render_html
@@ -75,13 +76,14 @@ class Explanation:
     def show(self, file):
         """Prints the explanation: coloured in a terminal, plain elsewhere.
 
-        Nothing is printed in a notebook, which shows the object itself.
+        Of several processes the first does. Nothing is printed in a notebook, which shows the
+        object itself.
 
         Args:
             file: A stream of text, such as `sys.stdout`.
         """
         console = Console(file=file)
-        if console.is_jupyter:
+        if console.is_jupyter or not world().is_first:
             return
         width = min(console.width, MAX_WIDTH)
         if console.is_terminal:

@@ -10,6 +10,7 @@ from keras import ops
 from keras_llm.arguments import check_positive_int
 from keras_llm.backend.repeated import size_of
 from keras_llm.backend.sizes import rounded_up
+from keras_llm.distribution import by_first_process
 from keras_llm.generation.choice import Choice, chooser
 from keras_llm.generation.decoder import Decoding
 from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
@@ -199,6 +200,7 @@ class CausalTransformer(Transformer):
             "max_shard_size": "nothing: a file holds at most 5 GB",
         }
     )
+    @by_first_process
     def save_pretrained(self, folder: str | os.PathLike, tokenizer: Any = None) -> None:
         """Writes a folder as Hugging Face's Llama has it, which transformers, vLLM, llama.cpp and
         their like read: `model.safetensors`, `config.json` and `generation_config.json`.

@@ -387,7 +387,9 @@ class Step(ABC):
     def describe(self) -> StepDescription:
         """What `explain` shows of it."""
 
-    def description(self, layers, why_layers, compiling, guard, skipped) -> StepDescription:
+    def description(
+        self, layers, why_layers, compiling, guard, skipped, processes=None
+    ) -> StepDescription:
         """The description with what is the same on every backend."""
         why_logits = self.why_logits()
         return StepDescription(
@@ -401,6 +403,7 @@ class Step(ABC):
             compiling,
             guard,
             skipped,
+            processes,
         )
 
     @abstractmethod

@@ -306,7 +306,8 @@ def case(name, folder, sent):
     results["bytes owned"] = owners.bytes[0]
     if world().size > 1:
         facts = keras_llm.explain(model, show=False)["How it runs"]
-        results["explained"] = np.array([facts[f].note for f in ("processes", "divided", "layers")])
+        sent = facts["sent for an update"].value
+        results["explained"] = np.array([str(sent), facts["divided"].note, facts["layers"].note])
     results["bytes of parameters"] = bytes_of(model.trainable_variables)
     return results
 

@@ -12,8 +12,10 @@ import torch.distributed as dist
 from keras_llm.distribution.torch import process_group
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# The process that has joined; its workers, and programs that it starts, inherit the environment.
+# The launch and the process that has joined: its workers, and programs that it starts, inherit the
+# environment. Where it starts a launcher, those processes are of another launch.
 JOINED = "KERAS_LLM_JOINED"
+LAUNCH = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "RANK")
 
 
 def join_the_others() -> None:
@@ -50,4 +52,9 @@ def was_launched() -> bool:
         return False
     if multiprocessing.parent_process() is not None:
         return False
-    return os.environ.setdefault(JOINED, str(os.getpid())) == str(os.getpid())
+    launch = " ".join(os.environ.get(name, "-") for name in LAUNCH)
+    joined, _, process = os.environ.get(JOINED, "").rpartition(" ")
+    if joined == launch:
+        return process == str(os.getpid())
+    os.environ[JOINED] = f"{launch} {os.getpid()}"
+    return True

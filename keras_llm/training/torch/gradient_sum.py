@@ -96,6 +96,20 @@ class GradientSum:
         return known
 
 
+def bytes_sent(tensors, processes: int) -> int:
+    """The bytes that a process sends for the sum of the gradients of an update, by theory.
+
+    In a ring each process sends a part of 1/N of the gradients N - 1 times to be summed, and N - 1
+    times where it is summed.
+
+    Args:
+        tensors: The tensors of the trainable variables.
+        processes: N.
+    """
+    gradients = sum(t.numel() * summed_dtype(t).itemsize for t in tensors)
+    return 2 * (processes - 1) * gradients // processes
+
+
 def summed_dtype(tensor):
     """What the gradients of a tensor are summed in."""
     return torch.promote_types(tensor.dtype, torch.float32)

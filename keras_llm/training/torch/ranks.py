@@ -47,12 +47,17 @@ class Ranks:
         rows = self.group.rows_of(count) if has_rows else slice(0, 1)
         return keras.tree.map_structure(lambda a: None if a is None else a[rows], batch), has_rows
 
-    def unit(self, unit: float) -> float:
-        """The number that sums are divided by, the same in all processes.
+    def begin_window(self, trained, unit: float) -> float:
+        """Drops what a failed update may have left.
 
         Args:
-            unit: That of this process's rows of the first batch.
+            trained: The `TrainedVariables`.
+            unit: The number that sums would be divided by for this process's rows.
+
+        Returns:
+            That number, which is the same in all processes and all windows.
         """
+        self.sum_for(trained).forget()
         if self._unit is None:
             self._unit = max(self.group.numbers_of(unit))
         return self._unit

@@ -31,6 +31,7 @@ from keras_llm.training.torch.gradient_accumulator import (
     add_gradients,
     loss_scale,
 )
+from keras_llm.training.torch.gradient_sum import bytes_sent
 from keras_llm.training.torch.host_batches import copied, label_counts, on_host, uses_gpu
 from keras_llm.training.torch.host_copies import HostCopies
 from keras_llm.training.torch.log_throttle import LogThrottle
@@ -40,6 +41,7 @@ from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.seen_layers import layers_seen
 from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
 from keras_llm.training.torch.sharded_parameters import ShardedParameters
+from keras_llm.training.torch.trained_variables import TrainedVariables
 from keras_llm.training.torch.update_guard import UpdateGuard
 
 
@@ -93,7 +95,7 @@ class TorchStep(Step):
             return self.forward_only(data, training=True)
         if self.accumulator.batches == 0:
             unit = unit_of(positions)
-            unit = unit if self.ranks is None else self.ranks.unit(unit)
+            unit = unit if self.ranks is None else self.ranks.begin_window(trained, unit)
             self.accumulator.start(trained.every_tensor, unit)
         guard = self.guard if self.guard.settings.skip else None
         if guard is not None:
@@ -445,7 +447,7 @@ class TorchStep(Step):
             self._settings = LayerSettings(model)
             self._trained = self.captured = self.passes = None
 
-    def trained(self) -> "TrainedVariables":
+    def trained(self) -> TrainedVariables:
         """The variables that are trainable now."""
         if self._trained is None or not self._trained.is_still_true():
             self._trained, self.passes = TrainedVariables(self.model), None
@@ -574,10 +576,14 @@ class TorchStep(Step):
         owned = [total] * count
         if self.sharded is not None:
             owned = self.sharded.bytes_owned(variables)
-        # A sum for all is as much as a sum at one process and a copy from there. Parameters that
-        # are divided are copied twice in a pass.
-        copies = 3 if self.parameters is not None else 2
-        return Processes(count, self.shard, owned, copies * (count - 1) * total // count)
+        tensors = [variable.value for variable in variables]
+        # A sum for all is as much as a sum at one process and a copy from there.
+        sent = bytes_sent(tensors, count)
+        if self.sharded is not None:
+            # Copies have the dtype of values. Those of divided parameters come twice in a pass.
+            copies = 1 if self.parameters is None else 2
+            sent = sent // 2 + copies * (count - 1) * total // count
+        return Processes(count, self.shard, owned, sent)
 
     def state_dict(self) -> dict:
         """The window, the epoch's sums, what was decided about compiling."""
@@ -612,49 +618,6 @@ class TorchStep(Step):
         self.micro_batches.size = state["micro_batch_size"]
         self.tokens_per_update = state["tokens_per_update"]
         self.policy.load_state_dict(state["compiling"])
-
-
-class TrainedVariables:
-    """The variables of a model that are trainable, which take a small model's time to look up.
-
-    Args:
-        model: The model, built.
-    """
-
-    def __init__(self, model):
-        self.model = model
-        self.every = model.variables
-        self.every_tensor = [variable.value for variable in self.every]
-        self.variables = model.trainable_variables
-        self.tensors = [variable.value for variable in self.variables]
-        self.are_regularized = any(v.regularizer is not None for v in self.variables)
-        # What layers may assign to in a forward pass, such as moving averages: small numbers that
-        # are not trained, and, from the second batch on, that the first one has changed.
-        others = [v.value for v in self.every if not v.trainable and len(v.shape) < 2]
-        self.state = [tensor for tensor in others if tensor.is_floating_point()]
-        self.versions = [tensor._version for tensor in self.state]
-        self.marks = self.marks_now()
-
-    def forget_constants(self):
-        """Drops from `state` what a batch has left alone."""
-        if self.versions is not None:
-            pairs = zip(self.state, self.versions, strict=True)
-            self.state = [tensor for tensor, version in pairs if tensor._version != version]
-            self.versions = None
-
-    def are_watched(self) -> bool:
-        """Whether somebody wants to see each gradient while PyTorch computes it."""
-        return torch.is_anomaly_enabled() or any(
-            tensor._backward_hooks or tensor._post_accumulate_grad_hooks for tensor in self.tensors
-        )
-
-    def marks_now(self) -> list[bool]:
-        """Which of the variables are marked as trainable."""
-        return [self.model.trainable, *(variable.trainable for variable in self.every)]
-
-    def is_still_true(self) -> bool:
-        """Whether the same variables are trainable."""
-        return self.marks_now() == self.marks
 
 
 def moved(part):
