@@ -68,9 +68,12 @@ def processes(found: Processes) -> list[Fact]:
     count = found.count
     share = f"{count}, each takes 1 of {count} rows of a batch"
     sent = UNKNOWN if found.sent is None else f"{bytes_text(found.sent)} by each process"
-    why = f"sums of gradients, in float32 at least: 2 * {count - 1}/{count} of their bytes"
-    if found.shard == "parameters":
-        why = f"{why}; half as much for parameters"
+    part = f"{count - 1}/{count} of their bytes"
+    why = {
+        None: f"sums of gradients, in float32 at least: 2 * {part}",
+        "optimizer": f"sums of gradients, in float32 at least, and parameters: {part}",
+        "parameters": f"sums of gradients, and for each micro-batch parameters twice: {part}",
+    }[found.shard]
     facts = [
         Fact("processes", count, share, "batch_size is that of all processes together"),
         Fact("sent for an update", found.sent, sent, why),

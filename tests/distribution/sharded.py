@@ -190,7 +190,7 @@ class Held(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.most, self.between, self.gradients = 0, 0, 0
+        self.most, self.held, self.between, self.gradients = 0, 0, 0, 0
 
     def on_train_begin(self, logs=None):
         sharded = self.model.step.sharded
@@ -226,6 +226,10 @@ class Held(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self.between, self.most = self.now(), 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Not what comes later: after training each process has all.
+        self.held = self.most
 
 
 class CountsUpdates(keras.callbacks.Callback):
@@ -296,7 +300,7 @@ def case(name, folder, sent):
     ranks = [own if i == world().rank else 0 for i in range(world().size)]
     results["bytes of state"] = np.array(world().sum_of(ranks))
     results |= {f"bytes sent {name}": n for name, n in counts.found.items()}
-    results["bytes held"], results["bytes between"] = held.most, held.between
+    results["bytes held"], results["bytes between"] = held.held, held.between
     results["bytes of gradients"] = held.gradients
     layers = getattr(model.backbone, "blocks", [])
     results["bytes of layers"] = np.array([bytes_of(b.trainable_variables) for b in layers])
@@ -306,7 +310,8 @@ def case(name, folder, sent):
     results["bytes owned"] = owners.bytes[0]
     if world().size > 1:
         facts = keras_llm.explain(model, show=False)["How it runs"]
-        results["explained"] = np.array([facts[f].note for f in ("processes", "divided", "layers")])
+        sent = facts["sent for an update"].value
+        results["explained"] = np.array([str(sent), facts["divided"].note, facts["layers"].note])
     results["bytes of parameters"] = bytes_of(model.trainable_variables)
     return results
 

@@ -576,10 +576,13 @@ class TorchStep(Step):
         owned = [total] * count
         if self.sharded is not None:
             owned = self.sharded.bytes_owned(variables)
-        # A sum for all is as much as a sum at one process and a copy from there. Parameters that
-        # are divided are copied twice in a pass.
-        sent = bytes_sent([variable.value for variable in variables], count)
-        sent = sent if self.parameters is None else sent + sent // 2
+        tensors = [variable.value for variable in variables]
+        # A sum for all is as much as a sum at one process and a copy from there.
+        sent = bytes_sent(tensors, count)
+        if self.sharded is not None:
+            # Copies have the dtype of values. Those of divided parameters come twice in a pass.
+            copies = 1 if self.parameters is None else 2
+            sent = sent // 2 + copies * (count - 1) * total // count
         return Processes(count, self.shard, owned, sent)
 
     def state_dict(self) -> dict:
