@@ -72,7 +72,7 @@ EXPLAIN_AND_TRACE = f"""
 # `keras_llm`
 
 ::: keras_llm
-    options: {{members: [explain, trace]}}
+    options: {{members: [distribute, explain, trace]}}
 
 ::: {EXPLANATION}
     options: {{show_root_heading: true, show_root_toc_entry: true}}

@@ -80,12 +80,12 @@ def load(
     # Imported here, since importing it takes longer than the rest of this package.
     import tensorflow_datasets as tfds
 
-    builder = _builder(name, data_dir)
-    with world().first_alone(f"data {builder.data_path}"):
+    with world().first_alone(f"data {getattr(name, 'name', name)} {data_dir}"):
+        builder = _builder(name, data_dir)
         if not builder.data_path.exists():
             _prepare(builder)
         elif not builder.info.initialized:
-            # Another process has prepared it after this builder was made.
+            # Another process has prepared it after a builder was made that is handed in.
             builder.info.read_from_directory(builder.data_path)
     fields = _text_fields(builder.info, text)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES

@@ -3,6 +3,7 @@
 `import keras_llm` joins the group of processes that torchrun has started; `world()` is that group.
 """
 
+from keras_llm.distribution.base import ProcessLostError, World
 from keras_llm.distribution.current import (
     by_all_processes,
     by_first_process,
@@ -10,7 +11,6 @@ from keras_llm.distribution.current import (
     world,
 )
 from keras_llm.distribution.sharding import distribute, sharded
-from keras_llm.distribution.world import ProcessLostError, World
 
 join_the_others()
 

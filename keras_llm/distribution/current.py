@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from keras_llm.distribution.world import World
+from keras_llm.distribution.base import World
 
 ALONE = World()
 

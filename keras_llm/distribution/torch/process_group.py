@@ -7,7 +7,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from keras_llm.distribution.world import ProcessLostError, World
+from keras_llm.distribution.base import ProcessLostError, World
 
 # Seconds that a process that has failed waits for the others to fail alike.
 GRACE = 3.0
