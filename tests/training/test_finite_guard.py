@@ -417,3 +417,20 @@ def test_explain_tells():
     assert told(model).text == "update skipped, 0 so far"
     model.step.set_guard(callbacks.FiniteGuard(deviations=3.0).settings)
     assert "beyond 3 deviations of the last 100 norms" in told(model).note
+
+
+@pytest.mark.torch_only
+def test_a_look_at_layers_leaves_no_hook():
+    import torch
+    from torch.nn.modules import module as torch_module
+
+    from keras_llm.training.torch.seen_layers import layers_seen
+
+    names, model = [], keras.Sequential([keras.layers.Dense(2)])
+    with layers_seen(model, lambda name, inputs, outputs: names.append(name)):
+        model(torch.ones(1, 3))
+    assert names
+    hooks = {
+        n: v for n, v in vars(torch_module).items() if n.startswith("_global") and "hooks" in n
+    }
+    assert not any(value for value in hooks.values() if isinstance(value, dict))

@@ -24,3 +24,5 @@ def layers_seen(model, seen):
         yield
     finally:
         handle.remove()
+        # PyTorch 2.13 leaves this mark of a hook, and `torch.compile` warns of it ever after.
+        getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
