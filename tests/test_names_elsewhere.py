@@ -47,7 +47,11 @@ def test_the_error_says_what_to_write(call, name, write):
         call(**{name: 3})
 
 
-@pytest.mark.parametrize("call", [CausalTransformer, CausalTransformer.generate, AdamW, Sampler])
+def generate(**named):
+    return CausalTransformer(**SIZES).generate([1], **named)
+
+
+@pytest.mark.parametrize("call", [CausalTransformer, generate, AdamW, Sampler])
 def test_a_name_from_nowhere_is_an_error_too(call):
     with pytest.raises((TypeError, ValueError), match="nowhere"):
         call(*[11] * (call is CausalTransformer), nowhere=3)

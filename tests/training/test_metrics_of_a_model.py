@@ -235,6 +235,7 @@ def test_processes_that_meet_after_compile_are_refused(monkeypatch):
     model = build()
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(distributed, "get_backend", lambda: "gloo")
     monkeypatch.setattr(distributed, "get_world_size", lambda: 1)
     model.train_on_batch(X, Y)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
@@ -250,6 +251,7 @@ def test_a_loss_of_keras_is_refused_under_several_processes(monkeypatch):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(RuntimeError, match=r"needs a loss of keras_llm.*2 processes"):
         model.train_on_batch(X, Y)
