@@ -210,9 +210,10 @@ class Ranks:
         state = torch.get_rng_state()
         self.group.copy_from_first_([*(variable.value for variable in variables), state])
         torch.set_rng_state(state)
-        shared = torch.Generator()
-        shared.set_state(state)
-        drawn = int(torch.randint(2**31, (), generator=shared))
+        # A copy: what is drawn here must not change the order of the data.
+        copy = torch.Generator()
+        copy.set_state(state)
+        drawn = int(torch.randint(2**31, (), generator=copy))
         seeds = np.random.SeedSequence([drawn, int(optimizer.iterations), self.group.rank])
         seed = int(seeds.generate_state(1, "uint64")[0] >> 1)
         generator = torch.Generator(self.group.device).manual_seed(seed)

@@ -92,7 +92,7 @@ class TorchStep(Step):
             self.meet()
         if not trained.variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-            return self.forward_only(data, training=True)
+            return self.forward_only(data, training=True) if has_rows else self.logs()
         if self.accumulator.batches == 0:
             unit = unit_of(positions)
             unit = unit if self.ranks is None else self.ranks.begin_window(trained, unit)
@@ -368,7 +368,7 @@ class TorchStep(Step):
     def check_ranks(self):
         """Raises `RuntimeError` where the processes are not those that `compile` was called for."""
         check_one_device()
-        if sharded() != self.shard:
+        if self.ranks is not None and sharded() != self.shard:
             raise RuntimeError(
                 "keras_llm.distribute must be called before compile. Received: a call of "
                 f"distribute(shard={sharded()!r}) after compile, which found {self.shard!r}"
