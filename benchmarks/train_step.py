@@ -6,8 +6,8 @@
 
 AdamW, gradients clipped to norm 1, a tenth of the labels ignored; float32, on a GPU bfloat16 with
 float32 weights. `plain` is the loop that people write, `expert` has the fused optimizer and
-`torch.compile`, `jit` is `jit_compile=True`, `auto` the default. Compilers run
-in steps that are not counted.
+`torch.compile`, `jit` is `jit_compile=True`, `auto` the default; `ranks` is the step of one of
+several processes, in a group that has this one alone. Compilers run in steps that are not counted.
 """
 
 import argparse
@@ -40,6 +40,7 @@ SIDES = [
     "ours+metrics",
     "ours+metrics+jit",
     "ours+metrics+jax",
+    "ours+metrics+ranks",
 ]
 WARM_UP = 3
 
@@ -208,6 +209,8 @@ def our_model(job):
     from keras_llm import losses, models, optimizers
     from keras_llm import metrics as all_metrics
 
+    if "ranks" in job.options:
+        make_group_of_one(job)
     vocab, d_model, layers, heads, length = job.sizes
     dtype = "mixed_bfloat16" if job.on_gpu else None
     model = models.CausalTransformer(vocab, d_model, layers, heads, length, dtype=dtype)
@@ -220,6 +223,18 @@ def our_model(job):
         jit_compile="auto" if {"auto", "jax"} & {*job.options} else "jit" in job.options,
     )
     return model
+
+
+def make_group_of_one(job):
+    """Has `compile` make the step of one of several processes: alone, a process has another."""
+    import torch.distributed as dist
+
+    from keras_llm.training import token_model
+    from keras_llm.training.torch.process_step import ProcessStep
+
+    backend = "cpu:gloo,cuda:nccl" if job.on_gpu else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    token_model.make_step = ProcessStep
 
 
 def stock_keras(job):

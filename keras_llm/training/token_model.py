@@ -38,10 +38,10 @@ from keras_llm.training.whole_weights import with_whole_weights
 
 BACKEND = keras.backend.backend()
 if BACKEND == "torch":
-    from keras_llm.training.torch.step import TorchStep as BackendStep
+    from keras_llm.training.torch.process_step import make_step
 else:
     from keras_llm.training.ops.filled_batches import predicted_by_devices
-    from keras_llm.training.ops.step import CompiledStep as BackendStep
+    from keras_llm.training.ops.step import CompiledStep as make_step
 
 
 class TokenModel(StepModel):
@@ -115,7 +115,7 @@ class TokenModel(StepModel):
             left, left_weighted = sums.left or again, sums.left_weighted or again
             super().compile(optimizer, metrics=left, weighted_metrics=left_weighted, **kwargs)
             self.loss = loss
-            self.step = BackendStep(self, self.optimizer, sums, micro_batch_size, jit_compile)
+            self.step = make_step(self, self.optimizer, sums, micro_batch_size, jit_compile)
         else:
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
         every_metric = [*flat(metrics), *flat(weighted_metrics)]

@@ -117,12 +117,14 @@ def test_gradients_are_those_of_a_loop(name, micro_batch_size):
         model.fit(x, y, verbose=0)
         for variable, old, gradient in zip(task.trainable_variables, before, want, strict=True):
             np.testing.assert_allclose(old - variable.numpy(), gradient, atol=1e-5)
-    assert model.step._settings.unchanged()
+    assert model.step.graphs._settings.unchanged()
     if task.losses:
-        assert "adds a loss" in model.step.captured.reason
+        assert "adds a loss" in model.step.graphs.captured.reason
     else:
         # The second update's are by a graph.
-        assert model.step.captured.reason == "" and all(model.step.captured.graphs.values())
+        assert model.step.graphs.captured.reason == "" and all(
+            model.step.graphs.captured.graphs.values()
+        )
 
 
 @pytest.mark.torch_only

@@ -113,7 +113,7 @@ def test_fit_captures_and_run_eagerly_does_not():
     loss = losses.MaskedSparseCategoricalCrossentropy(0)
     model.compile(optimizer="sgd", loss=loss)
     model.fit(IDS, IDS, batch_size=1, verbose=0)
-    assert [bool(graph) for graph in model.step.captured.graphs.values()] == [True]
+    assert [bool(graph) for graph in model.step.graphs.captured.graphs.values()] == [True]
     model.compile(optimizer="sgd", loss=loss, run_eagerly=True)
     model.fit(IDS, IDS, batch_size=1, verbose=0)
-    assert model.step.captured is None
+    assert model.step.graphs.captured is None

@@ -73,7 +73,7 @@ def test_a_graph_ends_with_the_layers_that_it_was_made_from(change):
     # Large weights, so that a quarter of a per cent shows.
     model.set_weights([w * 4 for w in model.get_weights()])
     before = evaluated(model)
-    assert model.step.captured.replayed
+    assert model.step.graphs.captured.replayed
     change(model)
     assert evaluated(model) == pytest.approx(by_logits(model), rel=1e-5)
     assert abs(evaluated(model) - before) > 1e-3
@@ -211,7 +211,7 @@ def test_reasons_for_logits_leave_the_layers_their_graph():
         model.compile("sgd", loss, **arguments)
         model.fit(X, y, batch_size=4, epochs=2, verbose=0)
         assert model.step.why_logits()
-        assert model.step.captured.replayed
+        assert model.step.graphs.captured.replayed
 
 
 @pytest.mark.torch_only

@@ -121,7 +121,7 @@ def test_twelve_steps_are_the_same_twelve_steps(loss, way, dropout, passes, monk
         monkeypatch.setattr(rows, "chunk_rows", lambda *_: 5)
         monkeypatch.setattr(chunks, "CPU_TILE_COLUMNS", 7)
     model, history = twelve_steps(models.CausalTransformer, loss, dropout, **WAYS[way])
-    captured = model.step.captured
+    captured = model.step.graphs.captured
     assert (captured is not None and captured.replayed) == (way != "layer by layer")
     assert model.get_compile_config()["jit_compile"] is ("compiled" in way or "one graph" in way)
     assert len(passes) == 3 * (4 * (2 if "micro" in way else 1) + 4)

@@ -37,14 +37,16 @@ def build(**arguments):
 def graphs_after(model, batches=3, **arguments):
     for _ in range(batches):
         model.train_on_batch(X, Y, **arguments)
-    return [] if model.step.passes is None else list(model.step.passes.graphs.values())
+    return (
+        [] if model.step.graphs.passes is None else list(model.step.graphs.passes.graphs.values())
+    )
 
 
 def test_one_graph_for_each_shape():
     model = build()
     for length in (5, 4, 5, 4, 5):
         model.train_on_batch(X[:, :length], Y[:, :length])
-    graphs = list(model.step.passes.graphs.values())
+    graphs = list(model.step.graphs.passes.graphs.values())
     assert [graph.shape for graph in graphs] == [(4, 5, VOCAB), (4, 4, VOCAB)]
 
 
@@ -79,7 +81,7 @@ def test_a_hook_sees_every_gradient(hook):
     assert seen == 3 * [tensor.shape]
     handle.remove()
     graphs_after(model)
-    assert len(seen) == 3 and all(model.step.passes.graphs.values())
+    assert len(seen) == 3 and all(model.step.graphs.passes.graphs.values())
 
 
 # PyTorch tells by a warning where it was.
@@ -108,6 +110,6 @@ def test_what_a_row_of_weight_0_holds_counts_for_nothing():
         ids[1] = np.random.default_rng(1).integers(1, VOCAB, X.shape[1])
         model.train_on_batch(ids, Y, sample_weight=weights)
         alone.train_on_batch(X[rows], Y[rows])
-    assert all(model.step.passes.graphs.values())
+    assert all(model.step.graphs.passes.graphs.values())
     for mine, theirs in zip(model.get_weights(), alone.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)

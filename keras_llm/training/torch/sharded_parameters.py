@@ -20,7 +20,7 @@ class ShardedParameters:
 
     Args:
         sharded: The `ShardedOptimizer`.
-        step: The `TorchStep`.
+        step: The `ProcessStep`.
 
     Raises:
         ValueError: passes would not be the same in all processes.
