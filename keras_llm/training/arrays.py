@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_llm.arguments import check_number
-from keras_llm.backend import LARGE_ID_DTYPE
+from keras_llm.arguments import check_number, check_weights
+from keras_llm.backend import LARGE_ID_DTYPE, host_values
 from keras_llm.backend.host import to_numpy
 
 
@@ -142,3 +142,41 @@ def class_weights(labels, class_weight: dict) -> np.ndarray:
     for label, weight in class_weight.items():
         weights[labels == label] = check_number(weight, f"class_weight[{label!r}]", "[0, inf)")
     return weights
+
+
+def token_weights(loss, y, sample_weight, class_weight):
+    """The weights of rows or tokens: those that were given, checked, or those of classes.
+
+    Args:
+        loss: The model's, a `MaskedLoss`.
+        y, sample_weight, class_weight: As of `fit`; a weight of a class comes with labels in an
+            array.
+
+    Raises:
+        TypeError: the weights of rows are no array.
+        ValueError: both are given, labels are not in an array, or a weight is not allowed.
+    """
+    if class_weight is not None:
+        if sample_weight is not None:
+            raise ValueError(
+                "class_weight and sample_weight exclude each other: multiply the weights. "
+                f"Received: class_weight={class_weight} and a sample_weight"
+            )
+        if not hasattr(loss.labels(y), "shape"):
+            raise ValueError(
+                "class_weight needs the labels as an array, fit(x, y, class_weight=...). With "
+                "other data put the weights into a focal loss, gamma=0 and alpha=[one number a "
+                f"class]. Received: y={type(y).__name__}"
+            )
+        sample_weight = class_weights(loss.labels(y), class_weight)
+    elif sample_weight is not None:
+        if not hasattr(sample_weight, "shape"):
+            raise TypeError(
+                "sample_weight must be an array of one weight a row or a token. "
+                f"Received: a {type(sample_weight).__name__}"
+            )
+        # All of them before the first batch; on a GPU those of a batch cannot be seen.
+        values = host_values(sample_weight)
+        if values is not None:
+            check_weights(values, signed=loss.reduction == "sum")
+    return sample_weight

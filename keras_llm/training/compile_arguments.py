@@ -2,7 +2,6 @@
 
 from keras_llm.arguments import (
     check_bool,
-    check_non_negative_int,
     check_number,
     check_one_of,
     check_positive_int,
@@ -70,34 +69,6 @@ def check_sizes(batch_size, validation_split=0.0):
     if batch_size is not None:
         check_positive_int(batch_size, "batch_size")
     check_number(validation_split, "validation_split", "[0, 1)")
-
-
-def check_length(epochs, steps, tokens, step):
-    """Raises `ValueError` where it is not clear when `fit` is to end.
-
-    Args:
-        epochs, steps, tokens: As in `fit`.
-        step: The model's `Step`, or None.
-    """
-    check_non_negative_int(epochs, "epochs")
-    for name, value in {"steps": steps, "tokens": tokens}.items():
-        if value is not None:
-            check_positive_int(value, name)
-            if epochs != 1:
-                raise ValueError(
-                    f"fit ends after epochs, steps or tokens: give one of them. Received: "
-                    f"epochs={epochs}, {name}={value}"
-                )
-    if steps is not None and tokens is not None:
-        raise ValueError(
-            "fit ends after epochs, steps or tokens: give one of them. Received: "
-            f"steps={steps}, tokens={tokens}"
-        )
-    if tokens is not None and step is None:
-        raise ValueError(
-            "tokens needs a loss of keras_llm, which counts them; give steps=... or epochs=... "
-            f"Received: tokens={tokens} and a loss of Keras"
-        )
 
 
 def check_execution(optimizer, run_eagerly, steps_per_execution, jit_compile):

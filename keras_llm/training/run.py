@@ -1,20 +1,25 @@
 """One call of `fit`: where it is, when it ends, and how it goes on after an interruption."""
 
 import contextlib
-import inspect
 import math
 import sys
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from keras_llm.backend.host import to_float
-from keras_llm.backend.keras_private import does_nothing
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.distribution import ProcessLostError, world
-from keras_llm.training.divided_callbacks import check_callbacks, is_of_all
 from keras_llm.training.run_history import RunHistory
 from keras_llm.training.step_log import StepLog
+from keras_llm.training.user_callbacks import (
+    acts,
+    callback_list,
+    check_callbacks,
+    is_of_all,
+    writes_files,
+)
 
 
 class Position(NamedTuple):
@@ -157,6 +162,22 @@ class Run(keras.callbacks.CallbackList):
             self.log.flush()
             self.log.add(self.position.steps, logs)
 
+    @contextlib.contextmanager
+    def metrics_kept(self):
+        """Context manager for what a callback calls in the middle of an epoch's sums."""
+        if self.log is not None:
+            self.log.pause()
+        if keras.backend.backend() == "jax":
+            # In the middle of an epoch JAX has the variables' values elsewhere.
+            self.model.jax_state_sync()
+        variables = self.model.metrics_variables
+        before = [ops.copy(variable) for variable in variables]
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+
     def tell(self, step: int, logs: dict[str, float]) -> None:
         """Hands new numbers to the callbacks that want them."""
         for callback in self.callbacks:
@@ -277,58 +298,3 @@ class Run(keras.callbacks.CallbackList):
                 self.model.jax_state_sync()
             results = self.model.get_metrics_result()
             self._numbers = {name: to_float(value) for name, value in results.items()}
-
-
-def callback_list(callbacks) -> list:
-    """The callbacks that `fit` was given, one or several, as a list."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return list(callbacks.callbacks)
-    return keras.tree.flatten(callbacks or [])
-
-
-def acts(callbacks, *hooks) -> bool:
-    """Whether one of the callbacks does something in one of the hooks."""
-    return any(
-        not does_nothing(getattr(callback, hook)) for callback in callbacks for hook in hooks
-    )
-
-
-def writes_files(callback) -> bool:
-    """Whether a callback only writes files, which one of several processes does."""
-    of_keras = [
-        keras.callbacks.BackupAndRestore,
-        keras.callbacks.CSVLogger,
-        keras.callbacks.ModelCheckpoint,
-        keras.callbacks.RemoteMonitor,
-        keras.callbacks.TensorBoard,
-    ]
-    return getattr(callback, "only_writes", False) or isinstance(callback, tuple(of_keras))
-
-
-def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | None:
-    """How many batches `fit` makes of its data in an epoch; None where the data does not tell."""
-    if steps_per_epoch:
-        return steps_per_epoch
-    x = data[0]
-    if hasattr(x, "cardinality"):
-        count = int(x.cardinality())
-        return count if count >= 0 else None
-    leaves = keras.tree.flatten(x)
-    if all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves) and leaves:
-        rows = math.floor(leaves[0].shape[0] * (1.0 - validation_split))
-        return math.ceil(rows / (batch_size or 32))
-    try:
-        return x.num_batches if isinstance(x, keras.utils.PyDataset) else len(x)
-    except (TypeError, NotImplementedError):
-        return None  # a stream, such as a DataLoader of an IterableDataset
-
-
-def most_epochs(x, batches: int | None, epochs: int, steps: int | None, tokens: int | None) -> int:
-    """How many epochs `fit` has at most, where `steps` or `tokens` may end it."""
-    if steps is None and tokens is None:
-        return epochs
-    if inspect.isgenerator(x):
-        return 1  # Keras would train its first batches again in every later epoch
-    if steps is None or not batches:
-        return sys.maxsize
-    return math.ceil(steps / batches)

@@ -3,7 +3,7 @@
 import keras
 
 from keras_llm.checks.sanity_warning import warn
-from keras_llm.training.run import callback_list
+from keras_llm.training.user_callbacks import callback_list
 
 
 class StepCallback(keras.callbacks.Callback):

@@ -5,10 +5,7 @@ import functools
 import inspect
 
 import keras
-from keras import ops
 
-from keras_llm.arguments import check_weights
-from keras_llm.backend import host_values
 from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.checks.compile_checks import compile_messages, ignored_label
 from keras_llm.checks.first_batch import FirstBatch
@@ -17,23 +14,24 @@ from keras_llm.data.data_loader import DataLoader
 from keras_llm.distribution import by_all_processes, world
 from keras_llm.losses import MaskedLoss
 from keras_llm.names_elsewhere import check_names
-from keras_llm.training.arrays import as_arrays, check_rows, class_weights, split_rows
+from keras_llm.training.arrays import as_arrays, check_rows, split_rows, token_weights
 from keras_llm.training.compile_arguments import (
     COMPILE_NAMES,
     FIT_NAMES,
     check_arguments,
     check_execution,
-    check_length,
     check_not_of_torch,
     check_sizes,
     resolve,
 )
 from keras_llm.training.finite_guard import FiniteGuard
-from keras_llm.training.run import Run, batches_in, callback_list, most_epochs
+from keras_llm.training.fit_length import batches_in, check_length, most_epochs
+from keras_llm.training.run import Run
 from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback
-from keras_llm.training.step_model import StepModel
+from keras_llm.training.stored_model import StoredModel
 from keras_llm.training.training_logs import TrainingLogs
+from keras_llm.training.user_callbacks import callback_list
 from keras_llm.training.whole_weights import with_whole_weights
 
 BACKEND = keras.backend.backend()
@@ -44,7 +42,7 @@ else:
     from keras_llm.training.ops.step import CompiledStep as make_step
 
 
-class TokenModel(StepModel):
+class TokenModel(StoredModel):
     """A `keras.Model` whose `loss`, `val_loss` and metrics are exact per token.
 
     Keras logs the mean of its batches' means. Compiled with one of our losses, this model has a
@@ -260,7 +258,8 @@ class TokenModel(StepModel):
                 return call()
         if is_validation:
             self.step.end_epoch()
-        with self.modes_kept(), self._metrics_kept(unless=is_validation), self._own_rows(x):
+        kept = contextlib.nullcontext() if is_validation else self._metrics_kept()
+        with self.modes_kept(), kept, self._own_rows(x):
             self.step.begin_test(callbacks)
             try:
                 return call()
@@ -308,30 +307,7 @@ class TokenModel(StepModel):
         check_rows(x, "x")
         if self.step is None:
             return x, y, sample_weight
-        if class_weight is not None:
-            if sample_weight is not None:
-                raise ValueError(
-                    "class_weight and sample_weight exclude each other: multiply the weights. "
-                    f"Received: class_weight={class_weight} and a sample_weight"
-                )
-            if not hasattr(self.step.loss.labels(y), "shape"):
-                raise ValueError(
-                    "class_weight needs the labels as an array, fit(x, y, class_weight=...). With "
-                    "other data put the weights into a focal loss, gamma=0 and alpha=[one number a "
-                    f"class]. Received: y={type(y).__name__}"
-                )
-            sample_weight = class_weights(self.step.loss.labels(y), class_weight)
-        elif sample_weight is not None:
-            if not hasattr(sample_weight, "shape"):
-                raise TypeError(
-                    "sample_weight must be an array of one weight a row or a token. "
-                    f"Received: a {type(sample_weight).__name__}"
-                )
-            # All of them before the first batch; on a GPU those of a batch cannot be seen.
-            values = host_values(sample_weight)
-            if values is not None:
-                check_weights(values, signed=self.step.loss.reduction == "sum")
-        return x, y, sample_weight
+        return x, y, token_weights(self.step.loss, y, sample_weight, class_weight)
 
     @contextlib.contextmanager
     def _own_rows(self, *data):
@@ -342,73 +318,7 @@ class TokenModel(StepModel):
                     stack.enter_context(each.rows_of_this_process())
             yield
 
-    @contextlib.contextmanager
-    def _metrics_kept(self, unless: bool = False):
-        """Context manager for what a callback calls in the middle of an epoch's sums."""
-        if unless or self.step is None or self.run is None:
-            yield
-            return
-        if self.run.log is not None:
-            self.run.log.pause()
-        if BACKEND == "jax":
-            # In the middle of an epoch JAX has the variables' values elsewhere.
-            self.jax_state_sync()
-        variables = self.metrics_variables
-        before = [ops.copy(variable) for variable in variables]
-        try:
-            yield
-        finally:
-            for variable, value in zip(variables, before, strict=True):
-                variable.assign(value)
-
-    @with_whole_weights
-    def get_weights(self):
-        """Keras's `get_weights`."""
-        return super().get_weights()
-
-    @with_whole_weights
-    def set_weights(self, weights):
-        """Keras's `set_weights`."""
-        super().set_weights(weights)
-
-    @with_whole_weights
-    def load_weights(self, *arguments, **named):
-        """Keras's `load_weights`."""
-        super().load_weights(*arguments, **named)
-
-    # Saving
-
-    @with_whole_weights
-    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
-        """Keras's `save`; of several processes the first writes, and the others wait for it."""
-        whole = contextlib.nullcontext() if self.step is None else self.step.whole_state()
-        with whole, world().first_alone(f"save {filepath}"):
-            if world().is_first:
-                super().save(filepath, overwrite, zipped, **kwargs)
-
-    @with_whole_weights
-    def save_weights(self, filepath, overwrite=True, **kwargs):
-        """Keras's `save_weights`; of several processes the first writes, the others wait."""
-        with world().first_alone(f"save weights {filepath}"):
-            if world().is_first:
-                super().save_weights(filepath, overwrite, **kwargs)
-
-    def get_compile_config(self):
-        """What `compile` was called with, serialised."""
-        if self.step is None:
-            return super().get_compile_config()
-        self.step.give_back_accumulation()
-        try:
-            config = super().get_compile_config()
-        finally:
-            self.step.take_over_accumulation()
-        serialize = keras.saving.serialize_keras_object
-        arguments = {"loss": self.loss, **self.step.sums.arguments}
-        config |= {key: serialize(value) for key, value in arguments.items()}
-        return config | {"micro_batch_size": self.step.micro_batch_size}
-
-    def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
+    def _metrics_kept(self):
+        """Context manager for what a callback of `fit` may call in the middle of an epoch."""
+        is_inside = self.step is not None and self.run is not None
+        return self.run.metrics_kept() if is_inside else contextlib.nullcontext()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from keras_llm import data, losses, metrics, models, optimizers
-from keras_llm.training.run import Run, batches_in
+from keras_llm.training.fit_length import batches_in
+from keras_llm.training.run import Run
 
 VOCAB, PAD = 31, 0
 RNG = np.random.default_rng(0)

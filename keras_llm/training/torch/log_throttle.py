@@ -4,7 +4,7 @@ import time
 
 import keras
 
-from keras_llm.training.run import acts, callback_list
+from keras_llm.training.user_callbacks import acts, callback_list
 
 # Between two looks of the progress bar, in seconds.
 INTERVAL = 0.5

@@ -1,6 +1,34 @@
-"""Callbacks where each process has a part of what is saved: see `keras_llm.distribute`."""
+"""The callbacks that `fit` was given: what they do, and what they cannot do."""
 
 import keras
+
+from keras_llm.backend.keras_private import does_nothing
+
+
+def callback_list(callbacks) -> list:
+    """The callbacks that `fit` was given, one or several, as a list."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    return keras.tree.flatten(callbacks or [])
+
+
+def acts(callbacks, *hooks) -> bool:
+    """Whether one of the callbacks does something in one of the hooks."""
+    return any(
+        not does_nothing(getattr(callback, hook)) for callback in callbacks for hook in hooks
+    )
+
+
+def writes_files(callback) -> bool:
+    """Whether a callback only writes files, which one of several processes does."""
+    of_keras = [
+        keras.callbacks.BackupAndRestore,
+        keras.callbacks.CSVLogger,
+        keras.callbacks.ModelCheckpoint,
+        keras.callbacks.RemoteMonitor,
+        keras.callbacks.TensorBoard,
+    ]
+    return getattr(callback, "only_writes", False) or isinstance(callback, tuple(of_keras))
 
 
 def check_callbacks(model, callbacks) -> None:

@@ -1,0 +1,66 @@
+"""When a `fit` ends: after epochs, steps or tokens."""
+
+import inspect
+import math
+import sys
+
+import keras
+
+from keras_llm.arguments import check_non_negative_int, check_positive_int
+
+
+def check_length(epochs, steps, tokens, step):
+    """Raises `ValueError` where it is not clear when `fit` is to end.
+
+    Args:
+        epochs, steps, tokens: As in `fit`.
+        step: The model's `Step`, or None.
+    """
+    check_non_negative_int(epochs, "epochs")
+    for name, value in {"steps": steps, "tokens": tokens}.items():
+        if value is not None:
+            check_positive_int(value, name)
+            if epochs != 1:
+                raise ValueError(
+                    f"fit ends after epochs, steps or tokens: give one of them. Received: "
+                    f"epochs={epochs}, {name}={value}"
+                )
+    if steps is not None and tokens is not None:
+        raise ValueError(
+            "fit ends after epochs, steps or tokens: give one of them. Received: "
+            f"steps={steps}, tokens={tokens}"
+        )
+    if tokens is not None and step is None:
+        raise ValueError(
+            "tokens needs a loss of keras_llm, which counts them; give steps=... or epochs=... "
+            f"Received: tokens={tokens} and a loss of Keras"
+        )
+
+
+def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | None:
+    """How many batches `fit` makes of its data in an epoch; None where the data does not tell."""
+    if steps_per_epoch:
+        return steps_per_epoch
+    x = data[0]
+    if hasattr(x, "cardinality"):
+        count = int(x.cardinality())
+        return count if count >= 0 else None
+    leaves = keras.tree.flatten(x)
+    if all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves) and leaves:
+        rows = math.floor(leaves[0].shape[0] * (1.0 - validation_split))
+        return math.ceil(rows / (batch_size or 32))
+    try:
+        return x.num_batches if isinstance(x, keras.utils.PyDataset) else len(x)
+    except (TypeError, NotImplementedError):
+        return None  # a stream, such as a DataLoader of an IterableDataset
+
+
+def most_epochs(x, batches: int | None, epochs: int, steps: int | None, tokens: int | None) -> int:
+    """How many epochs `fit` has at most, where `steps` or `tokens` may end it."""
+    if steps is None and tokens is None:
+        return epochs
+    if inspect.isgenerator(x):
+        return 1  # Keras would train its first batches again in every later epoch
+    if steps is None or not batches:
+        return sys.maxsize
+    return math.ceil(steps / batches)
