@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.head_matrix import HeadMatrix, logits_of
+from keras_llm.backend.ops.derivatives import with_gradients
 from keras_llm.backend.ops.device_rows import with_own_rows
 from keras_llm.backend.ops.vocabulary_pass import device_type
 
@@ -32,23 +33,7 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
         return reduce_rows(*rows, mine, its, temperature, training)
 
     (total, *of_head), of_rows = with_own_rows(reduced, rows, matrices)
-    if not training:
-        return total
-    gradients = [*of_rows, *of_head]
-
-    @ops.custom_gradient
-    def loss_of(*inputs):
-        """The sum, whose gradients are known."""
-
-        def backward(upstream):
-            return tuple(
-                ops.cast(upstream * ops.cast(gradient, weights.dtype), x.dtype)
-                for gradient, x in zip(gradients, inputs, strict=True)
-            )
-
-        return total, backward
-
-    return loss_of(*inputs)
+    return with_gradients(total, [*of_rows, *of_head], inputs) if training else total
 
 
 def reduce_rows(student, teacher, weights, head, teacher_head, temperature, training):

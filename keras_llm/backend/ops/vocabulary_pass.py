@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.head_matrix import soft_capped
-from keras_llm.backend.ops.derivatives import with_derivatives
+from keras_llm.backend.ops.derivatives import with_derivatives, with_gradients
 from keras_llm.backend.ops.device_rows import with_own_rows
 from keras_llm.backend.ops.logits_pass import in_top_k, label_logits, weighted
 
@@ -63,23 +63,8 @@ def vocabulary_pass(
 
     (sums, *of_head), (nll, *of_rows) = with_own_rows(reduced, [hidden, labels, weights], head)
     statistics, gradients = tuple(ops.unstack(sums, 4)), [*of_rows, *of_head]
-    if not training:
-        return statistics[0] * scale, statistics, nll
-
-    @ops.custom_gradient
-    def loss_of(*inputs):
-        """The sum of the losses, whose gradients are known."""
-
-        def backward(upstream):
-            # Scaled first: a loss scale is there because float16 would round small gradients to 0.
-            return tuple(
-                ops.cast(upstream * ops.cast(gradient, weights.dtype), x.dtype)
-                for gradient, x in zip(gradients, inputs, strict=True)
-            )
-
-        return statistics[0], backward
-
-    return loss_of(*inputs) * scale, statistics, nll
+    loss = with_gradients(statistics[0], gradients, inputs) if training else statistics[0]
+    return loss * scale, statistics, nll
 
 
 def reduce_rows(hidden, labels, weights, head, formula, top_k, training, soft_cap):
