@@ -57,10 +57,8 @@ class CompiledStep(CompiledPasses):
     # What is not finite
 
     def set_guard(self, settings: GuardSettings):
-        """Sets which updates are skipped, in a function that is compiled for it."""
-        if settings != self.guard.settings:
-            self.guard.set(settings)
-            self.model.train_function = None
+        """Sets which updates are skipped."""
+        self.guard.set(settings)
 
     def look(self, wait: bool) -> SkippedUpdates:
         """What has been skipped."""

@@ -9,21 +9,23 @@ import keras
 class StepFunction:
     """A train or test function that is made anew for each set of trainable variables.
 
-    A compiled function trains the variables that were trainable when it was made, and Keras keeps
-    one of them. This one looks at every call which variables are trainable now, and takes, or
-    makes, the function for those. On JAX it also sorts Keras's state accordingly.
+    A compiled function trains the variables that were trainable when it was made, and skips the
+    updates that were to be skipped then; Keras keeps one of them. This one looks at every call what
+    is true now, and takes, or makes, the function for that. On JAX it also sorts Keras's state
+    accordingly.
 
     Args:
         step: The `CompiledStep`, which counts what is compiled.
         make: Makes Keras's function; called without arguments.
-        holds: Whether JAX's batches go into `step.held`, while somebody wants them.
+        trains: Whether it is a train function. Then JAX's batches go into `step.held`, while
+            somebody wants them.
     """
 
-    def __init__(self, step, make: Callable, holds: bool):
-        self.step, self.make, self.holds = step, make, holds
+    def __init__(self, step, make: Callable, trains: bool):
+        self.step, self.make, self.trains = step, make, trains
         self.variables = step.model.variables
         # Now: under a distribution Keras asks the variables, whose values are elsewhere in `fit`.
-        self.functions = {self.marks(): make()}
+        self.functions = {self.made_for(): make()}
         # Looking for a model's variables takes as long as a small step.
         self.parts_of = {}
         # JAX's last state, and the variables that its first two parts are the values of.
@@ -36,18 +38,22 @@ class StepFunction:
         if not self.variables:
             # TensorFlow builds a model in its first step.
             self.variables = self.step.model.variables
-        if state and self.holds and self.step.held is not None:
+        if state and self.trains and self.step.held is not None:
             iterator = self.step.holding(iterator)
-        marks = self.marks()
-        if marks not in self.functions:
-            self.functions[marks] = self.make()
+        key = self.made_for()
+        if key not in self.functions:
+            self.functions[key] = self.make()
         traces, began = self.step.traces, time.perf_counter()
-        results = self.functions[marks](*map(self.sorted, state), iterator)
+        results = self.functions[key](*map(self.sorted, state), iterator)
         if self.step.traces > traces:
             self.step.count_compilation(time.perf_counter() - began)
         if state:
             self.returned, self.parts = results[1], self.parts_now()
         return results
+
+    def made_for(self):
+        """What is true of the function that is needed now."""
+        return self.marks(), self.step.guard.settings if self.trains else None
 
     def marks(self):
         """Which variables are trainable now."""
