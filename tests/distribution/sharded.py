@@ -193,7 +193,7 @@ class Held(keras.callbacks.Callback):
         self.most, self.held, self.between, self.gradients = 0, 0, 0, 0
 
     def on_train_begin(self, logs=None):
-        sharded = self.model.step.sharded
+        sharded = getattr(self.model.step, "sharded", None)
         if sharded is not None:
             sharded.own = self.counting(sharded.own)
         for name in ("begin", "gather"):
@@ -215,7 +215,7 @@ class Held(keras.callbacks.Callback):
         return call
 
     def now(self):
-        parameters = self.model.step.parameters
+        parameters = getattr(self.model.step, "parameters", None)
         begun = [] if parameters is None else [block.begun or [] for block in parameters.blocks]
         on_the_way = sum(flat.nbytes for flats in begun for flat, _ in flats)
         storages = {
