@@ -65,11 +65,23 @@ def check_arguments(loss, loss_weights, micro_batch_size):
         )
 
 
-def check_sizes(batch_size, validation_split=0.0):
-    """Raises `ValueError` for numbers of rows that there cannot be; arguments as in `fit`."""
-    if batch_size is not None:
-        check_positive_int(batch_size, "batch_size")
+def check_sizes(validation_split=0.0, initial_epoch=0, **sizes):
+    """Raises `ValueError` for numbers of rows, batches or epochs that there cannot be.
+
+    Args:
+        validation_split, initial_epoch: As in `fit`.
+        **sizes: Such as `batch_size`; None where Keras is to choose.
+    """
+    for name, size in sizes.items():
+        # `validation_freq` may be a list of epochs.
+        if size is not None and not isinstance(size, list | tuple | set):
+            check_positive_int(size, name)
     check_number(validation_split, "validation_split", "[0, 1)")
+    check_non_negative_int(initial_epoch, "initial_epoch")
+
+
+# Arguments of `fit`, handed on to Keras, that are a number of rows or batches.
+SIZES = ("steps_per_epoch", "validation_batch_size", "validation_steps", "validation_freq")
 
 
 def check_length(epochs, steps, tokens, step):
