@@ -8,7 +8,9 @@ from keras_llm.backend.keras_private import known_names
 
 
 def register(kind: str):
-    """Registers a class for saving, and its snake_case name for `compile(loss="...")`.
+    """Registers a class for saving, and its name for `compile(loss="...")`.
+
+    As of Keras's own classes there are two such names: the class's, and the same in snake_case.
 
     Args:
         kind: What the class is to `compile`: `"losses"` or `"metrics"`.
@@ -21,7 +23,7 @@ def register(kind: str):
     def decorate(cls):
         cls = keras.saving.register_keras_serializable(package="keras_llm")(cls)
         words = re.findall("[A-Z]+(?![a-z])|[A-Z][a-z]+", cls.__name__)
-        known_names(kind)["_".join(words).lower()] = cls
+        known_names(kind)[cls.__name__] = known_names(kind)["_".join(words).lower()] = cls
         return cls
 
     return decorate

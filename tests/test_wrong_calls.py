@@ -185,3 +185,66 @@ def test_a_name_of_ones_own_is_not_refused():
             return nll
 
     assert Mine(smoothing=0.3).smoothing == 0.3
+
+
+FIT = [
+    ({"initial_epoch": -1}, "initial_epoch must be a non-negative integer"),
+    ({"initial_epoch": 1.5}, "initial_epoch must be a non-negative integer.*1.5"),
+    ({"steps_per_epoch": 0}, "steps_per_epoch must be a positive integer"),
+    ({"steps_per_epoch": 1.5}, "steps_per_epoch must be a positive integer.*1.5"),
+    ({"validation_batch_size": 0}, "validation_batch_size must be a positive integer"),
+    ({"validation_data": (X, Y), "validation_steps": 0}, "validation_steps must be a positive int"),
+    ({"validation_data": (X, Y), "validation_freq": 0}, "validation_freq must be a positive int"),
+    ({"validation_data": ()}, r"validation_data must be \(x, y\), .*a tuple of 0"),
+    ({"validation_data": (X, Y, None, X)}, r"validation_data must be \(x, y\), .*a tuple of 4"),
+    ({"callbacks": "csv"}, "callbacks must be Keras callbacks. Received: 'csv'"),
+    ({"callbacks": [None]}, "callbacks must be Keras callbacks. Received: None"),
+    (
+        {"callbacks": [keras.callbacks.TerminateOnNaN]},
+        "callbacks must be .*; write its const",
+    ),
+]
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(("arguments", "message"), FIT)
+def test_arguments_of_fit_that_nobody_can_mean(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        compiled().fit(X, Y, verbose=0, **arguments)
+
+
+@pytest.mark.backend_free
+def test_arguments_of_evaluate_and_predict_that_nobody_can_mean():
+    model = compiled()
+    for name in ("batch_size", "steps"):
+        with pytest.raises(ValueError, match=f"{name} must be a positive integer"):
+            model.evaluate(X, Y, verbose=0, **{name: 0})
+        with pytest.raises(ValueError, match=f"{name} must be a positive integer"):
+            model.predict(X, verbose=0, **{name: 0})
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("method", ["evaluate", "test_on_batch"])
+def test_a_model_that_is_not_compiled(method):
+    with pytest.raises(ValueError, match=f"{method} needs a compiled model"):
+        getattr(causal(), method)(X, Y)
+
+
+@pytest.mark.parametrize("method", ["fit", "compile"])
+@pytest.mark.sampled(2)
+def test_what_a_callback_cannot_call(method):
+    """Before: errors of Keras about None, after the epoch."""
+    calls = {"fit": lambda model: model.fit(X, Y), "compile": lambda model: model.compile("sgd")}
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: calls[method](model))
+    model = compiled()
+    with pytest.raises(RuntimeError, match=f"{method} cannot be called by a callback while fit"):
+        model.fit(X, Y, verbose=0, callbacks=[callback])
+    model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.torch_only
+def test_data_with_an_order_of_its_own_is_not_said_to_lose_it(recwarn):
+    """Keras warns where `shuffle=True` is given; nobody has given it."""
+    tf = pytest.importorskip("tensorflow")
+    compiled().fit(tf.data.Dataset.from_tensor_slices((X, Y)).batch(2), verbose=0)
+    assert not [w for w in recwarn if "shuffle" in str(w.message)]

@@ -6,6 +6,7 @@ import keras
 
 from keras_llm.arguments import check_positive_int
 from keras_llm.callbacks.prompts import checked_prompts
+from keras_llm.training.arrays import three_parts
 
 
 class Evaluation(keras.callbacks.Callback):
@@ -62,6 +63,8 @@ class Evaluation(keras.callbacks.Callback):
         super().__init__()
         self.data, self.batch_size, self.generate = data, batch_size, generate
         self.every_steps = check_positive_int(every_steps, "every_steps")
+        if isinstance(data, tuple):
+            three_parts(data, "data")
         if data is None:
             raise ValueError("data must be what to evaluate on, such as (x, y). Received: None")
         if batch_size is not None:
@@ -107,15 +110,17 @@ class Evaluation(keras.callbacks.Callback):
 
     def evaluate(self):
         """Evaluates now, and tells the run and its own callbacks."""
-        is_tuple = isinstance(self.data, tuple)
-        x, y, sample_weight = (*self.data, None, None)[:3] if is_tuple else (self.data, None, None)
+        data = self.data if isinstance(self.data, tuple) else (self.data,)
+        x, y, sample_weight = three_parts(data, "data")
         results = self.model.evaluate(
             *(x, y, self.batch_size), verbose=0, sample_weight=sample_weight, return_dict=True
         )
         self.logs = {f"val_{name}": float(value) for name, value in results.items()}
         self.run.record(self.logs | ({"samples": self.samples()} if self.prompts else {}))
-        points = self.run.history.steps
-        logs = {**(points[-1] if points else {}), **self.logs}
+        # Keras's callbacks make names of files from logs, with an `epoch` of their own.
+        point = self.run.history.steps[-1:] or [{}]
+        logs = {k: v for k, v in point[0].items() if k not in ("step", "epoch", "samples")}
+        logs |= self.logs
         for callback in self.callbacks:
             callback.on_epoch_begin(self.count)
             callback.on_epoch_end(self.count, logs)

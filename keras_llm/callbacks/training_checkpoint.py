@@ -114,7 +114,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def begin_run(self, run) -> None:
         """Takes the directory, and the newest good checkpoint in it."""
         folder = CheckpointFolder(self.directory, self.keep)
-        now = fingerprint(run.model, run.data, run.batches)
+        now = fingerprint(run.model, (run.data, *run.labels), run.batches)
         try:
             if world().is_first:
                 folder.open()

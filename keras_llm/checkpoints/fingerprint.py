@@ -25,7 +25,7 @@ def fingerprint(model, data, batches: int | None) -> dict[str, dict[str, Any]]:
 
     Args:
         model: The model, compiled.
-        data: What `fit` reads.
+        data: What `fit` reads, `(x, y, sample_weight)`.
         batches: Batches of an epoch, where the data tells.
 
     Returns:
@@ -111,11 +111,12 @@ def changes(before: dict, now: dict, parts: tuple[str, ...]) -> list[str]:
 
 def data_facts(data) -> dict[str, Any]:
     """What identifies data: what it says itself, or the shapes of arrays and some of their rows."""
-    if hasattr(data, "fingerprint"):
-        return data.fingerprint() | {"seed": data.state_dict().get("seed")}
-    leaves = keras.tree.flatten(data)
+    x, *_ = data
+    if hasattr(x, "fingerprint"):
+        return x.fingerprint() | {"seed": x.state_dict().get("seed")}
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
     if not all(hasattr(leaf, "dtype") and len(getattr(leaf, "shape", ())) for leaf in leaves):
-        return {"class": type(data).__name__}
+        return {"class": type(x).__name__}
     return {
         f"input {i}": f"{list(leaf.shape)} of {keras.backend.standardize_dtype(leaf.dtype)}, "
         f"rows {digest(leaf)}"

@@ -54,8 +54,12 @@ class DataLoader(torch.utils.data.DataLoader):
     from the end of the first step on (before it, the batch that builds the model counts). On
     TensorFlow, and on JAX with a GPU, Keras reads one batch ahead: count the steps yourself there.
 
+    `fit` of a model of keras_llm leaves the position behind the last batch that it has trained, on
+    every backend: `fit(loader, steps=100)` twice reads what `fit(loader, steps=200)` reads.
+
     `len` is the number of batches in a whole epoch. An epoch that is resumed in its middle is
-    shorter; Keras then warns "Your input ran out of data" and continues with the next epoch.
+    shorter; a plain `keras.Model` then warns "Your input ran out of data" and continues with the
+    next epoch.
 
     `fingerprint` says which data that position is of.
 
@@ -145,6 +149,15 @@ class DataLoader(torch.utils.data.DataLoader):
         self._remaining.order.seed = state["seed"]
         self._move_to(state["epoch"], state["step"])
 
+    @property
+    def begins_at(self) -> tuple[int, int]:
+        """The epoch and the step in it of the batch that the next iteration begins with."""
+        return self._remaining.epoch, self._remaining.first
+
+    @begins_at.setter
+    def begins_at(self, position: tuple[int, int]) -> None:
+        self._move_to(*position)
+
     def continue_at(self, epoch: int, step: int) -> None:
         """Makes the next iteration one of a whole epoch of which the first batches are trained.
 
@@ -157,6 +170,20 @@ class DataLoader(torch.utils.data.DataLoader):
         """
         self._move_to(epoch, step)
         self._repeats_one = step > 0
+
+    @contextlib.contextmanager
+    def whole_epoch(self):
+        """Context manager: an iteration begins at the first batch, and moves nothing.
+
+        `evaluate` and `predict` iterate in it, wherever `fit` has stopped.
+        """
+        remaining = self._remaining
+        before = remaining.epoch, remaining.first, self._step, self._repeats_one
+        self._move_to(remaining.epoch, 0)
+        try:
+            yield
+        finally:
+            remaining.epoch, remaining.first, self._step, self._repeats_one = before
 
     @contextlib.contextmanager
     def rows_of_this_process(self):

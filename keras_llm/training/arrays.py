@@ -43,6 +43,30 @@ def as_arrays(part):
     return numeric(array)
 
 
+def has_rows(part) -> bool:
+    """Whether all leaves are arrays of rows, or tensors, and not a loader of them."""
+    leaves = keras.tree.flatten(part)
+    return bool(leaves) and all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves)
+
+
+def three_parts(data: tuple, name: str) -> tuple:
+    """`(x, y, sample_weight)` of a tuple of which the last ones may be left out.
+
+    Args:
+        data: The tuple.
+        name: Its name as an argument.
+
+    >>> three_parts(("x", "y"), "validation_data")
+    ('x', 'y', None)
+    """
+    if not 1 <= len(data) <= 3:
+        raise ValueError(
+            f"{name} must be (x, y), (x, y, sample_weight) or a loader of them. "
+            f"Received: a tuple of {len(data)}"
+        )
+    return (*data, None, None)[:3]
+
+
 def check_rows(part, name: str) -> None:
     """Raises `ValueError` unless there are rows in arrays, or something that yields them.
 
@@ -58,6 +82,16 @@ def check_rows(part, name: str) -> None:
             raise ValueError(
                 f"{name} must be arrays with at least one row, [batch, ...], or a loader of them. "
                 f"Received: {received}"
+            )
+
+
+def check_batch(x) -> None:
+    """Raises `ValueError` for a batch without rows, of which layers know no shape."""
+    for leaf in keras.tree.flatten(x):
+        if tuple(getattr(leaf, "shape", ()))[:1] == (0,):
+            raise ValueError(
+                "A batch must have at least one row: leave empty ones out. "
+                f"Received: shape={tuple(leaf.shape)}"
             )
 
 
@@ -140,6 +174,8 @@ def class_weights(labels, class_weight: dict) -> np.ndarray:
     labels = to_numpy(labels)
     weights = np.ones(labels.shape, "float32")
     for label, weight in class_weight.items():
+        if isinstance(label, str) or label != int(label):
+            raise TypeError(f"class_weight must have integers as keys. Received: {label!r}")
         weights[labels == label] = check_number(weight, f"class_weight[{label!r}]", "[0, inf)")
     return weights
 

@@ -2,6 +2,7 @@
 
 from keras_llm.arguments import (
     check_bool,
+    check_non_negative_int,
     check_number,
     check_one_of,
     check_positive_int,
@@ -64,11 +65,23 @@ def check_arguments(loss, loss_weights, micro_batch_size):
         )
 
 
-def check_sizes(batch_size, validation_split=0.0):
-    """Raises `ValueError` for numbers of rows that there cannot be; arguments as in `fit`."""
-    if batch_size is not None:
-        check_positive_int(batch_size, "batch_size")
+def check_sizes(validation_split=0.0, initial_epoch=0, **sizes):
+    """Raises `ValueError` for numbers of rows, batches or epochs that there cannot be.
+
+    Args:
+        validation_split, initial_epoch: As in `fit`.
+        **sizes: Such as `batch_size`; None where Keras is to choose.
+    """
+    for name, size in sizes.items():
+        # `validation_freq` may be a list of epochs.
+        if size is not None and not isinstance(size, list | tuple | set):
+            check_positive_int(size, name)
     check_number(validation_split, "validation_split", "[0, 1)")
+    check_non_negative_int(initial_epoch, "initial_epoch")
+
+
+# Arguments of `fit`, handed on to Keras, that are a number of rows or batches.
+SIZES = ("steps_per_epoch", "validation_batch_size", "validation_steps", "validation_freq")
 
 
 def check_execution(optimizer, run_eagerly, steps_per_execution, jit_compile):
@@ -103,3 +116,22 @@ def class_of_ours(metric) -> type | None:
     """The class of ours that a name or a class stands for; None for anything else."""
     known = known_names("metrics").get(metric) if isinstance(metric, str) else metric
     return known if isinstance(known, type) and issubclass(known, TokenMetric) else None
+
+
+def check_compiled(model, method: str):
+    """Raises `ValueError` before `compile`, where Keras looks for an optimizer and fails."""
+    if not model.compiled:
+        raise ValueError(
+            f"{method} needs a compiled model: call model.compile(optimizer=..., loss=...) "
+            f"first. Received: {type(model).__name__} {model.name!r}, not compiled"
+        )
+
+
+def check_no_fit(model, method: str):
+    """Raises `RuntimeError` inside of `fit`, of which it would take the step or the sums."""
+    if model.run is not None:
+        raise RuntimeError(
+            f"{method} cannot be called by a callback while fit runs: end it by "
+            "model.stop_training = True, or use evaluate, predict, generate or train_on_batch. "
+            f"Received: {method} in epoch {model.run.position.epoch}"
+        )

@@ -1,5 +1,6 @@
 """A loss or gradient that is not finite: skipped, counted, explained."""
 
+import contextlib
 from collections import deque
 from typing import NamedTuple
 
@@ -46,11 +47,12 @@ class FiniteGuard(keras.callbacks.Callback):
     window of accumulated gradients is skipped as a whole. Where a loss scale overflows (mixed
     float16), its optimizer skips the update by itself: that is normal and not counted.
 
-    `fit` has a `FiniteGuard()` unless it is given one. It warns of the first updates that were
-    skipped in an epoch, with the batch's position and the first layer that made a number that is
-    not finite: the batch is run again, layer by layer. On a GPU it looks when the logs are
-    computed, and can explain the last 16 batches only. On TensorFlow it can with
-    `run_eagerly=True`. With another optimizer than ours a GPU is waited for in each update.
+    `fit` has a `FiniteGuard()` unless it is given one, and warns of the first updates that were
+    skipped in an epoch; `train_on_batch` warns of the first that it skips. The warning has the
+    batch's position and the first layer that made a number that is not finite: the batch is run
+    again, layer by layer. On a GPU `fit` looks when the logs are computed, and can explain the last
+    16 batches only. On TensorFlow it can with `run_eagerly=True`. With another optimizer than ours
+    a GPU is waited for in each update.
 
     After `patience` skipped updates in a row training stops with an error.
 
@@ -150,9 +152,7 @@ class FiniteGuard(keras.callbacks.Callback):
             return
         for age in found.ages:
             is_outlier = found.total == self.total
-            cause = self.outlier() if is_outlier else self.cause(age)
-            # Of several processes, those know it whose rows made it.
-            cause = next(filter(None, world().texts_of(cause)), "")
+            cause = of_all(self.outlier() if is_outlier else self.cause(age))
             self.skipped.append(Skipped(self.epoch, self.batch - age, cause))
             self.tell(is_outlier)
         self.total, self.outliers = found.total, found.outliers
@@ -169,23 +169,7 @@ class FiniteGuard(keras.callbacks.Callback):
         if self.told >= TOLD or self.step.held is None:
             return ""
         # On JAX this gives the variables their values.
-        step = self.model.step
-        # Another process may find its cause earlier or later.
-        with step.whole_weights():
-            return self.first_cause(step, age)
-
-    def first_cause(self, step, age: int) -> str:
-        """`cause`, of the batches that the step holds."""
-        end = len(step.held) - age
-        for data in [*step.held][max(0, end - step.accumulation) : max(0, end)]:
-            try:
-                cause = first_fault(step, data)
-            except Exception as error:
-                # Memory may not suffice, and training can go on without an explanation.
-                return f"not found: {type(error).__name__}: {error}"
-            if cause:
-                return cause
-        return ""
+        return first_cause(self.model.step, age)
 
     def tell(self, is_outlier: bool) -> None:
         """Warns of the update that was skipped last, a few times an epoch."""
@@ -219,3 +203,57 @@ class FiniteGuard(keras.callbacks.Callback):
         """Takes what `state_dict` returned."""
         self.skipped.clear()
         self.skipped.extend(Skipped(*skipped) for skipped in state["skipped"])
+
+
+class FirstSkipped:
+    """Tells of the first update that `train_on_batch` skips, where no callback looks at them.
+
+    Args:
+        step: The model's `Step`.
+    """
+
+    def __init__(self, step):
+        self.step, self.is_told = step, False
+
+    @contextlib.contextmanager
+    def looking(self):
+        """Context manager of one batch."""
+        step = self.step
+        if self.is_told:
+            yield
+            return
+        if step.held is None:
+            step.hold(step.accumulation)
+        yield
+        found = step.look(wait=True)
+        # Of an outlier there is no row.
+        if not found.ages or not found.in_a_row:
+            return
+        cause = of_all(first_cause(step, found.ages[-1]))
+        warn(
+            f"train_on_batch has skipped an update: not finite was first {cause or UNKNOWN}. The "
+            "weights are those of before. Others that are skipped will not be told."
+        )
+        self.is_told = True
+        step.hold(0)
+
+
+def first_cause(step, age: int) -> str:
+    """What made the update of so many batches ago not finite, of those that the step holds."""
+    # Another process may find its cause earlier or later.
+    with step.whole_weights():
+        end = len(step.held) - age
+        for data in [*step.held][max(0, end - step.accumulation) : max(0, end)]:
+            try:
+                cause = first_fault(step, data)
+            except Exception as error:
+                # Memory may not suffice, and training can go on without an explanation.
+                return f"not found: {type(error).__name__}: {error}"
+            if cause:
+                return cause
+    return ""
+
+
+def of_all(cause: str) -> str:
+    """A cause that one of the processes has found: the one whose rows made it."""
+    return next(filter(None, world().texts_of(cause)), "")

@@ -7,6 +7,7 @@ import sys
 import keras
 
 from keras_llm.arguments import check_non_negative_int, check_positive_int
+from keras_llm.training.arrays import has_rows
 
 
 def check_length(epochs, steps, tokens, step):
@@ -45,9 +46,8 @@ def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | Non
     if hasattr(x, "cardinality"):
         count = int(x.cardinality())
         return count if count >= 0 else None
-    leaves = keras.tree.flatten(x)
-    if all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves) and leaves:
-        rows = math.floor(leaves[0].shape[0] * (1.0 - validation_split))
+    if has_rows(x):
+        rows = math.floor(keras.tree.flatten(x)[0].shape[0] * (1.0 - validation_split))
         return math.ceil(rows / (batch_size or 32))
     try:
         return x.num_batches if isinstance(x, keras.utils.PyDataset) else len(x)
@@ -55,12 +55,23 @@ def batches_in(data, batch_size, steps_per_epoch, validation_split) -> int | Non
         return None  # a stream, such as a DataLoader of an IterableDataset
 
 
-def most_epochs(x, batches: int | None, epochs: int, steps: int | None, tokens: int | None) -> int:
-    """How many epochs `fit` has at most, where `steps` or `tokens` may end it."""
+def last_epoch(x, batches, epochs, initial_epoch, steps, tokens) -> int:
+    """The number of epochs at which `fit` ends at the latest: `steps` or `tokens` may end it.
+
+    Args:
+        x: The data; the first epoch is short where it `begins_at` a later batch.
+        batches: Batches of an epoch, where the data tells.
+        epochs, initial_epoch, steps, tokens: As of `fit`.
+
+    >>> last_epoch([0], batches=4, epochs=1, initial_epoch=2, steps=9, tokens=None)
+    5
+    """
     if steps is None and tokens is None:
         return epochs
     if inspect.isgenerator(x):
-        return 1  # Keras would train its first batches again in every later epoch
+        # Keras would train its first batches again in every later epoch.
+        return initial_epoch + 1
     if steps is None or not batches:
         return sys.maxsize
-    return math.ceil(steps / batches)
+    _, first = getattr(x, "begins_at", (0, 0))
+    return initial_epoch + math.ceil((first + steps) / batches)

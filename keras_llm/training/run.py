@@ -54,16 +54,19 @@ class Run(keras.callbacks.CallbackList):
 
     Args:
         model: The model.
-        data: What `fit` reads; for `continue_at`.
+        data: What `fit` reads; for `continue_at` and `begins_at`.
         first: Callbacks of the model, which act before all others.
         callbacks: Those of the user.
+        labels: `y` and `sample_weight` of `fit`.
         batches: Batches of an epoch, None where the data does not tell.
         epochs: How many epochs there are at most.
         steps, tokens: After how many of them the run ends; None: with its epochs.
         verbose: As of `fit`.
     """
 
-    def __init__(self, model, data, first, callbacks, *, batches, epochs, steps, tokens, verbose):
+    def __init__(
+        self, model, data, first, callbacks, *, labels, batches, epochs, steps, tokens, verbose
+    ):
         given = callback_list(callbacks)
         self.world = world()
         check_callbacks(model, given)
@@ -74,12 +77,15 @@ class Run(keras.callbacks.CallbackList):
         late = [callback for callback in given if hasattr(callback, "begin_run")]
         self.log = None if model.step is None else StepLog(model, self.tell)
         self.position, self.epochs = Position(), epochs
-        self.data, self.batches, self.steps, self.tokens = data, batches, steps, tokens
+        self.data, self.labels = data, labels
+        self.batches, self.steps, self.tokens = batches, steps, tokens
         # Batches of the first epoch that an earlier run has trained.
         self._trained_before = 0
         self._is_stopped, self.stopping = False, None
         # What `stop` was called with.
         self._stop = None
+        # Where data that knows its position begins: an epoch, and a batch in it.
+        self._data_begins = getattr(data, "begins_at", None)
         # Whether all batches of the epoch were trained by an earlier run; then the epoch's numbers.
         self._all_before, self._numbers = False, {}
         history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
@@ -123,6 +129,18 @@ class Run(keras.callbacks.CallbackList):
             "log": None if self.log is None else self.log.state_dict(),
         }
 
+    def begin_at(self, epoch: int) -> None:
+        """Sets the number of the first epoch; batches of it may have been trained before.
+
+        Args:
+            epoch: `initial_epoch` of `fit`.
+        """
+        self.position = Position(epoch)
+        if self._data_begins is not None and self.batches == len(self.data):
+            data_epoch, batch = self._data_begins
+            self.position, self._trained_before = Position(epoch, batch), batch
+            self.data.continue_at(data_epoch, batch)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another run was when it returned this; before Keras's `fit` begins."""
         # Data that was read before this fit does not begin at epoch 0.
@@ -132,8 +150,8 @@ class Run(keras.callbacks.CallbackList):
         self.history.load_state_dict(state["history"])
         if self.log is not None:
             self.log.load_state_dict(state["log"])
-        if hasattr(self.data, "continue_at"):
-            epoch = self.data.state_dict()["epoch"] + self.position.epoch - first
+        if self._data_begins is not None:
+            epoch = self._data_begins[0] + self.position.epoch - first
             self.data.continue_at(epoch, self.position.batch)
 
     def is_over(self) -> bool:
@@ -159,7 +177,7 @@ class Run(keras.callbacks.CallbackList):
     def record(self, logs: dict[str, float]) -> None:
         """Adds numbers of this step to the log points, such as those of an evaluation."""
         if self.log is not None:
-            self.log.flush()
+            self.log.make_point(self.position)
             self.log.add(self.position.steps, logs)
 
     @contextlib.contextmanager
@@ -191,6 +209,13 @@ class Run(keras.callbacks.CallbackList):
         for callback in self.callbacks:
             if hasattr(callback, "begin_run"):
                 callback.begin_run(self)
+
+    def place_data(self) -> None:
+        """Has data that knows its position go on, in the next `fit`, where this one has ended."""
+        if self._data_begins is not None:
+            epoch, batch = self._data_begins
+            epochs, batch = divmod(batch + self.position.steps, len(self.data))
+            self.data.begins_at = epoch + epochs, batch
 
     def end(self) -> None:
         """Ends what `begin` began, of every callback, even if one of them fails."""
@@ -225,9 +250,11 @@ class Run(keras.callbacks.CallbackList):
                     self.model.stop_training = True
             return
         self._all_before = False
-        trained = batch + 1 - self.position.batch
+        # With `steps_per_execution` Keras counts batches that an epoch's last call did not have.
+        done = batch + 1 if self.batches is None else min(batch + 1, self.batches)
+        trained = done - self.position.batch
         epoch, _, steps = self.position
-        self.position = Position(epoch, batch + 1, steps + trained)
+        self.position = Position(epoch, done, steps + trained)
         if self.log is not None:
             self.log.count(self.position, trained)
         # Before the callbacks: one that writes checkpoints asks whether the run ends here.

@@ -24,9 +24,9 @@ class StepLog:
         tokens_per_second   since the last point
 
     and, where there was an evaluation after that step, its `val_` numbers. Points are made every 10
-    steps and at the end of an epoch. Sums only grow within an epoch: those of a point are the sums
-    now minus the sums at the last point. On a GPU a point's sums are copied while the device goes
-    on, and read when the next point is made, so that nothing waits.
+    steps, for an evaluation, and at the end of an epoch. Sums only grow within an epoch: those of a
+    point are the sums now minus the sums at the last point. On a GPU a point's sums are copied
+    while the device goes on, and read when the next point is made, so that nothing waits.
 
     Args:
         model: A model that has a `step`.
@@ -60,11 +60,15 @@ class StepLog:
 
     def end_epoch(self, position):
         """Makes the epoch's last point."""
+        self.make_point(position)
+        self._before = None
+        self.pause()
+
+    def make_point(self, position):
+        """Makes the point of a step, for other numbers of it."""
         if position.steps > self._last:
             self._copy(position)
         self._make()
-        self._before = None
-        self.pause()
 
     def flush(self):
         """Makes the points whose sums have been copied."""

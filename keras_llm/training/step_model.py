@@ -12,6 +12,7 @@ from keras_llm.backend.keras_private import jax_state
 from keras_llm.checks.compile_checks import ignored_label
 from keras_llm.data.process_rows import RowsOfOneProcess
 from keras_llm.distribution import world
+from keras_llm.training.arrays import check_batch
 
 BACKEND = keras.backend.backend()
 if BACKEND != "torch":
@@ -263,6 +264,9 @@ class StepModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.reader is not None:
             x, y = self.reader.read(x, y, ignored_label(self.loss))
+        # In TensorFlow's graph a batch may have no shape.
+        if self.step is not None and kind is tuple and BACKEND != "tensorflow":
+            check_batch(x)
         if BACKEND != "torch" and self.step is not None:
             sample_weight, self.step.filled = weights_and_count(sample_weight)
         return kind((x, y, sample_weight))

@@ -14,18 +14,28 @@ from keras_llm.data.data_loader import DataLoader
 from keras_llm.distribution import by_all_processes, world
 from keras_llm.losses import MaskedLoss
 from keras_llm.names_elsewhere import check_names
-from keras_llm.training.arrays import as_arrays, check_rows, split_rows, token_weights
+from keras_llm.training.arrays import (
+    as_arrays,
+    check_rows,
+    has_rows,
+    split_rows,
+    three_parts,
+    token_weights,
+)
 from keras_llm.training.compile_arguments import (
     COMPILE_NAMES,
     FIT_NAMES,
+    SIZES,
     check_arguments,
+    check_compiled,
     check_execution,
+    check_no_fit,
     check_not_of_torch,
     check_sizes,
     resolve,
 )
-from keras_llm.training.finite_guard import FiniteGuard
-from keras_llm.training.fit_length import batches_in, check_length, most_epochs
+from keras_llm.training.finite_guard import FiniteGuard, FirstSkipped
+from keras_llm.training.fit_length import batches_in, check_length, last_epoch
 from keras_llm.training.run import Run
 from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback
@@ -52,6 +62,8 @@ class TokenModel(StoredModel):
 
     # What compile has warned of.
     _warned = ()
+    # The `FirstSkipped` of the step.
+    _first_skipped = None
 
     def compile(
         self,
@@ -87,11 +99,16 @@ class TokenModel(StoredModel):
             ValueError: the loss has `reduction="none"`, which leaves nothing to minimise;
                 `loss_weights` come with one of our losses; `micro_batch_size` comes with another
                 loss or is not a number of rows.
-            RuntimeError: training would run on several devices, where the backend cannot.
+            RuntimeError: training would run on several devices, where the backend cannot; or a
+                callback of `fit` calls this.
         """
         check_names(TokenModel.compile, kwargs, COMPILE_NAMES)
+        check_no_fit(self, "compile")
         check_not_of_torch(optimizer=optimizer, loss=loss)
         check_execution(optimizer, run_eagerly, steps_per_execution, jit_compile)
+        if isinstance(loss, list | tuple) and len(loss) == 1:
+            # One output, as Keras also lets it be written.
+            (loss,) = loss
         loss = keras.losses.get(loss) if isinstance(loss, str | type) else loss
         metrics, weighted_metrics = resolve(metrics), resolve(weighted_metrics)
         optimizer = keras.optimizers.get(optimizer)
@@ -114,6 +131,7 @@ class TokenModel(StoredModel):
             super().compile(optimizer, metrics=left, weighted_metrics=left_weighted, **kwargs)
             self.loss = loss
             self.step = make_step(self, self.optimizer, sums, micro_batch_size, jit_compile)
+            self._first_skipped = FirstSkipped(self.step)
         else:
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
         every_metric = [*flat(metrics), *flat(weighted_metrics)]
@@ -159,23 +177,30 @@ class TokenModel(StoredModel):
         Raises:
             ValueError: `steps` or `tokens` is not a positive integer, or comes with the other one
                 or with `epochs`.
+            RuntimeError: a callback of `fit` calls this.
         """
         check_names(keras.Model.fit, kwargs, FIT_NAMES)
+        check_no_fit(self, "fit")
         check_length(epochs, steps, tokens, self.step)
-        check_sizes(batch_size, validation_split)
+        check_sizes(
+            validation_split,
+            kwargs.get("initial_epoch", 0),
+            batch_size=batch_size,
+            **{name: kwargs.get(name) for name in SIZES},
+        )
         x, y, sample_weight = self._prepared(
             x, y, sample_weight, class_weight, batch_size, shuffle is not False
         )
         if self.step is not None:
             class_weight = None
         if shuffle is None:
-            # These have an order of their own, and Keras warns that it does not change it.
-            shuffle = not (hasattr(x, "batch_sampler") or inspect.isgenerator(x))
+            # Others have an order of their own, and Keras warns that it does not change it.
+            shuffle = has_rows(x) or getattr(x, "num_batches", None) is not None
         rows = kwargs.get("validation_batch_size") or batch_size
         if self.reader is not None and not isinstance(validation_data, tuple | None):
             validation_data = (validation_data,)
         if isinstance(validation_data, tuple):
-            held_out = (*validation_data, None, None)[:3]
+            held_out = three_parts(validation_data, "validation_data")
             validation_data = self._prepared(*held_out, batch_size=rows)
         ours = []
         if self.step is not None:
@@ -191,7 +216,7 @@ class TokenModel(StoredModel):
                 parts = split_rows((x, y, sample_weight), validation_split)
                 (x, y, sample_weight), validation_data = parts
             validation_split = 0.0
-        data, steps_per_epoch = x, kwargs.get("steps_per_epoch")
+        data, labels, steps_per_epoch = x, (y, sample_weight), kwargs.get("steps_per_epoch")
         batches = batches_in((x, y, sample_weight), batch_size, steps_per_epoch, validation_split)
         if self.step is not None and not validation_split:
             given = (x, y, sample_weight), batch_size, steps_per_epoch, shuffle
@@ -201,10 +226,11 @@ class TokenModel(StoredModel):
         if self.step is not None and isinstance(validation_data, tuple):
             given = validation_data, rows, kwargs.get("validation_steps"), False
             validation_data, _ = self.step.batches(*given)
-        epochs = most_epochs(data, batches, epochs, steps, tokens)
+        initial_epoch = kwargs.pop("initial_epoch", 0)
+        epochs = last_epoch(data, batches, epochs, initial_epoch, steps, tokens)
         limits = {"batches": batches, "epochs": epochs, "steps": steps, "tokens": tokens}
-        run = Run(self, data, ours, callbacks, verbose=verbose, **limits)
-        run.position = run.position._replace(epoch=kwargs.pop("initial_epoch", 0))
+        run = Run(self, data, ours, callbacks, labels=labels, verbose=verbose, **limits)
+        run.begin_at(initial_epoch)
         kwargs |= {
             "validation_split": validation_split,
             "validation_data": validation_data,
@@ -217,10 +243,13 @@ class TokenModel(StoredModel):
         try:
             run.begin()
             if run.is_over() and not run.position.batch:
+                run.place_data()
                 return run.history
             kwargs["initial_epoch"] = run.position.epoch
             with self.modes_kept(), self._own_rows(x, validation_data):
-                return super().fit(x, y, batch_size, epochs, verbose, run, **kwargs)
+                history = super().fit(x, y, batch_size, epochs, verbose, run, **kwargs)
+            run.place_data()
+            return history
         finally:
             self._waiting = self.run = None
             if self.step is not None:
@@ -241,7 +270,10 @@ class TokenModel(StoredModel):
         **kwargs,
     ):
         """Keras's `evaluate`. Called by a callback of `fit`, it leaves that epoch's logs alone."""
+        check_compiled(self, "evaluate")
+        check_sizes(batch_size=batch_size, steps=steps)
         x, y, sample_weight = self._prepared(x, y, sample_weight, batch_size=batch_size)
+        loader = x
         # Keras's mark of the validation that fit makes, when the epoch's batches are over.
         is_validation = kwargs.get("_use_cached_eval_dataset", False)
         if self.step is not None and not is_validation:
@@ -254,7 +286,7 @@ class TokenModel(StoredModel):
             **kwargs,
         )
         if self.step is None:
-            with self.modes_kept():
+            with self.modes_kept(), whole_epoch(loader):
                 return call()
         if is_validation:
             self.step.end_epoch()
@@ -262,18 +294,20 @@ class TokenModel(StoredModel):
         with self.modes_kept(), kept, self._own_rows(x):
             self.step.begin_test(callbacks)
             try:
-                return call()
+                with whole_epoch(loader):
+                    return call()
             finally:
                 self.step.end_test()
 
     @with_whole_weights
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Keras's `predict`; of several processes each predicts everything."""
+        check_sizes(batch_size=batch_size, steps=steps)
         verbose = verbose if world().is_first else 0
         x, *_ = self._prepared(x, None, None, batch_size=batch_size)
         options = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
         call = functools.partial(super().predict, batch_size=batch_size, **options)
-        with self.modes_kept():
+        with self.modes_kept(), whole_epoch(x):
             if devices_of_rows() == 1:
                 return call(x)
             return predicted_by_devices(call, x, batch_size, steps)
@@ -285,17 +319,25 @@ class TokenModel(StoredModel):
         if self.step is not None:
             class_weight = None
             x, y, sample_weight = self.step.fill_up(x, y, sample_weight)
-        with self.modes_kept(), self._metrics_kept():
+        with self.modes_kept(), self._metrics_kept(), self._skipped_told():
             return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     @by_all_processes
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """Keras's `test_on_batch`."""
+        check_compiled(self, "test_on_batch")
         x, y, sample_weight = self._prepared(x, y, sample_weight)
         if self.step is not None:
             x, y, sample_weight = self.step.fill_up(x, y, sample_weight)
         with self.modes_kept(), self._metrics_kept():
             return super().test_on_batch(x, y, sample_weight, return_dict)
+
+    @with_whole_weights
+    def predict_on_batch(self, x):
+        """Keras's `predict_on_batch`."""
+        x, *_ = self._prepared(x, None, None)
+        with self.modes_kept():
+            return super().predict_on_batch(x)
 
     def _prepared(
         self, x, y, sample_weight, class_weight=None, batch_size=None, shuffle: bool = False
@@ -303,6 +345,8 @@ class TokenModel(StoredModel):
         """The arguments as arrays, the class weights as weights of tokens."""
         if self.reader is not None:
             x, y = self.reader.data(x, y, ignored_label(self.loss), batch_size, shuffle)
+        if inspect.isgenerator(x):
+            x = (tuple(map(as_arrays, b)) if isinstance(b, tuple) else b for b in x)
         x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
         check_rows(x, "x")
         if self.step is None:
@@ -322,3 +366,14 @@ class TokenModel(StoredModel):
         """Context manager for what a callback of `fit` may call in the middle of an epoch."""
         is_inside = self.step is not None and self.run is not None
         return self.run.metrics_kept() if is_inside else contextlib.nullcontext()
+
+    def _skipped_told(self):
+        """Context manager that tells of an update which is skipped, unless `fit` does."""
+        if self.step is None or self.run is not None:
+            return contextlib.nullcontext()
+        return self._first_skipped.looking()
+
+
+def whole_epoch(x):
+    """Context manager in which one of our loaders begins at its first batch; others as they do."""
+    return x.whole_epoch() if isinstance(x, DataLoader) else contextlib.nullcontext()

@@ -6,10 +6,19 @@ from keras_llm.backend.keras_private import does_nothing
 
 
 def callback_list(callbacks) -> list:
-    """The callbacks that `fit` was given, one or several, as a list."""
+    """The callbacks that `fit` was given, one or several, as a list.
+
+    Raises:
+        TypeError: one of them is no callback.
+    """
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
-    return keras.tree.flatten(callbacks or [])
+    callbacks = keras.tree.flatten(callbacks or [])
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            hint = "; write its constructor's call" if isinstance(callback, type) else ""
+            raise TypeError(f"callbacks must be Keras callbacks{hint}. Received: {callback!r}")
+    return callbacks
 
 
 def acts(callbacks, *hooks) -> bool:

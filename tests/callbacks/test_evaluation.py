@@ -44,16 +44,35 @@ def test_the_model_is_evaluated_as_if_training_had_ended_there():
 
 
 @pytest.mark.torch_only
-def test_keras_callbacks_act_after_each_evaluation(tmp_path):
+def test_an_evaluation_between_log_points_is_a_point_with_all_numbers():
+    """Of what was trained since the point before; else its callbacks had no loss to monitor."""
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: seen.append(logs["loss"]))
+    evaluation = callbacks.Evaluation(VALID, every_steps=4, callbacks=[look])
+    model = build(0.0)
+    history = model.fit(X, Y, batch_size=4, shuffle=False, verbose=0, callbacks=[evaluation])
+    assert [point["step"] for point in history.steps] == [4, 8, 10, 12]
+    rows = np.cumsum([0, 16, 16, 8, 8])
+    for point, first, end in zip(history.steps, rows, rows[1:], strict=False):
+        part = model.evaluate(X[first:end], Y[first:end], verbose=0, return_dict=True)
+        assert point["loss"] == pytest.approx(part["loss"], rel=1e-6)
+        assert point["tokens"] == (Y[:end] != PAD).sum()
+    assert seen == [p["loss"] for p in history.steps if "val_loss" in p]
+
+
+@pytest.mark.torch_only
+@pytest.mark.parametrize("every_steps", [2, 10])
+def test_keras_callbacks_act_after_each_evaluation(tmp_path, every_steps):
     stop = keras.callbacks.EarlyStopping("val_perplexity", patience=1)
     save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras", monitor="val_loss")
-    evaluation = callbacks.Evaluation(VALID, every_steps=2, callbacks=[stop, save])
+    # Every 10 steps, too, where there is a log point anyway.
+    evaluation = callbacks.Evaluation(VALID, every_steps=every_steps, callbacks=[stop, save])
     model = build(0.0)
-    model.fit(X, Y, batch_size=4, verbose=0, callbacks=[evaluation])
+    model.fit(X, Y, batch_size=1, verbose=0, callbacks=[evaluation])
     # Without learning the second evaluation is no better than the first.
     assert stop.mode == "min"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.keras", "2.keras"]
-    assert int(model.optimizer.iterations) == 4
+    assert int(model.optimizer.iterations) == 2 * every_steps
 
 
 @pytest.mark.torch_only
@@ -85,6 +104,8 @@ def test_prompts_are_continued():
 def test_what_cannot_be_evaluated_is_refused():
     with pytest.raises(ValueError, match="every_steps must be a positive integer"):
         callbacks.Evaluation(VALID, every_steps=0)
+    with pytest.raises(ValueError, match=r"data must be \(x, y\).*a tuple of 0"):
+        callbacks.Evaluation((), every_steps=1)
     with pytest.raises(ValueError, match="prompts need a tokenizer"):
         callbacks.Evaluation(VALID, every_steps=1, prompts="a")
 

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,20 @@ def test_a_process_with_workers_is_killed(tmp_path):
     whole, part = uninterrupted("workers"), resumed("workers", tmp_path / "run")
     assert differences(whole, part) == []
     assert len(part["sums"]) < len(whole["sums"])
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+@pytest.mark.sampled(2)
+@pytest.mark.quick(2)
+def test_a_run_that_a_signal_has_ended_goes_on(number, error, tmp_path):
+    """The state is written after the step in which the signal came, on every backend."""
+    with pytest.raises(error):
+        point = KillingPoint("next_batch", 17, lambda: os.kill(os.getpid(), number))
+        fit("accumulation", SEED, [point, checkpoint("accumulation", tmp_path)])
+    again = resumed("accumulation", tmp_path)
+    assert differences(uninterrupted("accumulation"), again) == []
 
 
 @pytest.mark.not_torch

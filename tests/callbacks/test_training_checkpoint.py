@@ -282,6 +282,8 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
         ({"batch_size": 4}, "batches of an epoch: 10 before, 5 now"),
         ({"x": X[:, :4], "y": Y[:, :4]}, r"input 0: \[20, 5\].* before, \[20, 4\]"),
         ({"x": X[::-1].copy()}, "input 0: .*rows .* before"),
+        ({"y": Y[::-1].copy()}, "input 1: .*rows .* before"),
+        ({"sample_weight": np.ones(20)}, r"input 2: none before, \[20\]"),
     ],
 )
 @pytest.mark.quick(5)

@@ -74,6 +74,9 @@ ENTRANCES = {
     "fit, arrays": lambda m, x, y: m.fit(x, y, verbose=0).history,
     "fit, lists": lambda m, x, y: m.fit(x.tolist(), y.tolist(), verbose=0).history,
     "fit, tensors": lambda m, x, y: m.fit(*as_tensors(x, y), verbose=0).history,
+    "fit, generator of lists": lambda m, x, y: (
+        m.fit(((x.tolist(), y.tolist()) for _ in "12"), steps_per_epoch=1, verbose=0).history
+    ),
     "fit, PyDataset": lambda m, x, y: m.fit(Batches((x, y)), verbose=0).history,
     "fit, DataLoader": lambda m, x, y: (
         m.fit(
@@ -156,6 +159,39 @@ def test_a_step_trains_on_its_own_batch_and_not_on_the_one_before(entrance):
         assert model.test_on_batch(x, x, return_dict=True)["loss"] == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("wrap", [list, tuple])
+def test_a_loss_in_a_list_is_the_loss(wrap):
+    """Keras lets the loss of one output be written so; before, it was a mean of batches' means."""
+    x, y = RNG.integers(1, 9, (2, 6, 4))
+    y[:2, 1:] = 0
+    model = build(0, vocab=9)
+    model.compile("sgd", wrap([losses.MaskedSparseCategoricalCrossentropy(0)]))
+    want, _ = in_float64(model.get_weights(), x, y, y != 0)
+    logs = model.evaluate(x, y, batch_size=2, verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [np.ndarray.tolist, lambda x: x.astype("uint64"), np.asarray])
+@pytest.mark.sampled(2)
+def test_predict_on_batch_takes_what_predict_takes(make):
+    x = RNG.integers(0, 9, (3, 4))
+    model = build(vocab=9)
+    table, kernel = model.get_weights()
+    got = model.predict_on_batch(make(x))
+    np.testing.assert_allclose(got, table[x] @ kernel, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.not_tensorflow
+def test_a_batch_without_rows_is_named():
+    x = RNG.integers(1, 9, (2, 4))
+    model = models.CausalTransformer(9, 8, 1, 2)
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
+    batches = [(x, x), (x[:0], x[:0])]
+    with pytest.raises(ValueError, match=r"A batch must have at least one row.*shape=\(0, 4\)"):
+        model.fit((batch for batch in batches), verbose=0)
+
+
 def test_bytes_as_labels_are_all_counted():
     # -100 in one byte is 156, which is a byte of text.
     x = np.arange(256, dtype="uint8").reshape(1, 256)
@@ -189,6 +225,8 @@ def test_class_weights_are_of_each_tokens_label():
             assert logs["loss"] == pytest.approx(want, rel=1e-5)
     with pytest.raises(ValueError, match=r"class_weight needs the labels as an array.*alpha="):
         model.fit(Batches((x, y)), class_weight=weight, verbose=0)
+    with pytest.raises(TypeError, match=r"class_weight must have integers as keys. .*'1'"):
+        model.fit(x, y, class_weight={"1": 2.0}, verbose=0)
     with pytest.raises(ValueError, match="class_weight and sample_weight exclude each other"):
         model.fit(x, y, class_weight=weight, sample_weight=np.ones(4), verbose=0)
 

@@ -263,12 +263,34 @@ def test_train_on_batch_skips_and_shows_nan():
     (x, y, weights), _, _ = data_with_faults(0)
     model = build(optimizers.AdamW(**ADAMW))
     before = model.get_weights()
-    assert np.isnan(model.train_on_batch(np.full_like(x[0], NAN[0]), y[0], weights[0]))
+    bad = np.full_like(x[0], NAN[0])
+    with pytest.warns(UserWarning, match="train_on_batch has skipped an update") as told:
+        assert np.isnan(model.train_on_batch(bad, y[0], weights[0]))
+    texts = [str(w.message) for w in told if "train_on_batch" in str(w.message)]
+    assert len(texts) == 1
+    assert BACKEND == "tensorflow" or "/stack/faulty_0'" in texts[0]
     assert int(model.optimizer.iterations) == 0
     for mine, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert np.isfinite(model.train_on_batch(x[0], y[0], weights[0]))
     assert int(model.optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.sampled(2)
+@pytest.mark.filterwarnings("always::keras_llm.checks.sanity_warning.SanityWarning")
+def test_train_on_batch_tells_once_and_of_the_batch_of_the_window(at, recwarn):
+    (x, y, weights), _, _ = data_with_faults(0)
+    x[at, 0, 0], x[2, 0, 0] = NAN[0], INF[1]
+    model = build(optimizers.AdamW(**ADAMW, gradient_accumulation_steps=2))
+    for batch in zip(x[:6], y, weights, strict=False):
+        model.train_on_batch(*batch)
+    assert int(model.optimizer.iterations) == 1
+    texts = [str(w.message) for w in recwarn if "train_on_batch" in str(w.message)]
+    assert len(texts) == 1
+    assert BACKEND == "tensorflow" or "/stack/faulty_0'" in texts[0]
+    model.fit(x[6], y[6], verbose=0)
+    assert int(model.optimizer.iterations) == 2
 
 
 def test_what_is_told():

@@ -70,6 +70,17 @@ def test_steps_is_as_many_updates_as_it_says_and_the_same_as_epochs():
     assert int(by_steps.optimizer.iterations) == 22
 
 
+@pytest.mark.not_torch
+def test_batches_that_the_last_call_of_an_epoch_did_not_have_are_not_counted():
+    """Of five batches in calls of two, Keras counts six: before, 10 steps were 9."""
+    model = build(1e-2)
+    model.compile(model.optimizer, model.loss, steps_per_execution=2)
+    history = model.fit(X, Y, batch_size=10, steps=10, verbose=0)
+    assert int(model.optimizer.iterations) == 10
+    assert [point["step"] for point in history.steps] == [5, 10]
+    assert history.steps[-1]["tokens"] == 2 * COUNTS.sum()
+
+
 def test_validation_is_a_point_of_the_epochs_last_step():
     model = build(1e-2)
     some = (X[:9], Y[:9])
