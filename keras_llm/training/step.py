@@ -2,7 +2,8 @@
 
 `compile` makes one `Step`, `model.step`, where the loss is one of tokens (a `MaskedLoss`); with any
 other loss `model.step` is None and Keras's own step runs. `torch/step.py` is the step on PyTorch,
-`ops/step.py` on JAX and TensorFlow.
+`torch/process_step.py` that of one of several processes, `ops/step.py` the one on JAX and
+TensorFlow. In both folders `passes.py` is the part from a batch to its gradients.
 """
 
 import contextlib
