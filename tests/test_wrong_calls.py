@@ -46,6 +46,16 @@ def test_labels_among_the_inputs(x, received, is_built):
     assert received in str(error.value).replace('"', "'")
 
 
+@pytest.mark.not_tensorflow
+def test_labels_among_the_inputs_of_a_loader():
+    """Batches of dictionaries, as other libraries have them."""
+    import torch
+
+    rows = [{"input_ids": x, "labels": y} for x, y in zip(X, Y, strict=True)]
+    with pytest.raises(ValueError, match=r"a dict.* with the keys \['input_ids', 'labels'\]"):
+        compiled().fit(torch.utils.data.DataLoader(rows, batch_size=2), verbose=0)
+
+
 def test_no_labels():
     with pytest.raises(ValueError, match=r"needs labels: fit\(ids, labels\). Received: y=None"):
         compiled().fit(X, verbose=0)

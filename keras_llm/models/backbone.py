@@ -57,6 +57,9 @@ class Backbone(keras.Model):
     Args:
         config: A `TransformerConfig` of the kind that `config_class` names.
         **kwargs: Keras's own: `name`, `dtype`, `trainable`.
+
+    Raises:
+        ValueError: the dtype is float64, and Keras computes its products in float32.
     """
 
     config_class: ClassVar[type[TransformerConfig]] = TransformerConfig
@@ -66,6 +69,13 @@ class Backbone(keras.Model):
 
     def __init__(self, config: TransformerConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        is_exact = keras.backend.result_type("float64", "float64") == "float64"
+        if self.compute_dtype == "float64" and not is_exact:
+            raise ValueError(
+                "dtype must be float32, bfloat16, float16 or a mixed policy: on the "
+                f"{keras.backend.backend()} backend Keras computes products of float64 in float32. "
+                "Received: dtype='float64'"
+            )
         self.config = config
         dtype = self.dtype_policy
         head_dim = config.d_model // config.num_heads

@@ -121,7 +121,7 @@ class CausalTransformer(Transformer):
     def generate(
         self,
         ids: Tensor,
-        max_new_tokens: int = 60,
+        max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -136,7 +136,8 @@ class CausalTransformer(Transformer):
         Args:
             ids: A prompt (a list or 1-D array of ids), a batch `[batch, length]`, or a list of
                 prompts of any lengths. Each row continues as it would alone.
-            max_new_tokens: The most tokens to add to a prompt.
+            max_new_tokens: The most tokens to add to a prompt; None for 60, or for as many as the
+                model's `max_length` leaves room for.
             temperature: As in `keras_llm.generation.Sampler`, like the next two.
             top_k: Draw from the k most probable tokens.
             top_p: Draw from the smallest set of most probable tokens whose probability is at least
@@ -157,8 +158,10 @@ class CausalTransformer(Transformer):
         config = self.backbone.config
         prompts = to_rows(ids, config.vocab_size, config.pad_id)
         longest = max(len(row) for row in prompts)
-        check_positive_int(max_new_tokens, "max_new_tokens")
         most = config.max_length - longest
+        if max_new_tokens is None:
+            max_new_tokens = max(1, min(60, most))
+        check_positive_int(max_new_tokens, "max_new_tokens")
         if max_new_tokens > most:
             raise ValueError(
                 f"max_new_tokens must be at most {max(0, most)}: the longest prompt has {longest} "

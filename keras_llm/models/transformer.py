@@ -81,6 +81,14 @@ GENERATE_NAMES = by_name(
             "num_samples",
         ),
         "nothing: the keys and values of past tokens are always kept": ("use_cache",),
+        "nothing: beam search is for targets, by Seq2SeqTransformer": ("num_beams",),
+        "nothing: tokens are drawn by temperature, top_k and top_p alone": (
+            "repetition_penalty",
+            "no_repeat_ngram_size",
+            "frequency_penalty",
+            "presence_penalty",
+        ),
+        "end_id, which is one id": ("stop", "stop_strings"),
     }
 )
 

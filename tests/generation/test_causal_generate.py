@@ -52,6 +52,16 @@ def test_the_cache_changes_nothing(options):
     assert got.tolist() == expected and got.ndim == 1
 
 
+@pytest.mark.torch_only
+def test_without_a_number_of_tokens_it_takes_what_there_is_room_for():
+    model = build()
+    whole = model.generate(PROMPTS[1], max_new_tokens=18)
+    np.testing.assert_array_equal(model.generate(PROMPTS[1]), whole)
+    assert len(model.generate(PROMPTS)[1]) == 24
+    with pytest.raises(ValueError, match="at most 0: the longest prompt has 24 tokens"):
+        model.generate([1] * 24)
+
+
 def test_logits_with_the_cache_equal_those_of_a_whole_pass():
     model = build()
     ids = np.random.default_rng(0).integers(0, 23, (3, 9))

@@ -68,6 +68,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:train_on_batch has skipped:UserWarning")
 @pytest.mark.parametrize(("what", "kind", "bad"), WRONG)
 @pytest.mark.quick(5)
 def test_an_id_outside_the_vocabulary(what, kind, bad, place):
@@ -134,6 +135,7 @@ def test_the_batches_of_a_generator_are_read_before_they_are_copied():
             next(batches)
 
 
+@pytest.mark.filterwarnings("ignore:train_on_batch has skipped:UserWarning")
 @pytest.mark.parametrize("bad", [-1, keras_hub_tasks.V, 2**31 - 1])
 @pytest.mark.parametrize("kind", ["gpt2", "bart"])
 @pytest.mark.quick(4)

@@ -203,6 +203,7 @@ def test_a_step_of_ones_own_is_given_logits(passes):
     assert set(seen) == {VOCAB}
 
 
+@pytest.mark.filterwarnings("ignore:train_on_batch has skipped:UserWarning")
 def test_an_id_that_is_none_shows_in_the_loss_and_spares_the_weights(passes):
     model = build()
     logs = model.train_on_batch(X, np.where(Y == 1, VOCAB, Y), return_dict=True)

@@ -38,6 +38,8 @@ class StepFunction:
         if not self.variables:
             # TensorFlow builds a model in its first step.
             self.variables = self.step.model.variables
+        if state:
+            iterator = no_dictionaries(iterator)
         if state and self.trains and self.step.held is not None:
             iterator = self.step.holding(iterator)
         key = self.made_for()
@@ -82,6 +84,21 @@ class StepFunction:
             for variable, value in zip(variables, part, strict=True)
         }
         return (*([values[id(variable)] for variable in part] for part in now), *state[2:])
+
+
+def no_dictionaries(batches):
+    """Batches on JAX, where Keras makes a tuple of the keys of one that a DataLoader has as a dict.
+
+    Raises:
+        ValueError: a batch was a dictionary.
+    """
+    for batch in batches:
+        if isinstance(batch, tuple) and batch and all(isinstance(part, str) for part in batch):
+            raise ValueError(
+                "A batch must be (x, y) or (x, y, sample_weight); x may be a dictionary. "
+                f"Received: a dictionary with the keys {list(batch)}"
+            )
+        yield batch
 
 
 def check_one_replica(model):
