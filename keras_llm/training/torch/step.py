@@ -558,8 +558,8 @@ class TorchStep(Step):
             layers, why_layers = "eager", "compile was given run_eagerly=True"
         elif self.parameters is not None:
             layers, why_layers = "eager", "each gathers its parameters: distribute(shard=...)"
-        elif self.captured is not None and self.captured.reason:
-            layers, why_layers = "eager", f"no graph: {self.captured.reason}"
+        elif why := self.why_no_graph():
+            layers, why_layers = "eager", f"no graph: {why}"
         else:
             layers, why_layers = "graph", ""
         guard = self.guard.settings, int(self.guard.total)
@@ -572,6 +572,13 @@ class TorchStep(Step):
         if not self.model.built:
             return Processes(count, self.shard, None, None)
         variables = self.model.trainable_variables
+    def why_no_graph(self) -> str:
+        """Why layers run as they are; empty where they do not, or it is not known yet."""
+        if self.captured is not None:
+            return self.captured.reason
+        known = getattr(getattr(self.model, "backbone", None), "why_no_graph", None)
+        return known() if known else ""
+
         total = sum(variable.value.nbytes for variable in variables)
         owned = [total] * count
         if self.sharded is not None:
