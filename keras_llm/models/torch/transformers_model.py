@@ -84,7 +84,12 @@ class TransformersModel(LanguageModel):
         return self._why_logits
 
     def modes_kept(self):
-        """Context manager that gives all parts of the model their modes back."""
+        """Context manager that gives all parts of the model their modes back.
+
+        Raises:
+            RuntimeError: it is another model now, of which the variables are not the parameters.
+        """
+        self.backbone.check_parameters()
         return modes_kept(self.backbone.model)
 
     # Saving

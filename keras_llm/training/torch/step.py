@@ -44,6 +44,9 @@ from keras_llm.training.torch.sharded_parameters import ShardedParameters
 from keras_llm.training.torch.trained_variables import TrainedVariables
 from keras_llm.training.torch.update_guard import UpdateGuard
 
+# What Keras says where it is handed none.
+NO_GRADIENTS = "No gradients provided for any variable."
+
 
 class TorchStep(Step):
     """`Step`, with gradients in `.grad` and the backbone as captured graphs."""
@@ -160,6 +163,8 @@ class TorchStep(Step):
         else:
             passed = self.forward(x, y, sample_weight, training=True, unit=unit, counts=counts)
             objective = self.optimizer.scale_loss(passed.objective)
+            if not objective.requires_grad:
+                raise ValueError(NO_GRADIENTS)
             if undo is None:
                 with self.sums_begin(trained, is_last):
                     objective.backward()
@@ -326,8 +331,7 @@ class TorchStep(Step):
     def update_own(self, skip, norm, gradients, trained):
         """Updates the variables of this process, and gives all processes those of all."""
         if norm is None:
-            # What Keras says where it is handed none.
-            raise ValueError("No gradients provided for any variable.")
+            raise ValueError(NO_GRADIENTS)
         gradients, variables = self.sharded.own(gradients, trained.variables, norm)
         if any(gradient is not None for gradient in gradients):
             self.apply_unless(skip, norm, *self.with_gradients(gradients, variables))
@@ -361,6 +365,8 @@ class TorchStep(Step):
         if not self.optimizer.built:
             self.optimizer.build(variables)
         pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
+        if not pairs:
+            raise ValueError(NO_GRADIENTS)
         return zip(*pairs, strict=True)
 
     # Several processes
@@ -566,12 +572,6 @@ class TorchStep(Step):
         described = self.description(layers, why_layers, self.policy.describe(), *guard)
         return described._replace(processes=self.ranks and self.processes())
 
-    def processes(self) -> Processes:
-        """What `explain` shows of the processes that train."""
-        count = self.ranks.group.size
-        if not self.model.built:
-            return Processes(count, self.shard, None, None)
-        variables = self.model.trainable_variables
     def why_no_graph(self) -> str:
         """Why layers run as they are; empty where they do not, or it is not known yet."""
         if self.captured is not None:
@@ -579,6 +579,12 @@ class TorchStep(Step):
         known = getattr(getattr(self.model, "backbone", None), "why_no_graph", None)
         return known() if known else ""
 
+    def processes(self) -> Processes:
+        """What `explain` shows of the processes that train."""
+        count = self.ranks.group.size
+        if not self.model.built:
+            return Processes(count, self.shard, None, None)
+        variables = self.model.trainable_variables
         total = sum(variable.value.nbytes for variable in variables)
         owned = [total] * count
         if self.sharded is not None:
