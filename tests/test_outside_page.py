@@ -4,6 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import datasets
 import keras
 import pytest
 import torch
@@ -21,6 +22,7 @@ pytestmark = [
 ]
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 IDS = torch.tensor([[3, 4, 5, 6]])
+ROWS = datasets.Dataset.from_dict({"input_ids": IDS.tolist(), "labels": IDS.tolist()})
 PACKED = {"input_ids": IDS, "position_ids": torch.tensor([[0, 1, 0, 1]])}
 
 
@@ -59,6 +61,21 @@ def adapters():
 
     config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     return models.from_transformers(peft.get_peft_model(zoo.make("llama"), config))
+
+
+def adalora():
+    import peft
+
+    config = peft.AdaLoraConfig(
+        target_modules=["q_proj"], task_type="CAUSAL_LM", init_r=4, total_step=10
+    )
+    return peft.get_peft_model(zoo.make("llama"), config)
+
+
+def resized_afterwards():
+    model = made("llama")
+    model.hf.resize_token_embeddings(90)
+    model.fit({"input_ids": IDS, "labels": IDS}, verbose=0)
 
 
 def whisper():
@@ -122,6 +139,15 @@ REFUSED = {
     "inputs that are no tokens": wrap(whisper),
     "several devices, or no weights yet": wrap(on_no_device),
     "prompt learning": wrap(prompt_learner),
+    "adapters that add to the loss": wrap(adalora),
+    "other parameters than when it was wrapped": resized_afterwards,
+    "several splits": fit("llama", datasets.DatasetDict(train=ROWS, test=ROWS)),
+    "no rows": fit("llama", ROWS.select([])),
+    "rows that are batches": fit("llama", [{"input_ids": IDS, "labels": IDS}]),
+    "a mask of other tokens": fit(
+        "llama", {"input_ids": IDS, "labels": IDS, "attention_mask": IDS[:, :3]}
+    ),
+    "labels that are not of positions": fit("llama", {"input_ids": IDS, "labels": IDS[:, 0]}),
     "no `input_ids`": fit("llama", {"labels": IDS}),
     "labels given twice": fit("llama", {"input_ids": IDS, "labels": IDS}, IDS),
     "an id outside the vocabulary": fit("llama", {"input_ids": IDS + 90, "labels": IDS}),

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jinja2
+
 from keras_llm.data.chat_template import Chat, Row
 from keras_llm.json_files import parse_json
 
@@ -84,6 +86,8 @@ def to_row(row: Mapping, tokenizer) -> Row:
         return chat([*prompt, *completion], len(prompt), row, tokenizer)
     if isinstance(text, str):
         return Row(text, [(0, len(text))], is_chat=False)
+    if text is not None:
+        raise TypeError(f"text must be a string. Received: text={text!r:.80}")
     raise ValueError(f"Every row of rows must have {FIELDS}. Received: a row with {list(row)}")
 
 
@@ -97,7 +101,14 @@ def chat(messages: list, first: int, row: Mapping[str, Any], tokenizer) -> Row:
             f"{type(tokenizer).__name__} without one"
         )
     settings = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
-    return Chat(messages, tokenizer, settings).row(first)
+    try:
+        return Chat(messages, tokenizer, settings).row(first)
+    except (jinja2.TemplateError, TypeError) as error:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise ValueError(
+            f"The chat template of the tokenizer {name!r} cannot write messages={messages!r:.200}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def check_messages(messages, name: str):

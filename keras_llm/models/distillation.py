@@ -7,32 +7,10 @@ from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.backend import divergence_pass
-from keras_llm.backend.inference import inference_mode
 from keras_llm.models.language_model import LanguageModel
+from keras_llm.models.teacher import Teacher
 from keras_llm.training import TokenModel
 from keras_llm.value_text import value_text
-
-
-class Teacher:
-    """A model that is asked and not trained: no attribute that Keras would track or save.
-
-    Args:
-        model: A `LanguageModel`, built.
-    """
-
-    def __init__(self, model: LanguageModel):
-        self.model = model
-
-    def hidden_vectors(self, inputs):
-        """Its hidden vectors in evaluation mode, without gradients."""
-        with inference_mode():
-            return ops.stop_gradient(self.model.backbone(inputs, training=False))
-
-    def head_matrix(self):
-        """Its head, without gradients."""
-        head = self.model.head_matrix()
-        kernel, bias = (None if x is None else ops.stop_gradient(x) for x in head[:2])
-        return head._replace(kernel=kernel, bias=bias)
 
 
 class Distillation(TokenModel):
@@ -51,7 +29,8 @@ class Distillation(TokenModel):
     Args:
         teacher: A built `LanguageModel` over the student's vocabulary; also one of
             `models.from_transformers` or `models.from_keras_hub`.
-        student: A `LanguageModel` that takes the same inputs.
+        student: A `LanguageModel`. Teacher and student may be of different kinds: the teacher is
+            given the student's inputs under its own names, ids and the mask of padding.
         alpha: The teacher's share of the loss, from 0 to 1.
         temperature: T, above 0.
         **kwargs: Keras's own: `name`, `trainable`.
@@ -121,6 +100,8 @@ class Distillation(TokenModel):
                 "Distillation must be compiled with a loss of keras_llm for the labels, such as "
                 f"losses.MaskedSparseCategoricalCrossentropy(). Received: loss={self.loss!r}"
             )
+
+    explain = LanguageModel.explain
 
     # What the step asks
 

@@ -1,7 +1,7 @@
 """What people hand to `fit` in place of arrays, and class weights, as arrays."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def as_arrays(part):
     """Nested lists of numbers as arrays, and ids of 64 bits without a sign as ids with one.
 
     Keras takes a list for several inputs, and its numbers for tensors; PyTorch has no arithmetic on
-    uint64. Anything else is returned as it is.
+    uint64. A column of `datasets` is the list of its rows. Anything else is returned as it is.
 
     Raises:
         TypeError: an array holds texts or objects.
@@ -28,6 +28,8 @@ def as_arrays(part):
         return numeric(part)
     if isinstance(part, dict):
         return {key: as_arrays(value) for key, value in part.items()}
+    if isinstance(part, Sequence) and type(part).__module__.startswith("datasets."):
+        part = part[:]  # a column that is read when it is asked for
     if type(part) not in (list, tuple) or not part:
         return part
     if not isinstance(first_leaf(part), int | float | np.number):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
 import keras
@@ -12,7 +13,7 @@ from keras_llm.backend.keras_private import jax_state
 from keras_llm.checks.compile_checks import ignored_label
 from keras_llm.data.process_rows import RowsOfOneProcess
 from keras_llm.distribution import world
-from keras_llm.training.arrays import check_batch
+from keras_llm.training.arrays import as_arrays, check_batch
 
 BACKEND = keras.backend.backend()
 if BACKEND != "torch":
@@ -39,6 +40,12 @@ class StepModel(keras.Model):
     _step_functions: ClassVar[dict] = {}
 
     # Keras's hooks: one batch
+
+    def __call__(self, inputs, *args, **kwargs):
+        """Keras's, which takes other mappings and lists of numbers for what is no input."""
+        if self.reader is not None:
+            inputs = as_arrays(dict(inputs) if isinstance(inputs, Mapping) else inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def train_step(self, *state_and_data):
         """One batch and its update."""

@@ -178,6 +178,16 @@ def test_what_a_template_is_given():
     assert learnt([row], tokenizer) == ["The sky is blue.<|im_end|>\n"]
 
 
+def test_messages_that_a_template_cannot_write():
+    parts = [{"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}, SUM[1]]
+    with pytest.raises(ValueError, match=r"cannot write messages=.*'2 \+ 2\?'.*: TypeError") as e:
+        data.instruction([{"messages": SUM}, {"messages": parts}], TOKENIZERS["plain"], 64)
+    assert "row 1" in e.value.__notes__[0]
+    strict = chat_tokenizer("{{ raise_exception('no system') }}")
+    with pytest.raises(ValueError, match="TemplateError: no system"):
+        data.instruction([{"messages": CHAT}], strict, 64)
+
+
 # Rows of text -------------------------------------------------------------------------------------
 
 words = st.lists(st.sampled_from(["sky", "is", "2", "é✓"]), min_size=1, max_size=5).map(" ".join)

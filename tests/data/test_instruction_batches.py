@@ -130,6 +130,7 @@ def test_our_own_model_is_evaluated_per_token():
             ValueError,
             r"a row with \['instruction', 'output'",
         ),
+        ([{"text": ["sky"]}], TypeError, r"text must be a string. Received: text=\['sky'\]"),
         ([{"messages": "a"}], TypeError, r"messages must be a list of dict.*messages='a'"),
         (
             [{"prompt": SKY[:1], "completion": "a"}],

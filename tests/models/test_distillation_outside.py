@@ -75,3 +75,85 @@ def test_each_form_of_a_batch(form, ignore_index):
         assert logs[name][0] == pytest.approx(wanted, rel=1e-5)
     assert logs["perplexity"][0] == pytest.approx(torch.tensor(nll).exp().item(), rel=1e-5)
     assert model.evaluate(data(form), verbose=0)[0] == pytest.approx(wanted, rel=1e-5)
+
+
+def ours():
+    model = models.CausalTransformer(zoo.VOCAB, d_model=16, num_layers=1, num_heads=2)
+    model(zoo.batch("llama")["input_ids"])
+    return model
+
+
+def kerashub():
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=zoo.VOCAB,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=16,
+        intermediate_dim=24,
+        dropout=0.0,
+    )
+    return models.from_keras_hub(backbone)
+
+
+KINDS = {
+    "transformers": lambda: models.from_transformers(zoo.make("llama")),
+    "ours": ours,
+    "KerasHub": kerashub,
+}
+
+
+def logits(model, kind, ids, mask):
+    """Of a model that is called as its users call it."""
+    if kind == "ours":
+        z = model(ids)
+    elif kind == "KerasHub":
+        z = model({"token_ids": ids, "padding_mask": mask})
+    else:
+        z = model.hf(ids, attention_mask=mask).logits
+    return z.detach().double()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [(t, s) for t in KINDS for s in KINDS if t != s],
+)
+@pytest.mark.quick(4)
+def test_a_teacher_of_another_kind(teacher, student):
+    kinds = teacher, student
+    keras.utils.set_random_seed(0)
+    batch, (teacher, student) = zoo.batch("llama"), (KINDS[kind]() for kind in kinds)
+    ids, mask, labels = batch.values()
+    y = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], dim=1)
+    t, z = (
+        logits(m, k, ids, mask)[y != -100] for m, k in zip((teacher, student), kinds, strict=True)
+    )
+    nll = torch.nn.functional.cross_entropy(z, y[y != -100])
+    log_p, log_q = ((each / TEMPERATURE).log_softmax(-1) for each in (z, t))
+    divergence = (log_q.exp() * (log_q - log_p)).sum(-1).mean()
+    wanted = (1 - ALPHA) * nll + ALPHA * TEMPERATURE**2 * divergence
+
+    model = models.Distillation(teacher, student, ALPHA, TEMPERATURE)
+    model.compile(keras.optimizers.SGD(0.1), losses.MaskedSparseCategoricalCrossentropy())
+    x = {
+        "transformers": {"input_ids": ids, "attention_mask": mask},
+        "ours": ids,
+        "KerasHub": {"token_ids": ids, "padding_mask": mask},
+    }[kinds[1]]
+    x = keras.tree.map_structure(lambda tensor: tensor.numpy(), x)
+    assert model.evaluate(x, y.numpy(), verbose=0) == pytest.approx(wanted.item(), rel=1e-5)
+    assert model.fit(x, y.numpy(), verbose=0).history["loss"][0] == pytest.approx(
+        wanted.item(), rel=1e-5
+    )
+
+
+def test_what_a_teacher_of_ours_cannot_read_is_refused():
+    model = models.Distillation(ours(), KINDS["transformers"]())
+    model.compile(keras.optimizers.SGD(0.1), losses.MaskedSparseCategoricalCrossentropy())
+    batch = zoo.batch("llama")
+    batch["attention_mask"] = batch["attention_mask"].flip(1)
+    with pytest.raises(ValueError, match="padded on the right: the teacher, a CausalTransformer"):
+        model.fit(batch, verbose=0)
+    batch = {**zoo.batch("llama"), "position_ids": torch.arange(12).expand(4, 12)}
+    with pytest.raises(ValueError, match=r"CausalTransformer, has no input for \['position_ids'\]"):
+        model.fit(batch, verbose=0)

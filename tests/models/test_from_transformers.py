@@ -1,6 +1,7 @@
 """Models of transformers by compile and fit, beside their own loss and a loop by hand."""
 
 import contextlib
+import warnings
 
 import keras
 import pytest
@@ -150,6 +151,92 @@ def test_requires_grad_decides_also_when_it_is_set_later():
     model.compile(keras.optimizers.SGD(1.0), losses.MaskedSparseCategoricalCrossentropy())
     model.fit(batch, verbose=0)
     assert not torch.equal(frozen.mlp.up_proj.weight, before["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_freezing_a_layer_as_keras_has_it_freezes_what_is_trained_now():
+    hf = zoo.make("llama")
+    hf.model.requires_grad_(False)
+    model, batch = compiled(hf), zoo.batch("llama")
+    hf.model.layers[1].requires_grad_(True)
+    model.backbone.trainable = False
+    assert not any(p.requires_grad for p in hf.model.parameters())
+    model.compile(keras.optimizers.SGD(1.0), losses.MaskedSparseCategoricalCrossentropy())
+    before = parameters(hf)
+    model.fit(batch, verbose=0)
+    changed = {n for n, p in hf.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {"lm_head.weight"}
+
+    model.trainable = False
+    assert not model.trainable_variables
+    model.trainable = True
+    trained = {n for n, p in hf.named_parameters() if p.requires_grad}
+    layer = {f"model.layers.1.{n}" for n, _ in hf.model.layers[1].named_parameters()}
+    assert trained == layer | {"lm_head.weight"}
+
+
+def replaced_by(kind, hf):
+    if kind == "resized":
+        hf.resize_token_embeddings(zoo.VOCAB + 7)
+    elif kind == "assigned":
+        hf.load_state_dict(zoo.make("llama").state_dict(), assign=True)
+    else:
+        peft = pytest.importorskip("peft")
+        peft.get_peft_model(hf, peft.LoraConfig(target_modules=["q_proj"]))
+
+
+# peft asks transformers by a name of before.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["resized", "assigned", "adapted"])
+def test_parameters_that_are_replaced_after_wrapping_are_noticed(kind):
+    hf = zoo.make("llama")
+    model = compiled(hf)
+    replaced_by(kind, hf)
+    for call in (model.fit, model.evaluate, model.train_on_batch):
+        with pytest.raises(RuntimeError, match=r"were replaced after.*Wrap the model again"):
+            call(zoo.batch("llama"))
+
+
+@pytest.mark.parametrize("reaches", ["nothing", "another tensor"])
+def test_a_loss_that_reaches_no_trained_parameter_is_an_error_as_of_keras(reaches):
+    hf = zoo.make("llama")
+    hf.requires_grad_(False)
+    hf.unused = torch.nn.Linear(2, 2)
+    if reaches == "another tensor":
+        other = torch.ones((), requires_grad=True)
+        hf.model.norm.register_forward_hook(lambda part, inputs, output: output * other)
+    with pytest.raises(ValueError, match="No gradients provided for any variable"):
+        compiled(hf).fit(zoo.batch("llama"), verbose=0)
+
+
+@pytest.mark.parametrize("sizes", [(zoo.VOCAB, zoo.VOCAB + 20), (zoo.VOCAB + 20, zoo.VOCAB)])
+def test_source_and_target_of_different_vocabularies(sizes):
+    torch.manual_seed(0)
+    config = transformers.MarianConfig(
+        **{**zoo.BART, "vocab_size": sizes[0], "decoder_vocab_size": sizes[1]},
+        share_encoder_decoder_embeddings=False,
+        tie_word_embeddings=False,
+    )
+    hf = zoo.without_dropout(transformers.MarianMTModel(config)).eval()
+    batch = zoo.batch("marian")
+    batch["input_ids"][0, 0], batch["labels"][0, :2] = sizes[0] - 1, sizes[1] - 1
+    reference, before = zoo.twin(hf), parameters(hf)
+    own = reference(**batch)
+    own.loss.backward()
+    history = compiled(hf).fit(batch, verbose=0).history
+    assert history["loss"][0] == pytest.approx(own.loss.item(), rel=1e-6)
+    assert_gradients(hf, before, reference)
+
+
+def test_a_loss_that_adds_what_is_not_known_is_told():
+    config = transformers.NllbMoeConfig(
+        **zoo.BART, num_experts=4, encoder_sparse_step=2, decoder_sparse_step=2
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.from_transformers(transformers.NllbMoeForConditionalGeneration(config))
+    config.output_router_logits = True
+    with pytest.warns(UserWarning, match=r"NllbMoe\w+ computes.*loss of a router.*not trained"):
+        models.from_transformers(transformers.NllbMoeForConditionalGeneration(config))
 
 
 def test_modes_are_given_back_and_dropout_works():

@@ -153,3 +153,24 @@ def test_ids_that_only_the_device_has_make_the_loss_of_kerashubs_models_nan(kind
         assert np.isfinite(outside_model(kind)[0].test_on_batch(on_device(x), y))
     if place == "cuda":
         torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("bad", [-1, transformers_zoo.VOCAB, 2**31 - 1])
+@pytest.mark.parametrize("name", ["llama", "bart"])
+@pytest.mark.quick(4)
+def test_ids_that_only_the_device_has_make_the_loss_of_a_model_of_transformers_nan(
+    name, bad, place
+):
+    device = "cuda" if place == "cuda" else "cpu"
+    good = {k: v.to(device) for k, v in transformers_zoo.batch(name).items()}
+    wrong = {**good, "input_ids": good["input_ids"].clone()}
+    wrong["input_ids"][1, 2] = bad
+    model = models.from_transformers(transformers_zoo.make(name))
+    model.compile(keras.optimizers.SGD(0.0), losses.MaskedSparseCategoricalCrossentropy())
+    assert np.isfinite(model.train_on_batch(good))
+    for call in (model.train_on_batch, model.test_on_batch):
+        assert np.isnan(call(wrong))
+    logits = model({k: v for k, v in wrong.items() if k != "labels" or name == "bart"})
+    assert logits[1].isnan().all() and logits[[0, 2, 3]].isfinite().all()
+    if place == "cuda":
+        torch.cuda.synchronize()

@@ -91,3 +91,22 @@ def test_a_compiled_model_has_the_same_gradients():
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     for name, gradient in plain.items():
         torch.testing.assert_close(changed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_half_precision_is_the_policy_and_is_saved(tmp_path):
+    hf = zoo.make("llama").bfloat16()
+    model = compiled(hf)
+    assert model.dtype_policy.name == "bfloat16"
+    assert "bfloat16" in str(model.explain(show=False)).split("precision")[1].split("\n")[0]
+    model.save(tmp_path / "model.keras")
+    read = keras.models.load_model(tmp_path / "model.keras")
+    assert {p.dtype for p in read.hf.parameters()} == {torch.bfloat16}
+    ids = zoo.batch("llama")["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(read(ids), hf(ids).logits)
+
+
+def test_explain_knows_before_the_first_batch_that_there_is_no_graph():
+    assert "a model of transformers runs as it is" in str(
+        compiled(zoo.make("llama")).explain(show=False)
+    )

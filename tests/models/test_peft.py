@@ -113,6 +113,14 @@ def test_prompt_learning_is_refused_by_name():
         models.from_transformers(peft.get_peft_model(zoo.make("llama"), config))
 
 
+def test_an_adapter_with_a_loss_of_its_own_is_refused():
+    config = peft.AdaLoraConfig(
+        init_r=4, target_r=2, total_step=10, target_modules=["q_proj"], task_type="CAUSAL_LM"
+    )
+    with pytest.raises(ValueError, match=r"labels alone.*ADALORA, whose own forward"):
+        models.from_transformers(peft.get_peft_model(zoo.make("llama"), config))
+
+
 def test_a_model_with_adapters_names_how_to_save_it(tmp_path):
     model, _ = adapted()
     with pytest.raises(NotImplementedError, match="save_pretrained"):

@@ -53,6 +53,18 @@ def test_wrong_ids_are_named_by_a_graph_too():
         capture(torch.where(inputs == inputs.max(), 45, inputs), False)
 
 
+def test_tensors_of_other_names_are_other_inputs():
+    """Also where their order by name is that of a graph's inputs, or the opposite."""
+    model = models.Seq2SeqTransformer(23, 8, 1, 2, max_length=8)
+    ids, target = torch.tensor(IDS[:, :5]), torch.tensor(IDS[:, 1:])
+    capture = captured_layer(model.backbone)
+    for _ in range(3):
+        capture({"encoder_ids": ids, "decoder_ids": target}, False)
+    for names in (("source", "target"), ("decoder_ids", "source")):
+        with pytest.raises(ValueError, match="encoder_ids"):
+            capture(dict(zip(names, (ids, target), strict=True)), False)
+
+
 def test_state_is_brought_up_to_date():
     plain, captured = (
         keras.Sequential([keras.layers.Embedding(23, 4), keras.layers.BatchNormalization()])

@@ -37,7 +37,8 @@ def plain_linear(head) -> str:
     An adapter starts at 0, so numbers cannot tell: only the class can.
     """
     if type(head) is not torch.nn.Linear:
-        return f"the head is a {type(head).__name__}, not a torch.nn.Linear"
+        name = f"{type(head).__module__}.{type(head).__name__}"
+        return f"the head is a {name}, not a torch.nn.Linear"
     if head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
         return "the head has a hook"
     return ""

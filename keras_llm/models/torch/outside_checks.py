@@ -38,16 +38,42 @@ def check_adapters(hf):
             )
 
 
+def check_adds_nothing(hf, model, inputs: dict, labels):
+    """Raises `ValueError` where a `PeftModel` makes another loss than the model inside of it.
+
+    Args:
+        hf: The `PeftModel`, in evaluation mode.
+        model: The model inside.
+        inputs, labels: A few rows of tokens.
+    """
+    batch = {**inputs, "labels": labels, "use_cache": False}
+    try:
+        theirs, own = (each(**batch).loss for each in (hf, model))
+    except TypeError:  # it takes no labels
+        return
+    if theirs is None or own is None or torch.isclose(theirs, own, rtol=1e-5, atol=0.0):
+        return
+    kinds = sorted({config.peft_type.value for config in hf.peft_config.values()})
+    raise ValueError(
+        "An adapter must be trained by the loss of the labels alone, as peft.LoraConfig is. "
+        f"Received: {', '.join(kinds)}, whose own forward makes the loss {float(theirs):.6g} "
+        f"where the layers make {float(own):.6g}"
+    )
+
+
 def check_head(model):
     """Raises `ValueError` for a model without a head over the vocabulary."""
-    if model.can_generate() or model.get_output_embeddings() is not None:
-        if model.get_output_embeddings() is None:
-            raise ValueError(f"model, a {type(model).__name__}, does not tell its head")
-        return
-    raise ValueError(
-        "model must have a head over its vocabulary: AutoModelForCausalLM or "
-        f"AutoModelForSeq2SeqLM makes one. Received: {type(model).__name__}"
-    )
+    head = model.get_output_embeddings()
+    if head is None and not model.can_generate():
+        raise ValueError(
+            "model must have a head over its vocabulary: AutoModelForCausalLM or "
+            f"AutoModelForSeq2SeqLM makes one. Received: {type(model).__name__}"
+        )
+    if getattr(head, "weight", None) is None:
+        raise ValueError(
+            f"model, a {type(model).__name__}, does not tell its head: get_output_embeddings() "
+            f"must return one matrix. Received: {type(head).__name__}"
+        )
 
 
 def check_in_one_place(model):

@@ -1,11 +1,14 @@
 """What has to be known of a transformers model before it is trained, found by calling it."""
 
+import warnings
+
 import torch
 
 from keras_llm.models.torch.hidden_vectors import HiddenVectors
 from keras_llm.models.torch.labels_rule import DecoderInputs, shifts_labels
 from keras_llm.models.torch.logits_rule import LogitsRule, logits_rule, plain_linear
 from keras_llm.models.torch.modes import modes_kept
+from keras_llm.models.torch.outside_checks import check_adds_nothing
 
 ROWS, LENGTH = 2, 6
 
@@ -16,9 +19,12 @@ class OutsideFacts:
     Args:
         model: A transformers model that has output embeddings. It is called a few times with a few
             tokens, in evaluation mode.
+        hf: The `PeftModel` that it is in, or the model itself.
 
     Attributes:
         head: The output embeddings.
+        sample: A few inputs and labels.
+        vocab_sizes: The number of ids there are, by the name of the input.
         head_parameters: Those that are only the head's, by name.
         rule: The `LogitsRule`.
         hidden_vectors: The `HiddenVectors`.
@@ -28,20 +34,26 @@ class OutsideFacts:
         decoder_inputs: The `DecoderInputs` of an encoder-decoder, else None.
 
     Raises:
-        ValueError: the model cannot be called with ids alone, or looks at later tokens.
+        ValueError: the model cannot be called with ids alone, or looks at later tokens, or adapters
+            add to its loss.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, hf):
         self.model, self.head = model, model.get_output_embeddings()
         self.head_parameters = parameters_of(model, self.head)
-        with modes_kept(model), torch.no_grad():
-            model.eval()
+        with modes_kept(hf), torch.no_grad():
+            hf.eval()
             self.look()
+            if hf is not model:
+                check_adds_nothing(hf, model, *self.sample)
 
     def look(self):
         """Finds all that numbers show."""
         model, head = self.model, self.head
-        ids, labels = sample(model, 0), sample(model, 1)
+        self.vocab_sizes = vocab_sizes(model)
+        device, size = model.get_input_embeddings().weight.device, head.weight.shape[0]
+        ids = sample(min(size, self.vocab_sizes["input_ids"])).to(device)
+        labels = sample(size, seed=1).to(device)
         self.decoder_inputs = None
         inputs = {"input_ids": ids}
         try:
@@ -54,6 +66,7 @@ class OutsideFacts:
                 f"model, a {type(model).__name__}, must make logits of token ids. Called with "
                 f"{sorted(inputs)} it raised {type(error).__name__}: {error}"
             ) from error
+        self.sample = inputs, labels
         self.check_looks_back_only(inputs, logits)
         self.rule = LogitsRule(reason=plain_linear(head))
         if not self.rule.reason:
@@ -62,6 +75,14 @@ class OutsideFacts:
         self.hidden_vectors = HiddenVectors(model, head, inputs, is_scale)
         self.why_logits = self.rule.reason or self.hidden_vectors.reason
         self.shifts_labels = shifts_labels(model, inputs, labels, self.hidden_vectors.penalty_of)
+        if self.shifts_labels is None:
+            warnings.warn(
+                f"The loss that {type(model).__name__} computes of its labels is not their cross "
+                "entropy, with or without shifting them: it adds something, such as the loss of a "
+                "router, which is not trained here. Labels inside a batch are taken as they are, "
+                "unless shift_labels=True says that each position predicts the next of them.",
+                stacklevel=5,
+            )
 
     def check_looks_back_only(self, inputs: dict, logits):
         """Raises `ValueError` where a token's logits depend on the tokens after it."""
@@ -80,12 +101,18 @@ class OutsideFacts:
             )
 
 
-def sample(model, seed: int):
+def vocab_sizes(model) -> dict:
+    """The number of ids there are, by the name of the input."""
+    sizes = {"input_ids": model.get_input_embeddings().weight.shape[0]}
+    if model.config.is_encoder_decoder:
+        sizes["decoder_input_ids"] = model.get_output_embeddings().weight.shape[0]
+    return sizes
+
+
+def sample(vocab_size: int, seed: int = 0):
     """A few ids, `[rows, length]`, none of them special."""
-    vocab_size = model.get_output_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(min(3, vocab_size - 1), vocab_size, (ROWS, LENGTH), generator=generator)
-    return ids.to(model.get_input_embeddings().weight.device)
+    return torch.randint(min(3, vocab_size - 1), vocab_size, (ROWS, LENGTH), generator=generator)
 
 
 def parameters_of(model, head) -> dict:

@@ -7,10 +7,38 @@ import torch
 from keras import ops
 
 from keras_llm.backend.head_matrix import soft_capped
+from keras_llm.backend.ids import check_ids
 from keras_llm.models.torch.parameter_variable import ParameterVariable
 
 
-class OutsideBackbone(keras.layers.Layer):
+class OfParameters(keras.layers.Layer):
+    """Base class: a layer whose variables are parameters of a PyTorch module.
+
+    `trainable = False` freezes all of them, also those that were frozen when they were wrapped and
+    are not now; `True` gives back what it took, so that the base of adapters stays frozen.
+    """
+
+    def track(self, parameters: dict):
+        """Makes variables of parameters, by name."""
+        self.taken = set()
+        for name, parameter in parameters.items():
+            if parameter.is_floating_point():
+                self._track_variable(ParameterVariable(parameter, name))
+
+    @keras.layers.Layer.trainable.setter
+    def trainable(self, value):
+        """Whether parameters may be trained; which of them are, their `requires_grad` says."""
+        trained = {v.path for v in self.variables if v.trainable}
+        keras.layers.Layer.trainable.fset(self, value)
+        if value:
+            trained, self.taken = trained | self.taken, set()
+        else:
+            trained, self.taken = set(), self.taken | trained
+        for variable in self.variables:
+            variable.trainable = variable.path in trained
+
+
+class OutsideBackbone(OfParameters):
     """A transformers model up to its head: a dictionary of its inputs to hidden vectors.
 
     Its variables are the model's parameters, each once, by their own names.
@@ -25,13 +53,14 @@ class OutsideBackbone(keras.layers.Layer):
         # A module as an attribute would be wrapped, tracked and saved by Keras.
         vars(self)["model"] = model
         vars(self)["hidden_vectors"] = facts.hidden_vectors
+        vars(self)["vocab_sizes"] = facts.vocab_sizes
         self.factor = 1.0 if facts.hidden_vectors.scales else facts.rule.scale
         # What predicts the next token: for the checks of a batch.
         self.is_causal = not model.config.is_encoder_decoder
         self.is_compiled, self.compiled = False, {}
-        for name, parameter in model.named_parameters():
-            if name not in facts.head_parameters and parameter.is_floating_point():
-                self._track_variable(ParameterVariable(parameter, name))
+        own = dict(model.named_parameters())
+        self.parameters_then = {id(parameter) for parameter in own.values()}
+        self.track({name: own[name] for name in own if name not in facts.head_parameters})
         self.built = True
 
     def why_no_graph(self) -> str:
@@ -42,23 +71,56 @@ class OutsideBackbone(keras.layers.Layer):
         return "a model of transformers runs as it is"
 
     def call(self, inputs, training=None):
-        """Hidden vectors `[batch, length, d_model]`."""
+        """Hidden vectors `[batch, length, d_model]`; NaN in rows of which only the device has ids
+        outside of the vocabulary."""
         # Not given back afterwards: checkpointing computes again in the backward pass.
         self.set_mode(bool(training))
+        inputs, outside = self.inside(inputs)
         with self.in_mixed_precision():
             hidden, penalty = self.in_use(self.hidden_vectors)(inputs)
         if self.factor != 1.0:
             hidden = hidden * self.factor
         self.add_penalty(penalty)
+        hidden = with_nan(hidden, outside)
         return ops.cast(hidden, self.compute_dtype) if self.is_mixed() else hidden
 
     def logits(self, inputs, training=None):
         """The logits of the whole model."""
         self.set_mode(bool(training))
+        inputs, outside = self.inside(inputs)
         with self.in_mixed_precision():
             outputs = self.in_use(self.model)(**inputs, use_cache=False)
         self.add_penalty(self.hidden_vectors.penalty_of(outputs))
-        return outputs.logits
+        return with_nan(outputs.logits, outside)
+
+    def inside(self, inputs: dict):
+        """The inputs with ids of the vocabulary only, and which rows had others: None if none had.
+
+        Ids on a GPU cannot be looked at without waiting for it, and one outside of the vocabulary
+        would stop it.
+        """
+        outside = None
+        for name, vocab_size in self.vocab_sizes.items():
+            if name in inputs and not check_ids(inputs[name], vocab_size, name):
+                wrong = (inputs[name] < 0) | (inputs[name] >= vocab_size)
+                inputs = {**inputs, name: inputs[name].masked_fill(wrong, 0)}
+                rows = wrong.any(dim=-1)
+                outside = rows if outside is None else outside | rows
+        return inputs, outside
+
+    def check_parameters(self):
+        """Raises `RuntimeError` where the model has other parameters than when it was wrapped."""
+        others = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if id(parameter) not in self.parameters_then
+        ]
+        if others:
+            raise RuntimeError(
+                "Parameters of the model were replaced after models.from_transformers: adapters, "
+                "resize_token_embeddings and merge_and_unload come before it. Wrap the model "
+                f"again. Received: {len(others)} new, such as {others[0]!r}"
+            )
 
     def add_penalty(self, penalty):
         """Adds what the model adds to its loss, if anything."""
@@ -104,7 +166,7 @@ class OutsideBackbone(keras.layers.Layer):
                 tensor.copy_(ops.convert_to_tensor(store[name]))
 
 
-class OutsideHead(keras.layers.Layer):
+class OutsideHead(OfParameters):
     """The head of a transformers model: its logits' kernel and bias, where there are such.
 
     Args:
@@ -115,9 +177,7 @@ class OutsideHead(keras.layers.Layer):
         super().__init__(**kwargs)
         vars(self)["linear"], vars(self)["rule"] = facts.head, facts.rule
         self.vocab_size = facts.head.weight.shape[0]
-        for name, parameter in facts.head_parameters.items():
-            if parameter.is_floating_point():
-                self._track_variable(ParameterVariable(parameter, name))
+        self.track(facts.head_parameters)
         self.built = True
 
     @property
@@ -151,6 +211,13 @@ class OutsideHead(keras.layers.Layer):
 
     def load_own_variables(self, store):
         """Nothing."""
+
+
+def with_nan(vectors, rows):
+    """Vectors `[batch, length, size]`, NaN where `rows` `[batch]` are true; None is no row."""
+    if rows is None:
+        return vectors
+    return vectors.masked_fill(rows[:, None, None], torch.nan)
 
 
 def unique_tensors(module) -> dict:

@@ -26,10 +26,9 @@ class Packing:
             ValueError: rows are packed, and the model does not keep their documents apart, or a
                 mask would keep it from doing so.
         """
-        positions = inputs.get("position_ids")
         if self._is_exact and "attention_mask" not in inputs:
             return inputs
-        if positions is None or not bool((positions[:, 1:] == 0).any()):
+        if not begins_again(inputs.get("position_ids"), inputs.get("attention_mask")):
             return inputs
         if not self.is_exact():
             raise ValueError(
@@ -67,3 +66,18 @@ class Packing:
         alone = self.model(input_ids=ids[:, DOCUMENTS[0] :], use_cache=False).logits
         eps = max(TOLERANCE, 4 * torch.finfo(alone.dtype).eps)
         return bool((packed[:, DOCUMENTS[0] :] - alone).abs().max() <= eps * alone.abs().max())
+
+
+def begins_again(positions, mask) -> bool:
+    """Whether position 0 follows another token of its row; what the mask leaves out is none.
+
+    Args:
+        positions: `[batch, length]`; None and positions in several axes are not packed.
+        mask: `[batch, length]` or None; a mask of pairs of tokens says itself what sees what.
+    """
+    if positions is None or positions.ndim != 2 or (mask is not None and mask.ndim != 2):
+        return False
+    begins = positions[:, 1:] == 0
+    if mask is not None:
+        begins = begins & (mask[:, :-1] != 0) & (mask[:, 1:] != 0)
+    return bool(begins.any())

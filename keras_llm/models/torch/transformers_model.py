@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+import torch
 
 from keras_llm.models.language_model import LanguageModel
 from keras_llm.models.torch.modes import modes_kept
@@ -28,7 +29,8 @@ class TransformersModel(LanguageModel):
         model = inner_model(hf)
         if not getattr(model, "is_quantized", False):
             model.to(keras.ops.zeros(()).device)
-        facts = OutsideFacts(model)
+        facts = OutsideFacts(model, hf)
+        dtype = policy_of(model, dtype)
         super().__init__(
             OutsideBackbone(model, facts, name="backbone", dtype=dtype),
             OutsideHead(facts, name="head", dtype=dtype),
@@ -43,7 +45,7 @@ class TransformersModel(LanguageModel):
         pad_id = getattr(model.config, "pad_token_id", None)
         self.reader = BatchReader(
             accepted=set(inspect.signature(model.forward).parameters),
-            vocab_size=model.get_input_embeddings().weight.shape[0],
+            vocab_sizes=facts.vocab_sizes,
             pad_id=0 if pad_id is None else pad_id,
             shifts_labels=facts.shifts_labels if shift_labels is None else shift_labels,
             decoder_inputs=facts.decoder_inputs,
@@ -82,7 +84,12 @@ class TransformersModel(LanguageModel):
         return self._why_logits
 
     def modes_kept(self):
-        """Context manager that gives all parts of the model their modes back."""
+        """Context manager that gives all parts of the model their modes back.
+
+        Raises:
+            RuntimeError: it is another model now, of which the variables are not the parameters.
+        """
+        self.backbone.check_parameters()
         return modes_kept(self.backbone.model)
 
     # Saving
@@ -95,7 +102,11 @@ class TransformersModel(LanguageModel):
                 "model.hf.save_pretrained(folder), or the weights, model.save_weights(...)"
             )
         return {
-            "hf": {"class_name": type(self.hf).__name__, "config": self.hf.config.to_dict()},
+            "hf": {
+                "class_name": type(self.hf).__name__,
+                "config": self.hf.config.to_dict(),
+                "dtype": str(self.hf.dtype).removeprefix("torch."),
+            },
             "shift_labels": self.shift_labels,
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
@@ -115,4 +126,13 @@ class TransformersModel(LanguageModel):
                 f"class_name={saved['class_name']!r}"
             )
         config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
-        return cls(made(made.config_class.from_dict(saved["config"])), **config)
+        hf = made(made.config_class.from_dict(saved["config"]))
+        return cls(hf.to(getattr(torch, saved["dtype"])), **config)
+
+
+def policy_of(model, dtype):
+    """The dtype policy that is asked for, if it is a mixed one; else that of the weights."""
+    policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
+    if policy.compute_dtype != policy.variable_dtype:
+        return policy
+    return keras.DTypePolicy(str(model.dtype).removeprefix("torch."))

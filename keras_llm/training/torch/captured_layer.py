@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections.abc import Mapping
 
 import keras
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -54,7 +55,7 @@ class CapturedLayer:
         if self.reason:
             return self.layer(inputs, training=training)
         tensors = keras.tree.flatten(inputs)
-        key = shape_key(tensors, training)
+        key = shape_key(inputs, tensors, training)
         if key in self.graphs:
             graph = self.graphs[key] = self.graphs[key] or self.trace(inputs, training)
             if graph is not None:
@@ -70,7 +71,8 @@ class CapturedLayer:
 
     def has_seen(self, inputs, training: bool) -> bool:
         """Whether the next call with these shapes is answered by a graph, as far as is known."""
-        return not self.reason and shape_key(keras.tree.flatten(inputs), training) in self.graphs
+        key = shape_key(inputs, keras.tree.flatten(inputs), training)
+        return not self.reason and key in self.graphs
 
     def trace(self, inputs, training):
         """The graph of one shape; None, and a reason, where there is none."""
@@ -87,9 +89,19 @@ class CapturedLayer:
             return None
 
 
-def shape_key(tensors, training: bool) -> tuple:
-    """What a graph is made for."""
-    return (bool(training), *((tuple(t.shape), t.dtype, t.device) for t in tensors))
+def shape_key(inputs, tensors, training: bool) -> tuple:
+    """What a graph is made for: inputs of such names, whose tensors are of such shapes."""
+    shapes = ((tuple(t.shape), t.dtype, t.device) for t in tensors)
+    return (bool(training), names_of(inputs), *shapes)
+
+
+def names_of(inputs):
+    """How tensors are nested, and by which names: tensors of other names are other inputs."""
+    if isinstance(inputs, Mapping):
+        return tuple((name, names_of(inputs[name])) for name in sorted(inputs, key=str))
+    if isinstance(inputs, list | tuple):
+        return tuple(map(names_of, inputs))
+    return None
 
 
 class Graph:

@@ -74,5 +74,9 @@ class Graphs:
 
     def why_none(self) -> str:
         """Why the layers run one by one; empty where they run as a graph, as far as is known."""
-        reason = "" if self.captured is None else self.captured.reason
+        if self.captured is not None:
+            reason = self.captured.reason
+        else:
+            known = getattr(getattr(self.model, "backbone", None), "why_no_graph", None)
+            reason = known() if known else ""
         return reason and f"no graph: {reason}"

@@ -48,7 +48,7 @@ class PassGraphs:
         Args:
             inputs: Tensors, of shapes that the backbone has seen.
         """
-        key = shape_key(keras.tree.flatten(inputs), training=True)
+        key = shape_key(inputs, keras.tree.flatten(inputs), training=True)
         if key not in self.graphs:
             self.graphs[key] = self.trace(inputs) if len(self.graphs) < MAX_GRAPHS else None
         return self.graphs[key]

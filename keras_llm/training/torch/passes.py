@@ -14,6 +14,9 @@ from keras_llm.training.torch.micro_batches import MicroBatches, Snapshot
 from keras_llm.training.torch.pass_graph import PassGraph
 from keras_llm.training.torch.seen_layers import layers_seen
 
+# What Keras says where it is handed none.
+NO_GRADIENTS = "No gradients provided for any variable."
+
 
 class TorchPasses(Step):
     """The part of `TorchStep` that knows batches and passes, and not what is done with them.
@@ -64,6 +67,8 @@ class TorchPasses(Step):
         else:
             passed = self.forward(x, y, sample_weight, training=True, unit=unit, counts=counts)
             objective = self.optimizer.scale_loss(passed.objective)
+            if not objective.requires_grad:
+                raise ValueError(NO_GRADIENTS)
             if undo is None:
                 self.backward(objective, trained, is_last)
             else:

@@ -7,6 +7,7 @@ from keras_llm.distribution import sharded, world
 from keras_llm.training.step_facts import Processes, StepDescription
 from keras_llm.training.torch.gradient_sum import bytes_sent
 from keras_llm.training.torch.log_throttle import LogThrottle
+from keras_llm.training.torch.passes import NO_GRADIENTS
 from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
 from keras_llm.training.torch.sharded_parameters import ShardedParameters
@@ -169,8 +170,7 @@ class ProcessStep(TorchStep):
         if self.sharded is None:
             return super().update(skip, norm, gradients, trained)
         if norm is None:
-            # What Keras says where it is handed none.
-            raise ValueError("No gradients provided for any variable.")
+            raise ValueError(NO_GRADIENTS)
         gradients, variables = self.sharded.own(gradients, trained.variables, norm)
         if any(gradient is not None for gradient in gradients):
             self.apply_unless(skip, norm, *self.with_gradients(gradients, variables))

@@ -15,7 +15,7 @@ from keras_llm.training.torch.gradient_accumulator import GradientNorms, loss_sc
 from keras_llm.training.torch.host_batches import on_host, uses_gpu
 from keras_llm.training.torch.host_copies import HostCopies
 from keras_llm.training.torch.log_throttle import LogThrottle
-from keras_llm.training.torch.passes import TorchPasses
+from keras_llm.training.torch.passes import NO_GRADIENTS, TorchPasses
 from keras_llm.training.torch.update_guard import UpdateGuard
 
 
@@ -199,6 +199,8 @@ class TorchStep(TorchPasses):
         if not self.optimizer.built:
             self.optimizer.build(variables)
         pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
+        if not pairs:
+            raise ValueError(NO_GRADIENTS)
         return zip(*pairs, strict=True)
 
     # What is not finite
