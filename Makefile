@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # make setup             makes .venv, with all that the other targets need
 # make train             trains a small language model: examples/causal_lm.py $(ARGS)
-# make test-quick        PyTorch's tests without those marked slow; for daily work
+# make test-quick        PyTorch's tests without those marked slow, in two processes; for daily work
 # make test              ruff, and the tests of the three backends, two processes at a time
 # make test-torch        the tests of one backend; also test-jax, test-tensorflow. ARGS goes to
 #                        pytest: make test-jax ARGS="tests/losses -k focal"
@@ -16,7 +16,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # make docs              the site, in site/
 # make clean             removes what these targets have made
 
-.PHONY: setup train test test-quick test-slow test-torch test-jax test-tensorflow lint docs clean
+# Folders whose quick tests take about as long as all others.
+HALF := tests/backend tests/models tests/training
+
+.PHONY: setup train test test-quick test-quick-1 test-quick-2 test-slow test-torch test-jax \
+	test-tensorflow lint docs clean
 
 setup: .venv/test.installed
 
@@ -25,13 +29,18 @@ train: .venv/train.installed
 
 # Two at a time, each on a core of its own, the longest first; what one prints comes when it ends.
 test: lint
-	$(MAKE) -j2 --keep-going --output-sync=target test-jax test-slow test-tensorflow test-quick
+	$(MAKE) -j2 --keep-going --output-sync=target \
+		test-slow test-tensorflow test-jax test-quick-1 test-quick-2
+
+test-quick: .venv/test.installed
+	$(MAKE) -j2 --keep-going --output-sync=target test-quick-1 test-quick-2
 
 # Doctests and README's programs included; quick and slow are its two parts.
-test-torch test-quick test-slow: .venv/test.installed
+test-torch test-quick-1 test-quick-2 test-slow: .venv/test.installed
 	KERAS_BACKEND=torch $(PYTEST) $(MARKED) $(ARGS)
 
-test-quick: MARKED := -m "not slow"
+test-quick-1: MARKED := -m "not slow" $(HALF)
+test-quick-2: MARKED := -m "not slow" $(HALF:%=--ignore=%)
 test-slow: MARKED := -m slow
 
 # What is about PyTorch's tensors, or about no backend, is not among these.

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import gc
+import multiprocessing
 import os
 import re
 
@@ -31,13 +32,18 @@ from hypothesis import settings
 
 MARKS_OF_ALL = re.compile(r"^pytestmark = .*(\n .*)*", re.MULTILINE)
 
-# How long a test takes says nothing on a busy machine.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# How long a test takes says nothing on a busy machine. Every run draws other examples.
+settings.register_profile("suite", deadline=None, max_examples=40)
+settings.load_profile("suite")
 
 
 def pytest_configure(config):
-    """Has JAX keep what it compiles, from test to test and from run to run."""
+    """Has JAX keep what it compiles, from test to test and from run to run.
+
+    On PyTorch, workers are forked from a process that has imported what each of them would.
+    """
+    if keras.backend.backend() == "torch":
+        multiprocessing.set_forkserver_preload(["keras_llm", "transformers"])
     if keras.backend.backend() == "jax":
         import jax
 

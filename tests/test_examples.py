@@ -1,16 +1,14 @@
 """The examples run, in processes of their own and on little data, and leave what they print."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.programs import run_program
+from tests.programs import Program
 
 pytestmark = pytest.mark.slow
 
@@ -19,12 +17,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run(name, *arguments, cwd):
     """What an example prints."""
-    ended, printed, errors = run_program(
-        EXAMPLES / name, [str(a) for a in arguments], cwd, cwd / "printed.log"
-    )
-    assert ended == 0, errors[-3000:]
-    assert "SanityWarning" not in errors
-    return printed
+    program = Program(EXAMPLES / name, *arguments, folder=cwd)
+    assert program.wait() == 0, program.errors[-3000:]
+    assert "SanityWarning" not in program.errors
+    return program.printed
 
 
 @pytest.mark.torch_only
@@ -99,18 +95,16 @@ def test_distillation(tmp_path):
 
 
 @pytest.mark.torch_only
-def test_keras_hub_model_without_tensorflow(tmp_path, monkeypatch):
+def test_keras_hub_model_without_tensorflow(tmp_path):
+    """As programs run here, there is none."""
     pytest.importorskip("keras_hub")
-    (tmp_path / "tensorflow.py").write_text("raise ImportError('there is none')")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    sizes = ["--texts", "12", "--vocab-size", "300", "--hidden-dim", "16", "--num-layers", "1"]
-    command = [sys.executable, str(EXAMPLES / "keras_hub_model.py"), "--seq-len", "32", *sizes]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "SanityWarning" not in done.stderr
-    perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", done.stdout)]
+    printed = run(
+        "keras_hub_model.py", "--seq-len", 32, "--texts", 12, "--vocab-size", 300,
+        "--hidden-dim", 16, "--num-layers", 1, cwd=tmp_path,
+    )  # fmt: skip
+    perplexities = [float(p) for p in re.findall(r" val_perplexity: ([\d.]+)", printed)]
     assert len(perplexities) == 2 and perplexities[1] < perplexities[0] < 310
-    assert "A sample:\nThe with statement" in done.stdout
+    assert "A sample:\nThe with statement" in printed
 
 
 @pytest.mark.torch_only

@@ -3,10 +3,7 @@
 import inspect
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -16,6 +13,7 @@ import transformers
 
 import keras_llm
 from tests.data.chat_tokenizer import SKY, chat_tokenizer
+from tests.programs import Program
 
 pytestmark = pytest.mark.slow
 
@@ -109,14 +107,9 @@ def test_another_day(folder):
     assert json.loads(Path("train.json").read_text()) == {"seed": 0, "epoch": 2, "step": 0}
     continue_it = smaller(continue_it) + KEEP_WEIGHTS
     if keras.backend.backend() == "torch":
-        done = subprocess.run(
-            [sys.executable, "-c", continue_it],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        (folder / "program.py").write_text(continue_it)
+        program = Program(folder / "program.py")
+        assert program.wait() == 0, program.errors[-3000:]
     else:
         # Another process would only import the backend again.
         run(continue_it)

@@ -119,6 +119,7 @@ def test_numbers_of_rows_and_their_softmax(rows, top_k):
         assert not unwritten.any()
 
 
+@pytest.mark.slow
 @by_hypothesis
 @given(rows=rows_of_logits())
 def test_gradient_over_the_logits(rows):

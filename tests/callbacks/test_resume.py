@@ -1,14 +1,10 @@
 """N steps are k steps, a kill at any instant, and the rest: equal to the last bit."""
 
 import ast
-import contextlib
 import functools
 import itertools
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -18,6 +14,7 @@ from keras_llm.data.batch_order import BatchOrder
 from keras_llm.data.data_loader import DataLoader
 from tests.callbacks import resumable
 from tests.callbacks.resumable import KillingPoint, checkpoint, differences, disturb, fit
+from tests.programs import Program
 
 SEED = 7
 # How often each place is reached at least.
@@ -114,39 +111,34 @@ def test_what_is_left_out_is_noticed(tmp_path, monkeypatch):
     assert {"weights", "sums", "random"} <= set(found) and "read" not in found
 
 
-def run_program(call, log):
-    """How a process ends that runs a call of `resumable`, with all that it has started."""
-    # Not by pipes: a loader's workers live on after a kill, and hold them.
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from tests.callbacks import resumable; {call}"],
-            cwd=Path(__file__).parents[2],
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(900)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
+def program_of(call, folder):
+    """A program that calls a function of `resumable`, when it has ended."""
+    # Workers import the program too.
+    code = f"from tests.callbacks import resumable\nif __name__ == '__main__':\n    {call}\n"
+    (folder / "program.py").write_text(code)
+    program = Program(folder / "program.py")
+    program.wait(900)
+    return program
 
 
 @pytest.fixture(scope="module")
 def killed_runs(tmp_path_factory):
-    """Five runs of each kind, killed at random points: the folder and the point of each."""
+    """Four runs of each kind, killed at random points: the folder and the point of each."""
     draw, folder = random.Random(3), tmp_path_factory.mktemp("killed")
     places = itertools.cycle(KillingPoint.PLACES)
     found = {}
     for name in WITHOUT_WORKERS:
-        some = itertools.islice(places, 5)
         found[name] = [
-            (str(folder / f"{name}_{where}"), where, draw.randrange(TIMES[where])) for where in some
+            (str(folder / f"{name}_{where}"), where, draw.randrange(TIMES[where]))
+            for where in itertools.islice(places, 4)
         ]
+        # Another kind begins with another place.
+        next(places)
     jobs = [(name, *point, SEED) for name, some in found.items() for point in some]
-    assert run_program(f"print(resumable.kill_each({jobs!r}))", folder / "log") == 0
-    endings = ast.literal_eval((folder / "log").read_text().splitlines()[-1])
-    assert endings == [-9] * 40, list(zip(jobs, endings, strict=True))
+    program = program_of(f"print(resumable.kill_each({jobs!r}))", folder)
+    assert program.code == 0, program.errors
+    endings = ast.literal_eval(program.printed.splitlines()[-1])
+    assert endings == [-9] * 32, list(zip(jobs, endings, strict=True))
     return found
 
 
@@ -155,7 +147,7 @@ def killed_runs(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore::keras_llm.callbacks.CheckpointWarning")
 @pytest.mark.parametrize("name", WITHOUT_WORKERS)
 def test_processes_that_are_killed(name, killed_runs):
-    """`kill -9` at 40 random points, five for each kind of run."""
+    """`kill -9` at 32 random points, four for each kind of run."""
     for folder, *point in killed_runs[name]:
         assert differences(uninterrupted(name), resumed(name, folder)) == [], point
 
@@ -164,8 +156,8 @@ def test_processes_that_are_killed(name, killed_runs):
 @pytest.mark.torch_only
 def test_a_process_with_workers_is_killed(tmp_path):
     arguments = ("workers", str(tmp_path / "run"), "batch", 17, SEED)
-    ending = run_program(f"resumable.killed(*{arguments!r})", tmp_path / "log")
-    assert ending == -9, (tmp_path / "log").read_text()
+    program = program_of(f"resumable.killed(*{arguments!r})", tmp_path)
+    assert program.code == -9, program.errors
     whole, part = uninterrupted("workers"), resumed("workers", tmp_path / "run")
     assert differences(whole, part) == []
     assert len(part["sums"]) < len(whole["sums"])

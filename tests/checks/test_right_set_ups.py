@@ -179,6 +179,7 @@ WITH_BACKEND = {"padded right", "teacher forcing", "weights", "stock loss", "hal
         for name in SETUPS
     ],
 )
+@pytest.mark.quick(3)
 def test_a_right_set_up_is_left_in_peace(name):
     def action():
         model, x, y = SETUPS[name]()

@@ -17,16 +17,6 @@ def tiny_pairs(data_dir):
 
 
 @pytest.fixture(scope="session")
-def python_manual(data_dir):
-    return data.load("python_manual", data_dir=data_dir)
-
-
-@pytest.fixture(scope="session")
-def pronunciations(data_dir):
-    return data.load("cmudict", data_dir=data_dir)
-
-
-@pytest.fixture(scope="session")
 def word_tokenizer():
     """Words "0" to "99", whose ids are not their own numbers."""
     return data.train_tokenizer([" ".join(map(str, range(100)))], unit="word")

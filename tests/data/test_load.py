@@ -2,8 +2,6 @@ import http.server
 import importlib
 import json
 import socket
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -14,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from keras_llm import data
 from tests.data.tiny_pairs import SENTENCES, TinyPairs
+from tests.programs import Program
 
 pytestmark = pytest.mark.backend_free
 
@@ -234,12 +233,8 @@ WITHOUT_TENSORFLOW = """
 
 
 @pytest.mark.slow
-def test_without_tensorflow(tiny_pairs, data_dir):
+def test_without_tensorflow(tiny_pairs, data_dir, tmp_path):
     """A prepared set is read, and another downloaded, unpacked and prepared."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WITHOUT_TENSORFLOW), str(data_dir)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "program.py").write_text(textwrap.dedent(WITHOUT_TENSORFLOW))
+    program = Program(tmp_path / "program.py", data_dir)
+    assert program.wait() == 0, program.errors

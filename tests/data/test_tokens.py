@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -14,6 +12,7 @@ from keras_llm import data
 from keras_llm.data import token_sources
 from keras_llm.folder_lock import FolderInUseError, FolderLock
 from tests.data.token_folders import SHARD_BYTES, encode, files_of, write_text
+from tests.programs import Program
 
 pytestmark = pytest.mark.backend_free
 
@@ -156,10 +155,10 @@ def test_killed_it_goes_on(tmp_path, word_tokenizer):
     lines = [f"{i % 100} {(i * i) % 100}" for i in range(200)]
     (tmp_path / "lines.txt").write_text("\n".join(lines))
     word_tokenizer.save(tmp_path / "tokenizer.json")
+    (tmp_path / "program.py").write_text(CHILD)
     for kind, count in (("text", 150), ("rename", 6), ("rename", 5), ("text", 199), ("no", 0)):
-        command = [sys.executable, "-c", CHILD, str(tmp_path), kind, str(count), str(SHARD_BYTES)]
-        done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
-        assert done.returncode == (0 if kind == "no" else -9), done.stderr
+        program = Program(tmp_path / "program.py", tmp_path, kind, count, SHARD_BYTES)
+        assert program.wait() == (0 if kind == "no" else -9), program.errors
     encode(lines, word_tokenizer, tmp_path / "whole")
     assert files_of(tmp_path / "tokens") == files_of(tmp_path / "whole")
 

@@ -18,7 +18,7 @@ VOCAB, WIDTH = 2000, 128
 @pytest.fixture(scope="module", params=[2, 4])
 def world(request):
     """The number of processes, and what each of them has printed of each way."""
-    printed = launch(request.param, SCRIPT, PYTHONPATH=str(ROOT))
+    printed = launch(request.param, SCRIPT)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     found = {way: [line for line in lines if line["name"] == way] for way in WAYS}
     assert [len(lines) for lines in found.values()] == [request.param] * len(WAYS)

@@ -9,7 +9,6 @@ from tests.distribution.processes import launch
 
 pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 
-ROOT = Path(__file__).parent.parent.parent
 SCRIPT = Path(__file__).parent / "entrances.py"
 FILES = {"config.json", "generation_config.json", "model.safetensors"}
 TOKENIZER = {"special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"}
@@ -19,7 +18,7 @@ TOKENIZER = {"special_tokens_map.json", "tokenizer.json", "tokenizer_config.json
 def world(tmp_path_factory):
     """What three processes have printed, and what each has found; the first one is the first."""
     folder = tmp_path_factory.mktemp("world")
-    printed = launch(3, SCRIPT, folder, PYTHONPATH=str(ROOT))
+    printed = launch(3, SCRIPT, folder)
     found = [json.loads(line) for line in printed.splitlines() if line.startswith('{"rows"')]
     assert len(found) == 3
     return printed, sorted(found, key=lambda each: -each["prepared"]), folder

@@ -1,19 +1,14 @@
 """What happens to one process ends all, with the reason; the checkpoint goes on with any number."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.distribution import faulty
-from tests.distribution.processes import environment
+from tests.distribution.processes import launch, start
 
 pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 
@@ -21,29 +16,9 @@ pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 LIMIT = 30
 
 
-def start(size, *arguments, **more):
-    """Processes without a launcher that would end the others when one has ended."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distribution.faulty", *map(str, arguments)],
-            env=environment(
-                **(common if size > 1 else {}), RANK=str(rank), LOCAL_RANK=str(rank), **more
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
 def run(size, *arguments, **more):
     """Exit status and output of each process, and the seconds between their ends."""
-    processes, ends, codes = start(size, *arguments, **more), {}, {}
+    processes, ends, codes = start(size, faulty.__file__, *arguments, **more), {}, {}
     began = time.monotonic()
     try:
         while len(ends) < size:
@@ -55,7 +30,7 @@ def run(size, *arguments, **more):
     finally:
         for process in processes:
             process.kill()
-    texts = [process.communicate()[0] for process in processes]
+    texts = [process.printed + process.errors for process in processes]
     return [codes[rank] for rank in range(size)], texts, max(ends.values()) - min(ends.values())
 
 
@@ -138,9 +113,4 @@ def test_what_fails_alike_in_all_leaves_them_together(tmp_path):
         "    pass\n"
         "sys.stdout.write(f'went on {model.fit(X, Y, verbose=0).history[\"loss\"][0] > 0}\\n')\n"
     )
-    from tests.distribution.processes import launch
-
-    out = launch(
-        2, script, PYTHONPATH=os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    )
-    assert out.count("went on True") == 2
+    assert launch(2, script).count("went on True") == 2

@@ -1,8 +1,6 @@
 """Processes that divide the optimizer's state, or parameters too, train as one process does."""
 
 import functools
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 import keras_llm
 from keras_llm.distribution import sharding
 from tests.distribution import sharded
-from tests.distribution.processes import environment, launch
+from tests.distribution.processes import launch
 
 pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 SCRIPT = Path(sharded.__file__)
@@ -41,7 +39,7 @@ def found_by(size, kind):
     """`results`, or what went wrong."""
     try:
         return trained_by(size, kind)
-    except (AssertionError, subprocess.SubprocessError) as error:
+    except AssertionError as error:
         return error
 
 
@@ -49,14 +47,10 @@ def trained_by(size, kind):
     """Trains."""
     names = [name for *which, name in EVERY if which == [size, kind]]
     folder = Path(tempfile.mkdtemp())
-    if size == 1:
-        command = [sys.executable, str(SCRIPT), kind, str(folder)]
-        subprocess.run(command, check=True, timeout=300, env=environment())
-        names = sharded.CASES
-    else:
-        # Once by a call, once by the environment.
-        chosen = {"KERAS_LLM_SHARD": kind} if size == 4 else {}
-        launch(size, SCRIPT, kind, str(folder), *names, **chosen)
+    # Once by a call, once by the environment.
+    chosen = {"KERAS_LLM_SHARD": kind} if size == 4 else {}
+    launch(size, SCRIPT, kind, str(folder), *names, **chosen)
+    names = names or sharded.CASES
     return {name: dict(np.load(folder / f"{name}.npz")) for name in names}
 
 

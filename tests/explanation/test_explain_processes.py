@@ -1,8 +1,6 @@
 """What `explain` and `trace` say, and do, where several processes train."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -11,12 +9,11 @@ import pytest
 from keras_llm import explain, models
 from keras_llm.distribution import World
 from keras_llm.training.torch import step
-from tests.distribution.processes import environment, launch
+from tests.distribution.processes import launch
 from tests.explanation.small_models import Y, compiled
 
 pytestmark = [pytest.mark.torch_only, pytest.mark.slow]
 
-ROOT = Path(__file__).parent.parent.parent
 SCRIPT = Path(__file__).parent / "explained_by_processes.py"
 NAMES = ("processes", "sent for an update", "dropout")
 
@@ -25,8 +22,7 @@ NAMES = ("processes", "sent for an update", "dropout")
 def alone(tmp_path_factory):
     """What one process has found."""
     folder = tmp_path_factory.mktemp("alone")
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    subprocess.run(command, check=True, env=environment(PYTHONPATH=str(ROOT)), timeout=300)
+    launch(1, SCRIPT, folder)
     return json.loads((folder / "0.json").read_text())
 
 
@@ -34,7 +30,7 @@ def alone(tmp_path_factory):
 def together(tmp_path_factory):
     """What two processes have printed, and what each has found."""
     folder = tmp_path_factory.mktemp("together")
-    printed = launch(2, SCRIPT, folder, PYTHONPATH=str(ROOT))
+    printed = launch(2, SCRIPT, folder)
     return printed, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
