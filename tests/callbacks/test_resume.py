@@ -3,6 +3,7 @@
 import ast
 import functools
 import itertools
+import os
 import random
 import signal
 from pathlib import Path
