@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from keras_llm.distribution import world
-from tests.test_readme import KEEP_WEIGHTS, ROOT, TEXT, blocks, smaller
+from tests.programs import ROOT
+from tests.readme_programs import KEEP_WEIGHTS, TEXT, blocks, smaller
 
 SIZES = ["--d-model", "16", "--num-layers", "1"]
 EXAMPLES = {

@@ -8,7 +8,7 @@ import pytest
 
 from keras_llm import explain, models
 from keras_llm.distribution import World
-from keras_llm.training.torch import step
+from keras_llm.training.torch import process_step
 from tests.distribution.processes import launch
 from tests.explanation.small_models import Y, compiled
 
@@ -77,7 +77,7 @@ def test_trace_is_of_the_whole_batch_and_changes_nothing(alone, together):
 
 
 def test_before_the_model_is_built(monkeypatch):
-    monkeypatch.setattr(step, "world", Pair)
+    monkeypatch.setattr(process_step, "world", Pair)
     model = models.LanguageModel(keras.layers.Embedding(9, 8), keras.layers.Dense(9))
     section = explain(compiled(model), show=False)["How it runs"]
     assert section["processes"].value == 2
