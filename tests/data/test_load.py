@@ -1,6 +1,7 @@
 import http.server
 import importlib
 import json
+import random
 import socket
 import textwrap
 import threading
@@ -75,6 +76,14 @@ def test_rows_slices_and_fields(tiny_pairs):
         split[10]
     with pytest.raises(KeyError, match=r"no field 'de'.*'tr', 'en'"):
         split["de"]
+
+
+def test_preparing_takes_no_global_random_number(tmp_path):
+    """A script with a seed has the same numbers the first time and later."""
+    states = random.getstate(), np.random.get_state()
+    data.load(Reviews(data_dir=tmp_path), text="title")
+    assert random.getstate() == states[0]
+    np.testing.assert_equal(np.random.get_state(), states[1])
 
 
 def test_by_name_from_disk(tiny_pairs, data_dir):

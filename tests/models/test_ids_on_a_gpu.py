@@ -158,6 +158,7 @@ def test_ids_that_only_the_device_has_make_the_loss_of_kerashubs_models_nan(kind
 @pytest.mark.parametrize("bad", [-1, transformers_zoo.VOCAB, 2**31 - 1])
 @pytest.mark.parametrize("name", ["llama", "bart"])
 @pytest.mark.quick(4)
+@pytest.mark.filterwarnings("ignore:train_on_batch has skipped:UserWarning")
 def test_ids_that_only_the_device_has_make_the_loss_of_a_model_of_transformers_nan(
     name, bad, place
 ):
