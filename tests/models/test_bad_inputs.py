@@ -191,7 +191,7 @@ def test_a_weight_that_cannot_be_seen_spares_the_weights(monkeypatch):
     """As on a GPU, where to look at a value is to wait for it: the update is skipped."""
     monkeypatch.setattr("keras_llm.token_statistics.host_values", lambda tensor: None)
     monkeypatch.setattr("keras_llm.backend.ids.host_values", lambda tensor: None)
-    monkeypatch.setattr("keras_llm.training.token_model.host_values", lambda tensor: None)
+    monkeypatch.setattr("keras_llm.training.arrays.host_values", lambda tensor: None)
     for bad in (0.0, NAN, INF, -1.0):
         sample_weight = WEIGHTS.copy()
         sample_weight[1, 1] = bad
