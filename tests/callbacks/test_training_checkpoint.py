@@ -354,6 +354,15 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, number, capsys):
     assert int(model.optimizer.iterations) == 10
 
 
+@pytest.fixture
+def heeded():
+    """Ctrl-C does what it does in a terminal: a process in the background begins without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_a_second_signal_stops_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, At(5, send(signal.SIGINT, signal.SIGINT)))
