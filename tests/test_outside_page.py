@@ -141,6 +141,9 @@ REFUSED = {
     "prompt learning": wrap(prompt_learner),
     "adapters that add to the loss": wrap(adalora),
     "other parameters than when it was wrapped": resized_afterwards,
+    "another dtype than that of the weights": lambda: models.from_transformers(
+        zoo.make("llama"), dtype="bfloat16"
+    ),
     "several splits": fit("llama", datasets.DatasetDict(train=ROWS, test=ROWS)),
     "no rows": fit("llama", ROWS.select([])),
     "rows that are batches": fit("llama", [{"input_ids": IDS, "labels": IDS}]),

@@ -39,14 +39,15 @@ def from_transformers(
         shift_labels: Whether `labels` inside a dictionary are the inputs themselves, of which each
             position predicts the next. None: as the model's own loss takes them. It does not
             concern `y`.
-        dtype: A dtype policy; None for Keras's global one.
+        dtype: A mixed dtype policy; None for Keras's global one, if that is mixed. If not, the
+            policy is that of the weights.
         name: The model's name.
 
     Raises:
         RuntimeError: the backend is not PyTorch.
         TypeError: it is no model of transformers.
         ValueError: it has no head over its vocabulary, looks at later tokens, is spread over
-            devices, or learns a prompt.
+            devices, or learns a prompt; or `dtype` is neither mixed nor that of the weights.
 
     Example:
     >>> import transformers

@@ -131,8 +131,19 @@ class TransformersModel(LanguageModel):
 
 
 def policy_of(model, dtype):
-    """The dtype policy that is asked for, if it is a mixed one; else that of the weights."""
+    """The dtype policy that is asked for, if it is a mixed one; else that of the weights.
+
+    Raises:
+        ValueError: it is neither.
+    """
     policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
     if policy.compute_dtype != policy.variable_dtype:
         return policy
-    return keras.DTypePolicy(str(model.dtype).removeprefix("torch."))
+    own = str(model.dtype).removeprefix("torch.")
+    if dtype is not None and policy.compute_dtype != own:
+        raise ValueError(
+            "dtype must be a mixed policy, or that of the weights, which stay as they are: call "
+            f"model.to(torch.{policy.compute_dtype}) before. Received: dtype={policy.name!r}, with "
+            f"weights of {own}"
+        )
+    return keras.DTypePolicy(own)
