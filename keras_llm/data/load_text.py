@@ -9,6 +9,9 @@ from keras_llm.data.corpus import Corpus
 from keras_llm.data.text_files import file_documents, not_blank, separator_pattern
 from keras_llm.names_elsewhere import names_elsewhere
 
+# A line of more characters may be cut where a text begins.
+LONG_LINE = 1_000
+
 
 @names_elsewhere(
     {
@@ -113,9 +116,11 @@ def _cut(documents, size):
     """The documents up to about `size` characters, and the rest."""
     for position, document in enumerate(documents):
         if size < len(document):
-            # After a line, or a word, that ends within the size; else anywhere.
-            ends = (document.rfind(mark, 0, size) + 1 for mark in "\n ")
-            end = next(filter(None, ends), size)
+            # After a line, or a word, that ends within the size; else anywhere. In the first line
+            # of a text, before it: the text before has ended.
+            lines, words = (document.rfind(mark, 0, size) + 1 for mark in "\n ")
+            is_first_line = position > 0 and size < LONG_LINE
+            end = lines or (0 if is_first_line else words or size)
             before = [*documents[:position], document[:end]]
             after = [document[end:], *documents[position + 1 :]]
             return list(not_blank(before)), list(not_blank(after))

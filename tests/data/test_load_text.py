@@ -105,6 +105,17 @@ def test_files_are_cut_at_the_end_of_a_line(tmp_path_factory, files, long, valid
         assert length == pytest.approx(fraction * size, abs=2 * 31 + len(files))
 
 
+def test_a_cut_in_the_first_line_of_a_file_is_one_between_files(tmp_path):
+    texts = ["\n".join([letters] * n) for letters, n in (("aaaa", 50), ("bbbb", 51))]
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    # Half of 503 characters: three more than the first file has.
+    corpus = data.load_text(paths, "file", validation=0.25, test=0.25)
+    assert corpus["train"] == texts[:1]
+    assert set("\n".join(corpus["validation"] + corpus["test"]).split("\n")) == {"bbbb"}
+
+
 def test_a_whole_file_is_one_document(tmp_path):
     plays = [tmp_path / f"{name}.txt" for name in ("hamlet", "lear")]
     plays[0].write_text("Who's there?\n\n" * 1_000)
