@@ -91,9 +91,9 @@ def whisper():
     return transformers.WhisperForConditionalGeneration(config)
 
 
-def of_an_unknown_class():
+def saved_with(**changes):
     config = made("llama").get_config()
-    config["hf"] = {**config["hf"], "class_name": "MyModel"}
+    config["hf"] = {**config["hf"], **changes}
     return type(made("llama")).from_config(config)
 
 
@@ -165,7 +165,8 @@ REFUSED = {
         "llama", {**PACKED, "attention_mask": torch.tensor([[1, 1, 1, 0]])}, IDS
     ),
     "adapters as one file": lambda: adapters().get_config(),
-    "a saved model whose class is not of transformers": of_an_unknown_class,
+    "a saved model whose class is not of transformers": lambda: saved_with(class_name="MyModel"),
+    "a saved model whose dtype is not of PyTorch": lambda: saved_with(dtype="float31"),
     "a folder of another architecture, for `CausalTransformer.from_pretrained`": read(
         lambda folder: edit(folder, attention_bias=True)
     ),

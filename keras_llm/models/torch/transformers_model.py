@@ -125,9 +125,15 @@ class TransformersModel(LanguageModel):
                 "The saved model must be of a class of transformers. Received: "
                 f"class_name={saved['class_name']!r}"
             )
+        dtype = getattr(torch, str(saved.get("dtype")), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(
+                "The saved dtype of a model of transformers must be one of PyTorch, such as "
+                f"'bfloat16'. Received: dtype={saved.get('dtype')!r}"
+            )
         config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
         hf = made(made.config_class.from_dict(saved["config"]))
-        return cls(hf.to(getattr(torch, saved["dtype"])), **config)
+        return cls(hf.to(dtype), **config)
 
 
 def policy_of(model, dtype):

@@ -59,7 +59,7 @@ class Graphs:
         adds = self._trained is None or self._trained.are_regularized or not self.captured.replayed
         return hidden, self.model.penalty() if adds else 0.0
 
-    def whole_pass(self, x, loss) -> PassGraph | None:
+    def whole_pass(self, x) -> PassGraph | None:
         """The graph of all that is between a batch and its gradients, if there can be one."""
         captured, trained = self.captured, self.trained()
         # The first call of a shape tells.
@@ -68,8 +68,8 @@ class Graphs:
         if trained.are_regularized or trained.are_watched() or self.model.mixed is not None:
             return None
         if self.passes is None:
-            top_k = self.sums.top_k
-            self.passes = PassGraphs(self.model, loss, top_k, trained, self.policy)
+            sums = self.sums
+            self.passes = PassGraphs(self.model, sums.loss, sums.top_k, trained, self.policy)
         return self.passes.graph_of(x)
 
     def why_none(self) -> str:

@@ -91,7 +91,7 @@ class TorchPasses(Step):
         # batch has no graph yet, gets the same numbers to the last bit.
         if self.jit_compile is not True or self.why_eager() or self.why_logits(sample_weight):
             return None
-        return self.graphs.whole_pass(x, self.loss)
+        return self.graphs.whole_pass(x)
 
     @torch.no_grad()
     def run_graph(self, graph, x, y, sample_weight):

@@ -106,9 +106,9 @@ class ProcessStep(TorchStep):
         if self.parameters is None:
             return super().forward_only(data, training) if self._has_rows else self.logs()
         with self.parameters.passing():
-            # Where this process has no rows, the row to look at, which is not counted.
             if self._has_rows:
                 return super().forward_only(data, training)
+            # The others gather parameters in their passes, in which every process takes part.
             if self.parameters.is_divided:
                 with torch.no_grad():
                     self.hidden_vectors(data[0], training=False)
