@@ -33,6 +33,12 @@ def all_layers(layer) -> list:
     return [layer, object()] if flatten is None else list(flatten())
 
 
+def is_cast_for(variable, layer) -> bool:
+    """Whether a layer casts a variable of its own to its `compute_dtype` whenever it reads it."""
+    casts = layer.autocast and keras.backend.is_float_dtype(layer.compute_dtype)
+    return casts and getattr(variable, "_autocast", False)
+
+
 class Made(NamedTuple):
     """How a tensor of the functional API was made.
 

@@ -32,8 +32,8 @@ def distribute(shard: str | None = None) -> None:
     as much again as without sharding, and each further micro-batch adds as much as an update sends
     without sharding.
 
-    A mixed policy keeps the casts of weights until their backward pass; `dtype="bfloat16"` makes
-    none.
+    Under a mixed policy, what is gathered of a layer's matrices are their casts, which are kept
+    until the backward pass; the owner has them in float32. `dtype="bfloat16"` makes no casts.
 
     Before and after `fit`, and while a callback calls `save`, `predict`, `generate`, `get_weights`
     and their like, which all processes then have to do, each process has all parameters. Whoever

@@ -18,11 +18,14 @@ SCRIPT = Path(sharded.__file__)
 # In an epoch of nine rows in batches of four.
 UPDATES = 3
 FEW = ["adamw", "accumulated", "gpt2"]
+# Other rows of a batch make other sums in bfloat16: it is compared with as many processes.
+MIXED = "mixed"
 KINDS = [(2, "optimizer"), (4, "optimizer"), (2, "parameters"), (4, "parameters")]
 EVERY = [
     (size, kind, name)
     for size, kind in KINDS
     for name in (FEW if (size, kind) == (2, "parameters") else sharded.CASES)
+    if name != MIXED
 ]
 
 
@@ -46,6 +49,7 @@ def found_by(size, kind):
 def trained_by(size, kind):
     """Trains."""
     names = [name for *which, name in EVERY if which == [size, kind]]
+    names += [MIXED] if size == 2 else []
     folder = Path(tempfile.mkdtemp())
     # Once by a call, once by the environment.
     chosen = {"KERAS_LLM_SHARD": kind} if size == 4 else {}
@@ -72,6 +76,21 @@ def test_the_numbers_are_those_of_one_process(size, kind, name):
     assert found["difference"] == 0
 
 
+def test_casts_of_weights_are_sent_and_all_digits_are_kept():
+    undivided, found = results(2, "nothing")["mixed"], results(2, "parameters")["mixed"]
+    for key, values in undivided.items():
+        if key.startswith(("log", "weight", "state")):
+            np.testing.assert_allclose(found[key], values, rtol=1e-6, atol=1e-8, err_msg=key)
+    assert found["difference"] == 0
+    # Two bytes of each number of a layer's matrices, four of the scales of its two norms of 16.
+    layers = [(size - 128) / 2 + 128 for size in found["bytes of layers"]]
+    outside = found["bytes of parameters"] - found["bytes of layers"].sum()
+    trained, evaluated = outside + 2 * sum(layers) - layers[-1], outside + sum(layers)
+    assert found["bytes sent broadcast"] == UPDATES * (trained + evaluated)
+    gradients = found["bytes of parameters"] / 2
+    assert found["explained bytes"] == pytest.approx(gradients + evaluated, abs=2)
+
+
 @pytest.mark.parametrize("size, kind", KINDS)
 @pytest.mark.parametrize("name", ["adamw", "accumulated"])
 def test_each_process_has_its_part_of_the_state(size, kind, name):
@@ -93,9 +112,10 @@ def test_an_update_sends_gradients_to_owners_and_values_back(size):
 @pytest.mark.parametrize("kind, times", [("optimizer", 2), ("parameters", 3)])
 def test_explain_shows_what_is_sent_and_divided(kind, times):
     found = results(4, kind)["adamw"]
-    sent, divided, layers = found["explained"]
+    divided, layers = found["explained"]
     # To owners, to all, and for the backward pass to all again: of four parts three are others'.
-    assert int(sent) == pytest.approx(times * 3 / 4 * found["bytes of parameters"], abs=2)
+    sent = times * 3 / 4 * found["bytes of parameters"]
+    assert found["explained bytes"] == pytest.approx(sent, abs=2)
     assert divided.startswith(f"distribute(shard='{kind}'): a process updates ")
     assert ("distribute(shard=...)" in layers) == (kind == "parameters")
 
@@ -143,6 +163,17 @@ def test_another_kind_is_refused(monkeypatch):
     monkeypatch.setenv("KERAS_LLM_SHARD", "weights")
     with pytest.raises(ValueError, match=r"KERAS_LLM_SHARD must be .* Received: .*'weights'"):
         sharding.sharded()
+
+
+def test_a_regularizer_of_weights_is_refused_where_they_are_divided():
+    from keras_llm.training.torch.sharded_parameters import check_regularizers
+
+    model = sharded.transformer()
+    check_regularizers(model.trainable_variables)
+    kernel = model.backbone.blocks[1].feed_forward.up.kernel
+    kernel.regularizer = keras.regularizers.L2(0.1)
+    with pytest.raises(ValueError, match=r"needs weights without a regularizer.*up/kernel"):
+        check_regularizers(model.trainable_variables)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Parameters whose values a process has only while it computes with them."""
 
+import keras
 import torch
 
-from keras_llm.backend.keras_private import all_layers
+from keras_llm.backend.keras_private import all_layers, is_cast_for
 from keras_llm.distribution.torch.process_group import scatter
 from keras_llm.training.torch.gradient_sum import buckets_of
 
@@ -24,11 +25,13 @@ class Block:
         channel: Its channel for values, in which nothing else is sent.
         tensors: The parameters.
         owners: The process that has the values of each.
+        dtypes: What is sent of each to compute with.
     """
 
-    def __init__(self, group, channel, tensors, owners):
+    def __init__(self, group, channel, tensors, owners, dtypes):
         self.group, self.channel = group, channel
-        self.buckets = buckets_of(tensors, owners)
+        kinds = list(zip(owners, dtypes, strict=True))
+        self.buckets = [(*kind, bucket) for kind, bucket in buckets_of(tensors, kinds)]
         self.is_whole, self.begun = True, None
         # Of each hidden parameter what was hidden.
         self.hidden = []
@@ -37,28 +40,31 @@ class Block:
 
     def others(self):
         """The parameters of other processes."""
-        return [t for owner, bucket in self.buckets if owner != self.group.rank for t in bucket]
+        others = [bucket for owner, _, bucket in self.buckets if owner != self.group.rank]
+        return [tensor for bucket in others for tensor in bucket]
 
     @torch.no_grad()
-    def begin(self):
+    def begin(self, with_all_digits: bool = False):
         """Begins to gather the values; `gather` waits for them."""
         if self.is_whole or self.begun is not None:
             return
         self.begun = []
-        for owner, tensors in self.buckets:
+        for owner, dtype, tensors in self.buckets:
+            dtype = tensors[0].dtype if with_all_digits else dtype
             if owner == self.group.rank:
-                flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+                flat = torch.cat([tensor.reshape(-1).to(dtype) for tensor in tensors])
             else:
-                flat = tensors[0].new_empty(sum(tensor.numel() for tensor in tensors))
+                size = sum(tensor.numel() for tensor in tensors)
+                flat = tensors[0].new_empty(size, dtype=dtype)
             self.begun.append((flat, self.group.start_copy(flat, owner, self.channel)))
 
     @torch.no_grad()
-    def gather(self):
-        """Has the values of all parameters."""
-        self.begin()
+    def gather(self, with_all_digits: bool = False):
+        """Has the values of all parameters: those to compute with, or as their owners have them."""
+        self.begin(with_all_digits)
         if self.is_whole:
             return
-        for (owner, tensors), (flat, wait) in zip(self.buckets, self.begun, strict=True):
+        for (owner, _, tensors), (flat, wait) in zip(self.buckets, self.begun, strict=True):
             wait()
             if owner == self.group.rank:
                 continue
@@ -96,6 +102,30 @@ def has_own_memory(tensor):
     is_all = storage.nbytes() == tensor.numel() * tensor.element_size() and tensor.is_contiguous()
     if not (is_all and storage.resizable()):
         tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def sent_dtypes(model, tensors) -> dict:
+    """What each tensor of a model is sent in, by its id: what the layers compute with.
+
+    Under a mixed policy a layer of Keras casts its float32 weights before it computes. So others
+    need no more than the cast; the owner keeps and updates float32. What is outside of the layers,
+    such as the head, is read elsewhere too.
+    """
+    found = {id(tensor): tensor.dtype for tensor in tensors}
+    for block in filter(is_keras_layer, layers_of(model)):
+        # A layer comes before those inside of it, which say what they compute in.
+        for layer in all_layers(block):
+            for variable in layer.variables:
+                if is_cast_for(variable, layer):
+                    found[id(variable.value)] = getattr(torch, layer.compute_dtype)
+                else:
+                    found[id(variable.value)] = variable.value.dtype
+    return found
+
+
+def is_keras_layer(layer) -> bool:
+    """Whether a layer is one of Keras; else it is a module of PyTorch."""
+    return isinstance(layer, keras.Layer)
 
 
 def layers_of(model) -> list:

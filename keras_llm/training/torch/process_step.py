@@ -7,6 +7,7 @@ from keras_llm.distribution import sharded, world
 from keras_llm.training.step_facts import Processes, StepDescription
 from keras_llm.training.torch.gradient_sum import bytes_sent
 from keras_llm.training.torch.log_throttle import LogThrottle
+from keras_llm.training.torch.parameter_blocks import sent_dtypes
 from keras_llm.training.torch.passes import NO_GRADIENTS
 from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
@@ -252,14 +253,17 @@ class ProcessStep(TorchStep):
         if not self.model.built:
             return Processes(count, self.shard, None, None)
         variables = self.model.trainable_variables
-        total = sum(variable.value.nbytes for variable in variables)
-        owned = [total] * count
+        tensors = [variable.value for variable in variables]
+        copied = sum(tensor.nbytes for tensor in tensors)
+        owned = [copied] * count
         if self.sharded is not None:
             owned = self.sharded.bytes_owned(variables)
+        if self.parameters is not None:
+            # Divided parameters come twice in a pass.
+            dtypes = sent_dtypes(self.model, tensors)
+            copied = 2 * sum(tensor.numel() * dtypes[id(tensor)].itemsize for tensor in tensors)
         # A sum for all is as much as a sum at one process and a copy from there.
-        sent = bytes_sent([variable.value for variable in variables], count)
+        sent = bytes_sent(tensors, count)
         if self.sharded is not None:
-            # Copies have the dtype of values. Those of divided parameters come twice in a pass.
-            copies = 1 if self.parameters is None else 2
-            sent = sent // 2 + copies * (count - 1) * total // count
+            sent = sent // 2 + (count - 1) * copied // count
         return Processes(count, self.shard, owned, sent)

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import torch
 
-from keras_llm.training.torch.parameter_blocks import Block, layers_of, unchanged
+from keras_llm.training.torch.parameter_blocks import Block, layers_of, sent_dtypes, unchanged
 
 
 class ShardedParameters:
@@ -38,14 +38,20 @@ class ShardedParameters:
         return bool(self._hooks) or self.rest is not None
 
     def divide(self, model):
-        """Gives back what other processes have, from now on."""
+        """Gives back what other processes have, from now on.
+
+        Raises:
+            ValueError: a weight has a regularizer, which would read it when it is not there.
+        """
         # Sums of gradients begin when a process has them, in an order of their own.
         self.channel = self.channel or self.group.new_channel()
         variables = model.trainable_variables
+        check_regularizers(variables)
         owners = dict(
             zip((id(v.value) for v in variables), self.sharded.owners(variables), strict=True)
         )
         tensors = {id(v.value): v.value for v in variables}
+        dtypes = sent_dtypes(model, tensors.values())
         layers = layers_of(model)
         parts = [[id(p) for p in layer.parameters() if id(p) in tensors] for layer in layers]
         shared = {key for part in parts for key in part if sum(key in p for p in parts) > 1}
@@ -53,19 +59,18 @@ class ShardedParameters:
             keys = [key for key in dict.fromkeys(keys) if key not in shared]
             if not keys:
                 continue
-            self.blocks.append(self.block(keys, tensors, owners))
+            self.blocks.append(self.block(keys, tensors, owners, dtypes))
             self.follow(layer, len(self.blocks) - 1)
         inside = {key for part in parts for key in part} - shared
-        self.rest = self.block([key for key in tensors if key not in inside], tensors, owners)
+        rest = [key for key in tensors if key not in inside]
+        self.rest = self.block(rest, tensors, owners, dtypes)
         for block in (*self.blocks, self.rest):
             block.free()
             block.hide()
 
-    def block(self, keys, tensors, owners):
-        """A `Block` of some tensors."""
-        return Block(
-            self.group, self.channel, [tensors[key] for key in keys], [owners[key] for key in keys]
-        )
+    def block(self, keys, *facts):
+        """A `Block` of some tensors, whose owners and dtypes are known by the same keys."""
+        return Block(self.group, self.channel, *([fact[key] for key in keys] for fact in facts))
 
     def follow(self, layer, index: int):
         """Gathers and gives back a layer's parameters around its passes."""
@@ -107,7 +112,7 @@ class ShardedParameters:
     def divided_tensors(self) -> list:
         """All that is divided."""
         blocks = (*self.blocks, self.rest)
-        return [tensor for block in blocks for _, bucket in block.buckets for tensor in bucket]
+        return [tensor for block in blocks for *_, bucket in block.buckets for tensor in bucket]
 
     def begin(self, index: int):
         """Begins to gather a layer's values, if there is such a layer."""
@@ -140,7 +145,9 @@ class ShardedParameters:
             hook.remove()
         for block in (*self.blocks, self.rest):
             block.show()
-            block.gather()
+            # What is there to compute with may have fewer digits.
+            block.free()
+            block.gather(with_all_digits=True)
         self.blocks, self.rest, self._hooks = [], None, []
 
     @contextlib.contextmanager
@@ -157,6 +164,17 @@ class ShardedParameters:
 def needs_gradient(part) -> bool:
     """Whether a part of a layer's inputs or outputs takes part in the backward pass."""
     return isinstance(part, torch.Tensor) and part.requires_grad
+
+
+def check_regularizers(variables):
+    """Raises `ValueError` where a variable has a regularizer."""
+    for variable in variables:
+        if variable.regularizer is not None:
+            raise ValueError(
+                "shard='parameters' needs weights without a regularizer, which reads all of them "
+                "after the forward pass: use the optimizer's weight_decay. Received: "
+                f"{variable.regularizer!r} of {variable.path}"
+            )
 
 
 def check(step):
