@@ -57,6 +57,13 @@ class World:
     def copy_from_first_(self, tensors) -> None:
         """Replaces tensors by those of the first process."""
 
+    def meet(self, what: str) -> None:
+        """Waits until all processes have come to some work, and says so if that takes long.
+
+        Args:
+            what: A name for the work, the same in all processes.
+        """
+
     @contextlib.contextmanager
     def first_alone(self, what: str):
         """Context manager whose body the first process runs before the others do.

@@ -2,17 +2,12 @@
 
 import contextlib
 import sys
-import time
 
 import torch
 import torch.distributed as dist
 
 from keras_llm.distribution.base import ProcessLostError, World
-
-# Seconds that a process that has failed waits for the others to fail alike.
-GRACE = 3.0
-# Between two looks at the store.
-INTERVAL = 0.05
+from keras_llm.distribution.torch.notices import Notices
 
 
 class ProcessGroup(World):
@@ -29,12 +24,11 @@ class ProcessGroup(World):
     def __init__(self, store=None):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.store, self.lost = store, ""
+        self.notices, self.lost = Notices(store, self.rank, self.size), ""
         # A group that a user has made may be for GPUs alone.
         self._host = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else None
-        # Collective operations so far, failures that all processes had alike, and how often a work
-        # was done by the first process.
-        self._calls, self._failures, self._done = 0, 0, {}
+        # Collective operations so far.
+        self._calls = 0
 
     # Collective operations
 
@@ -148,34 +142,21 @@ class ProcessGroup(World):
             return operation(*arguments, **named)
         except RuntimeError as error:
             # A process that is about to say why may close its connections first.
-            self.lost = self._reason(1.0) or (
+            self.lost = self.notices.reason(1.0) or (
                 "Another process of the run has ended without an error of its own: it was killed, "
                 f"or its machine has failed. This is process {self.rank} of {self.size}"
             )
             raise ProcessLostError(self.lost) from error
 
-    # The first one before the others
+    # Notices
 
-    @contextlib.contextmanager
+    def meet(self, what):
+        """Waits until all processes have come to some work, and says so if that takes long."""
+        self.notices.meet(what)
+
     def first_alone(self, what):
         """Context manager whose body the first process runs before the others do."""
-        count = self._done[what] = self._done.get(what, 0) + 1
-        if self.store is None:
-            yield
-            return
-        key = f"done/{what}/{count}"
-        if not self.is_first:
-            while not self.store.check([key]):
-                if reason := self._reason(0.0):
-                    raise ProcessLostError(reason)
-                time.sleep(INTERVAL)
-        try:
-            yield
-        finally:
-            if self.is_first:
-                self.store.set(key, "1")
-
-    # Failures
+        return self.notices.first_alone(what)
 
     @contextlib.contextmanager
     def together(self):
@@ -188,55 +169,23 @@ class ProcessGroup(World):
 
     def tell(self, error: BaseException) -> None:
         """Says in the store why this process cannot go on."""
-        if self.store is not None and not isinstance(error, ProcessLostError):
-            text = f"{self._calls} {type(error).__name__}: {error}"
-            with contextlib.suppress(RuntimeError):
-                self.store.set(self._key(self.rank), text[:2000])
+        self.notices.tell(error, self._calls)
 
     def reason(self):
         """Why another process cannot go on; empty where none has said so."""
-        return self._reason(0.0)
+        return self.notices.reason()
 
     def _leave(self, error):
         """Tells the others, and closes the connections unless all have failed alike."""
-        if self.lost or self.store is None:
+        if self.lost or self.notices.store is None:
             return
         self.tell(error)
-        if not isinstance(error, ProcessLostError) and self._all_have_failed():
+        if not isinstance(error, ProcessLostError) and self.notices.all_have_failed():
             # After as many operations: the group is whole, and a script may catch the error.
-            self._failures += 1
             return
         self.lost = f"This process has left the group: {type(error).__name__}: {error}"
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
-
-    def _all_have_failed(self):
-        keys = [self._key(rank) for rank in range(self.size)]
-        end = time.monotonic() + GRACE
-        with contextlib.suppress(RuntimeError):
-            while not self.store.check(keys):
-                if time.monotonic() > end:
-                    return False
-                time.sleep(INTERVAL)
-            return len({self.store.get(key).split()[0] for key in keys}) == 1
-        return False
-
-    def _reason(self, seconds):
-        """What another process says of its end within so many seconds; empty for nothing."""
-        end = time.monotonic() + seconds
-        with contextlib.suppress(RuntimeError, AttributeError):
-            while True:
-                for rank in range(self.size):
-                    if rank != self.rank and self.store.check([self._key(rank)]):
-                        why = self.store.get(self._key(rank)).decode().split(" ", 1)[1]
-                        return f"Process {rank} of {self.size} has ended the run: {why}"
-                if time.monotonic() >= end:
-                    break
-                time.sleep(INTERVAL)
-        return ""
-
-    def _key(self, rank):
-        return f"failed/{self._failures}/{rank}"
 
 
 def of_one_kind(tensors) -> list[list]:

@@ -160,6 +160,7 @@ class ShardedOptimizer:
         if not self.optimizer.built or self._owners is None:
             yield
             return
+        self.group.meet("what needs all of the optimizer's state: save")
         state = gathered_state(self.group, self.optimizer, self._owners)
         if not self.group.is_first:
             yield

@@ -156,6 +156,7 @@ class ShardedParameters:
         if not self.is_divided:
             yield
             return
+        self.group.meet("what needs all weights: save, predict, generate or get_weights")
         self.gather()
         yield
         self.divide(model)
