@@ -145,7 +145,7 @@ class CompiledStep(CompiledPasses):
         Keras has waited for the batch's logs here: the values are read at once.
         """
         with self.values_of_now():
-            variables = [*self.summed_variables(), self.norms]
+            variables = [*self.sums.summed_variables(), self.norms]
             *sums, (norm, updates) = (to_numpy(v).astype("float64") for v in variables)
             if self.guard.settings.skip:
                 # Nothing is left of the epoch yet.
