@@ -114,7 +114,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def begin_run(self, run) -> None:
         """Takes the directory, and the newest good checkpoint in it."""
         folder = CheckpointFolder(self.directory, self.keep)
-        now = fingerprint(run.model, (run.data, *run.labels), run.batches)
+        now = fingerprint(run.model, (run.data, *run.labels), run.length.batches)
         try:
             if world().is_first:
                 folder.open()
@@ -190,7 +190,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Writes a checkpoint where one is due, and the last one is on the disk."""
         self._report()
         # After an epoch's last batch its end comes next, and is a better place to go on from.
-        is_last = self._run.position.batch == self._run.batches
+        is_last = self._run.position.batch == self._run.length.batches
         if self._run.stopping is not None:
             self._save_and_tell()
         elif not is_last and self._first_says(

@@ -35,7 +35,7 @@ from keras_llm.training.compile_arguments import (
     resolve,
 )
 from keras_llm.training.finite_guard import FiniteGuard, FirstSkipped
-from keras_llm.training.fit_length import batches_in, check_length, last_epoch
+from keras_llm.training.fit_length import FitLength, batches_in, check_length, last_epoch
 from keras_llm.training.run import Run
 from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback
@@ -228,8 +228,8 @@ class TokenModel(StoredModel):
             validation_data, _ = self.step.batches(*given)
         initial_epoch = kwargs.pop("initial_epoch", 0)
         epochs = last_epoch(data, batches, epochs, initial_epoch, steps, tokens)
-        limits = {"batches": batches, "epochs": epochs, "steps": steps, "tokens": tokens}
-        run = Run(self, data, ours, callbacks, labels=labels, verbose=verbose, **limits)
+        length = FitLength(batches, epochs, steps, tokens)
+        run = Run(self, data, ours, callbacks, labels=labels, length=length, verbose=verbose)
         run.begin_at(initial_epoch)
         kwargs |= {
             "validation_split": validation_split,
