@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from keras_llm.arguments import check_number, check_one_of, check_positive_int
+from keras_llm.arguments import check_one_of, check_positive_int
 from keras_llm.callbacks.continuation import Continuation
 from keras_llm.callbacks.save_schedule import SaveSchedule
 from keras_llm.callbacks.stop_signals import StopSignals
@@ -101,11 +101,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             raise ValueError(
                 f"directory must be a folder, or not there yet. Received: directory={directory!r}"
             )
-        if every_steps is not None:
-            check_positive_int(every_steps, "every_steps")
-        if every_minutes is not None:
-            check_number(every_minutes, "every_minutes", "(0, inf)")
-        self.intervals = every_steps, every_minutes
+        self._schedule = SaveSchedule(every_steps, every_minutes, monitor)
         self.keep = check_positive_int(keep, "keep")
         self.monitor, self.mode = monitor, check_one_of(mode, "mode", ["auto", "min", "max"])
         self._run = None
@@ -126,7 +122,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._run, self._folder, self._fingerprint = run, folder, now
         self._writer, self._signals = BackgroundWriter(), StopSignals(run.stop)
         self._states = CallbackStates([c for c in run.callbacks if c not in (self, run.history)])
-        self._schedule = SaveSchedule(*self.intervals, self.monitor)
         self._continuation = Continuation(run)
         self._epoch_random = random_states()
         found = found_by_first(folder.newest)
@@ -135,7 +130,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._warn(f"A checkpoint is not whole. {' '.join(found.bad)} {instead}")
         if found.name is not None:
             self._continue(found)
-        self._schedule.note_save(run.position.steps)
+        best = None if found.name is None else found.state["best"]
+        self._schedule.begin(run.position.steps, best)
 
     def end_run(self) -> None:
         """Waits for what is being written; gives the directory and the signals back."""
@@ -185,9 +181,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_last = self._run.position.batch == self._run.length.batches
         if self._run.stopping is not None:
             self._save_and_tell()
-        elif not is_last and self._first_says(
-            self._is_better() or (self._is_due() and not self._writer.is_busy())
-        ):
+        elif not is_last and self._is_wanted(epoch_ends=False):
             self._save()
 
     def on_test_begin(self, logs=None):
@@ -199,9 +193,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._continuation.end()
         self._report()
         self._schedule.look(logs)
-        is_wanted = self._first_says(
-            self._is_better() or self._is_due() or self._schedule.is_by_epochs()
-        )
+        is_wanted = self._is_wanted(epoch_ends=True)
         if self._run.stopping is not None:
             self._save_and_tell()
         elif is_wanted and not (self._run.is_over() or self.model.stop_training):
@@ -216,7 +208,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _continue(self, found):
         run, where = self._run, self.directory / found.name
         changed = self._continuation.begin(found.state, self._fingerprint, where)
-        self._schedule.best = found.state["best"]
         if changed:
             self._warn(changed)
         epoch, batch = run.position[:2]
@@ -229,11 +220,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """What the first process wants: its clock and its disk decide."""
         return bool(world().of_first([float(is_wanted)])[0])
 
-    def _is_due(self):
-        return self._schedule.is_due(self._run.position.steps)
-
-    def _is_better(self):
-        return self._schedule.is_better(self.mode, self._name())
+    def _is_wanted(self, epoch_ends: bool) -> bool:
+        is_better = self._schedule.is_better(self.mode, self._name())
+        is_due = self._schedule.is_due(self._run.position.steps, epoch_ends)
+        return self._first_says(
+            is_better or (is_due and (epoch_ends or not self._writer.is_busy()))
+        )
 
     def _name(self):
         return self._folder.name(self._run.position.steps, self._run.position.epoch)
