@@ -111,7 +111,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def begin_run(self, run) -> None:
         """Takes the directory, and the newest good checkpoint in it."""
         folder = CheckpointFolder(self.directory, self.keep)
-        now = fingerprint(run.model, (run.data, *run.labels), run.length.batches)
+        now = fingerprint(run.model, run.data, run.length.batches)
         try:
             if world().is_first:
                 folder.open()

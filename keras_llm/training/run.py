@@ -41,15 +41,14 @@ class Run(keras.callbacks.CallbackList):
 
     Args:
         model: The model.
-        data: What `fit` reads; for `continue_at` and `begins_at`.
+        data: What `fit` reads, `(x, y, sample_weight)`; its `x` may `continue_at` a position.
         first: Callbacks of the model, which act before all others.
         callbacks: Those of the user.
-        labels: `y` and `sample_weight` of `fit`.
         length: The `FitLength`.
         verbose: As of `fit`.
     """
 
-    def __init__(self, model, data, first, callbacks, *, labels, length, verbose):
+    def __init__(self, model, data, first, callbacks, length, verbose):
         given = callback_list(callbacks)
         self.world = world()
         check_callbacks(model, given)
@@ -60,14 +59,14 @@ class Run(keras.callbacks.CallbackList):
         late = [callback for callback in given if hasattr(callback, "begin_run")]
         self.log = None if model.step is None else StepLog(model, self.tell)
         self.position, self.length = Position(), length
-        self.data, self.labels = data, labels
+        self.data, self._x = data, data[0]
         # Batches of the first epoch that an earlier run has trained.
         self._trained_before = 0
         self._is_stopped, self.stopping = False, None
         # What `stop` was called with.
         self._stop = None
         # Where data that knows its position begins: an epoch, and a batch in it.
-        self._data_begins = getattr(data, "begins_at", None)
+        self._data_begins = getattr(self._x, "begins_at", None)
         # Whether all batches of the epoch were trained by an earlier run; then the epoch's numbers.
         self._all_before, self._numbers = False, {}
         history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
@@ -114,10 +113,10 @@ class Run(keras.callbacks.CallbackList):
             epoch: `initial_epoch` of `fit`.
         """
         self.position = Position(epoch)
-        if self._data_begins is not None and self.length.batches == len(self.data):
+        if self._data_begins is not None and self.length.batches == len(self._x):
             data_epoch, batch = self._data_begins
             self.position, self._trained_before = Position(epoch, batch), batch
-            self.data.continue_at(data_epoch, batch)
+            self._x.continue_at(data_epoch, batch)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another run was when it returned this; before Keras's `fit` begins."""
@@ -130,7 +129,7 @@ class Run(keras.callbacks.CallbackList):
             self.log.load_state_dict(state["log"])
         if self._data_begins is not None:
             epoch = self._data_begins[0] + self.position.epoch - first
-            self.data.continue_at(epoch, self.position.batch)
+            self._x.continue_at(epoch, self.position.batch)
 
     def is_over(self) -> bool:
         """Whether nothing is left to train."""
@@ -191,8 +190,8 @@ class Run(keras.callbacks.CallbackList):
         """Has data that knows its position go on, in the next `fit`, where this one has ended."""
         if self._data_begins is not None:
             epoch, batch = self._data_begins
-            epochs, batch = divmod(batch + self.position.steps, len(self.data))
-            self.data.begins_at = epoch + epochs, batch
+            epochs, batch = divmod(batch + self.position.steps, len(self._x))
+            self._x.begins_at = epoch + epochs, batch
 
     def end(self) -> None:
         """Ends what `begin` began, of every callback, even if one of them fails."""

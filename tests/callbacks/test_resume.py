@@ -103,7 +103,7 @@ def test_what_is_left_out_is_noticed(tmp_path, monkeypatch):
     """The comparison sees the random state alone."""
     assert simulate("accumulation", tmp_path, "next_batch", 17)
     monkeypatch.setattr(
-        "keras_llm.callbacks.training_checkpoint.set_random_states", lambda state: None
+        "keras_llm.callbacks.continuation.set_random_states", lambda state: None
     )
     found = [
         key
