@@ -161,9 +161,7 @@ class Run(keras.callbacks.CallbackList):
         """Context manager for what a callback calls in the middle of an epoch's sums."""
         if self.log is not None:
             self.log.pause()
-        if keras.backend.backend() == "jax":
-            # In the middle of an epoch JAX has the variables' values elsewhere.
-            self.model.jax_state_sync()
+        self.model.jax_state_sync()
         variables = self.model.metrics_variables
         before = [ops.copy(variable) for variable in variables]
         try:
@@ -286,7 +284,6 @@ class Run(keras.callbacks.CallbackList):
             self.log.end_epoch(self.position)
         if self._all_before and not self._numbers:
             # Keras has seen no step, and has no numbers of this epoch.
-            if keras.backend.backend() == "jax":
-                self.model.jax_state_sync()
+            self.model.jax_state_sync()
             results = self.model.get_metrics_result()
             self._numbers = {name: to_float(value) for name, value in results.items()}

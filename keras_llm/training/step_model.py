@@ -191,7 +191,12 @@ class StepModel(keras.Model):
         return self.predict_function
 
     def jax_state_sync(self):
-        """Keras's, on JAX: gives the variables their values, also those frozen since the step."""
+        """Gives the variables their values, which Keras has elsewhere in an epoch on JAX.
+
+        Keras has this method there only, and does not know which were frozen since the last step.
+        """
+        if BACKEND != "jax":
+            return
         state = jax_state(self)
         parts = ("trainable_variables", "non_trainable_variables")
         if state:

@@ -77,8 +77,7 @@ class CompiledStep(CompiledPasses):
     def gradients_again(self, data, seen):
         """Forward and backward of a batch once more, layer by layer."""
         model, parts = self.model, []
-        if BACKEND == "jax":
-            model.jax_state_sync()
+        model.jax_state_sync()
         variables, others = model.trainable_variables, model.non_trainable_variables
         changed = [*model.metrics_variables, *(v for v in others if len(v.shape) < 2)]
         before = [ops.copy(variable.value) for variable in changed]
