@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.host import to_float
+from keras_llm.backend.kept_values import values_kept
 from keras_llm.backend.keras_private import built_with, inner_optimizer, optimizer_twin
 from keras_llm.checkpoints.random_states import random_states_kept
 from keras_llm.distribution import world
@@ -146,13 +147,8 @@ def model_kept(model):
     copy of all of them.
     """
     variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
-    copies = [ops.copy(variable.value) for variable in variables]
-    with random_states_kept(), torch_stages.modules_kept(model):
-        try:
-            yield
-        finally:
-            for variable, copy in zip(variables, copies, strict=True):
-                variable.assign(copy)
+    with random_states_kept(), torch_stages.modules_kept(model), values_kept(variables):
+        yield
 
 
 def on_device(parts):

@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_llm.backend.host import to_float
+from keras_llm.backend.kept_values import values_kept
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.distribution import ProcessLostError, world
 from keras_llm.training.fit_length import Position
@@ -162,13 +162,8 @@ class Run(keras.callbacks.CallbackList):
         if self.log is not None:
             self.log.pause()
         self.model.jax_state_sync()
-        variables = self.model.metrics_variables
-        before = [ops.copy(variable) for variable in variables]
-        try:
+        with values_kept(self.model.metrics_variables):
             yield
-        finally:
-            for variable, value in zip(variables, before, strict=True):
-                variable.assign(value)
 
     def tell(self, step: int, logs: dict[str, float]) -> None:
         """Hands new numbers to the callbacks that want them."""
