@@ -25,7 +25,7 @@ def soft_capped(logits: Any, soft_cap: float | None) -> Any:
     return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
 
 
-def logits_of(hidden: Any, head: HeadMatrix, dtype: str) -> Any:
+def logits_of(hidden: Any, head: HeadMatrix, dtype: Any) -> Any:
     """The logits of hidden vectors `[rows, d_model]`, `[rows, vocab]` in the dtype of sums."""
     kernel, bias, soft_cap = head
     logits = ops.cast(ops.matmul(hidden, ops.cast(kernel, hidden.dtype)), dtype)

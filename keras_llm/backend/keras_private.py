@@ -1,6 +1,5 @@
 """What Keras has no public name for; `tests/backend/test_keras_private.py` guards it."""
 
-import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -177,21 +176,6 @@ def optimizer_twin(optimizer):
         # Where an optimizer accumulates, its own count is of batches.
         twin.iterations.assign(updates)
     return twin
-
-
-@contextlib.contextmanager
-def global_seeds_kept():
-    """Context manager that restores Keras's global seed generator on exit."""
-    state = importlib.import_module("keras.src.backend.common.global_state")
-    name = "global_seed_generator"
-    generator = state.get_global_attribute(name)
-    before = None if generator is None else keras.ops.copy(generator.state)
-    try:
-        yield
-    finally:
-        state.set_global_attribute(name, generator)
-        if generator is not None:
-            generator.state.assign(before)
 
 
 def global_seed_state():

@@ -2,33 +2,45 @@
 
 import time
 
+from keras_llm.arguments import check_number, check_positive_int
+
 
 class SaveSchedule:
     """Decides after which steps a checkpoint is written.
 
     Args:
         every_steps, every_minutes, monitor: As of `TrainingCheckpoint`.
+
+    Attributes:
+        best: The best of the monitored numbers, and its checkpoint; None before any.
+        saved_at: The steps before the last checkpoint.
     """
 
     def __init__(self, every_steps, every_minutes, monitor):
+        if every_steps is not None:
+            check_positive_int(every_steps, "every_steps")
+        if every_minutes is not None:
+            check_number(every_minutes, "every_minutes", "(0, inf)")
         self.every_steps, self.every_minutes, self.monitor = every_steps, every_minutes, monitor
-        # The monitored number since it was last judged; the best one and its checkpoint.
-        self._value, self.best = None, None
+
+    def begin(self, steps: int, best: dict | None) -> None:
+        """A run begins after so many steps, the best of which is known, if any."""
+        # The monitored number since it was last judged.
+        self._value, self.best = None, best
+        self.note_save(steps)
 
     def note_save(self, steps: int) -> None:
-        """A checkpoint is written after so many steps, or the run begins there."""
+        """A checkpoint is written after so many steps."""
         self.saved_at, self._time = steps, time.monotonic()
 
-    def is_due(self, steps: int) -> bool:
-        """Whether one is due after so many steps."""
+    def is_due(self, steps: int, epoch_ends: bool) -> bool:
+        """Whether one is due after so many steps; without an interval, where an epoch ends."""
+        if not (self.every_steps or self.every_minutes):
+            return epoch_ends
         if self.every_steps and steps // self.every_steps > self.saved_at // self.every_steps:
             return True
         waited = time.monotonic() - self._time
         return bool(self.every_minutes) and waited >= 60 * self.every_minutes
-
-    def is_by_epochs(self) -> bool:
-        """Whether one is due after every epoch."""
-        return not (self.every_steps or self.every_minutes)
 
     def look(self, logs: dict | None) -> None:
         """Notes the monitored number, if it is in the logs."""

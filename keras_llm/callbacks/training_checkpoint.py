@@ -8,16 +8,17 @@ from pathlib import Path
 
 import keras
 
-from keras_llm.arguments import check_number, check_one_of, check_positive_int
+from keras_llm.arguments import check_one_of, check_positive_int
+from keras_llm.callbacks.continuation import Continuation
 from keras_llm.callbacks.save_schedule import SaveSchedule
 from keras_llm.callbacks.stop_signals import StopSignals
 from keras_llm.checkpoints import CheckpointFolder, FolderInUseError
 from keras_llm.checkpoints.background import BackgroundWriter
 from keras_llm.checkpoints.callback_states import CallbackStates
-from keras_llm.checkpoints.fingerprint import check_unchanged, fingerprint
-from keras_llm.checkpoints.model_state import load_step, load_weights, model_state
+from keras_llm.checkpoints.fingerprint import fingerprint
+from keras_llm.checkpoints.model_state import model_state
 from keras_llm.checkpoints.of_first import found_by_first
-from keras_llm.checkpoints.random_states import random_states, set_random_states
+from keras_llm.checkpoints.random_states import random_states
 from keras_llm.checkpoints.state_tree import pack
 from keras_llm.distribution import world
 
@@ -100,11 +101,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             raise ValueError(
                 f"directory must be a folder, or not there yet. Received: directory={directory!r}"
             )
-        if every_steps is not None:
-            check_positive_int(every_steps, "every_steps")
-        if every_minutes is not None:
-            check_number(every_minutes, "every_minutes", "(0, inf)")
-        self.intervals = every_steps, every_minutes
+        self._schedule = SaveSchedule(every_steps, every_minutes, monitor)
         self.keep = check_positive_int(keep, "keep")
         self.monitor, self.mode = monitor, check_one_of(mode, "mode", ["auto", "min", "max"])
         self._run = None
@@ -114,7 +111,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def begin_run(self, run) -> None:
         """Takes the directory, and the newest good checkpoint in it."""
         folder = CheckpointFolder(self.directory, self.keep)
-        now = fingerprint(run.model, (run.data, *run.labels), run.batches)
+        now = fingerprint(run.model, run.data, run.length.batches)
         try:
             if world().is_first:
                 folder.open()
@@ -125,7 +122,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._run, self._folder, self._fingerprint = run, folder, now
         self._writer, self._signals = BackgroundWriter(), StopSignals(run.stop)
         self._states = CallbackStates([c for c in run.callbacks if c not in (self, run.history)])
-        self._schedule, self._restored = SaveSchedule(*self.intervals, self.monitor), None
+        self._continuation = Continuation(run)
         self._epoch_random = random_states()
         found = found_by_first(folder.newest)
         if found.bad:
@@ -133,7 +130,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._warn(f"A checkpoint is not whole. {' '.join(found.bad)} {instead}")
         if found.name is not None:
             self._continue(found)
-        self._schedule.note_save(run.position.steps)
+        best = None if found.name is None else found.state["best"]
+        self._schedule.begin(run.position.steps, best)
 
     def end_run(self) -> None:
         """Waits for what is being written; gives the directory and the signals back."""
@@ -162,54 +160,40 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"Received: a {type(self.model).__name__}"
             )
         self._states.training_begins()
-        if self._restored is not None:
-            if not self._weights_are_loaded:
-                self._load_weights(self._restored)
-            left = self._states.load_state_dict(self._restored["callbacks"])
-            if left:
-                self._warn(f"The run had callbacks that it has no more: {', '.join(left)}.")
-            if not self._weights_are_loaded and world().size > 1:
-                self.model.step.meet()
-            if self._run.position.batch == 0:
-                load_step(self.model, self._restored["model"])
-                self._set_random_states()
+        left = self._continuation.on_train_begin(self._states)
+        if left:
+            self._warn(f"The run had callbacks that it has no more: {', '.join(left)}.")
         self._signals.install()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Goes back to the random state with which the epoch began: data may be shuffled by it."""
-        if self._restored is not None:
-            load_step(self.model, self._restored["model"])
-            set_random_states(self._restored["random"]["epoch"])
+        self._continuation.on_epoch_begin()
         self._epoch_random = random_states()
 
     def on_train_batch_begin(self, batch, logs=None):
         """Goes to the random state of the checkpoint, now that data has been taken."""
-        self._set_random_states()
+        self._continuation.end()
 
     def on_train_batch_end(self, batch, logs=None):
         """Writes a checkpoint where one is due, and the last one is on the disk."""
         self._report()
         # After an epoch's last batch its end comes next, and is a better place to go on from.
-        is_last = self._run.position.batch == self._run.batches
+        is_last = self._run.position.batch == self._run.length.batches
         if self._run.stopping is not None:
             self._save_and_tell()
-        elif not is_last and self._first_says(
-            self._is_better() or (self._is_due() and not self._writer.is_busy())
-        ):
+        elif not is_last and self._is_wanted(epoch_ends=False):
             self._save()
 
     def on_test_begin(self, logs=None):
         """As before a batch, if all batches of the epoch were trained before."""
-        self._set_random_states()
+        self._continuation.end()
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes a checkpoint where one is due; the last epoch's comes with `on_train_end`."""
-        self._set_random_states()
+        self._continuation.end()
         self._report()
         self._schedule.look(logs)
-        is_wanted = self._first_says(
-            self._is_better() or self._is_due() or self._schedule.is_by_epochs()
-        )
+        is_wanted = self._is_wanted(epoch_ends=True)
         if self._run.stopping is not None:
             self._save_and_tell()
         elif is_wanted and not (self._run.is_over() or self.model.stop_training):
@@ -221,45 +205,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._writer.wait()
         self._report()
 
-    # To continue
-
     def _continue(self, found):
-        state, run = found.state, self._run
-        try:
-            where = self.directory / found.name
-            other = check_unchanged(state["fingerprint"], self._fingerprint, where)
-            if run.model.built:
-                self._load_weights(state)
-            run.load_state_dict(state["run"])
-            self._schedule.best = state["best"]
-            _ = state["callbacks"], state["random"]["now"], state["random"]["epoch"]
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(
-                f"{self.directory / found.name} does not hold what this version of keras_llm "
-                f"writes. Received: {type(error).__name__}: {error}"
-            ) from error
-        if other:
-            self._warn(other)
-        self._restored, self._weights_are_loaded = state, run.model.built
+        run, where = self._run, self.directory / found.name
+        changed = self._continuation.begin(found.state, self._fingerprint, where)
+        if changed:
+            self._warn(changed)
         epoch, batch = run.position[:2]
         what = "Nothing is left to train after" if run.is_over() else "Continuing"
-        self._say(f"{what} {self.directory / found.name} (epoch {epoch + 1}, batch {batch}).")
-
-    def _load_weights(self, state):
-        model = self._run.model
-        if model.step is not None:
-            # Where its state is shared out, each process takes its part when they meet.
-            model.step.build_whole_optimizer()
-        elif not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        with contextlib.nullcontext() if model.step is None else model.step.whole_weights():
-            if world().is_first:
-                load_weights(model, state["model"])
-
-    def _set_random_states(self):
-        if self._restored is not None:
-            set_random_states(self._restored["random"]["now"])
-            self._restored = None
+        self._say(f"{what} {where} (epoch {epoch + 1}, batch {batch}).")
 
     # To write
 
@@ -267,11 +220,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """What the first process wants: its clock and its disk decide."""
         return bool(world().of_first([float(is_wanted)])[0])
 
-    def _is_due(self):
-        return self._schedule.is_due(self._run.position.steps)
-
-    def _is_better(self):
-        return self._schedule.is_better(self.mode, self._name())
+    def _is_wanted(self, epoch_ends: bool) -> bool:
+        is_better = self._schedule.is_better(self.mode, self._name())
+        is_due = self._schedule.is_due(self._run.position.steps, epoch_ends)
+        return self._first_says(
+            is_better or (is_due and (epoch_ends or not self._writer.is_busy()))
+        )
 
     def _name(self):
         return self._folder.name(self._run.position.steps, self._run.position.epoch)

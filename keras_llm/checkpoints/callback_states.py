@@ -9,6 +9,7 @@ import keras
 
 from keras_llm.backend.keras_private import choose_direction
 from keras_llm.checkpoints.state_tree import is_plain, pack
+from keras_llm.checkpoints.tensor_file import to_bytes
 
 # What Keras gives every callback.
 GIVEN = ("params", "_model", "validation_data")
@@ -119,8 +120,4 @@ def state_of(callback, made: dict, begun: dict) -> dict[str, Any]:
 def digest(value) -> str:
     """A hash of a plain value, which may be large."""
     packed, arrays = pack(value)
-    hashed = hashlib.sha256(json.dumps(packed).encode())
-    for array in arrays.values():
-        hashed.update(f"{array.dtype} {array.shape}".encode())
-        hashed.update(array.tobytes())
-    return hashed.hexdigest()
+    return hashlib.sha256(json.dumps(packed).encode() + to_bytes(arrays)).hexdigest()

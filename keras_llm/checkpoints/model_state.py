@@ -1,16 +1,12 @@
 """What a model has learnt: its variables, its optimizer's, and its step's state."""
 
-import keras
-
 from keras_llm.backend.host import to_numpy
 from keras_llm.checkpoints.torch_tensors import is_tensor
 
 
 def model_state(model) -> dict:
     """All that the next update depends on, apart from random states."""
-    if keras.backend.backend() == "jax":
-        # In the middle of an epoch JAX has the variables' values elsewhere.
-        model.jax_state_sync()
+    model.jax_state_sync()
     step = model.step
     return {
         "weights": values(model.variables),

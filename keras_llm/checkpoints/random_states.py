@@ -1,5 +1,6 @@
 """All random states that a training step may depend on."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -31,3 +32,13 @@ def set_random_states(states: dict) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch_tensors.set_random_state(states["torch"])
+
+
+@contextlib.contextmanager
+def random_states_kept():
+    """Context manager that restores them on exit."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)

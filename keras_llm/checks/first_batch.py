@@ -64,7 +64,7 @@ class FirstBatch(keras.callbacks.Callback):
         self.is_first_epoch = False
         self.is_first_update = int(self.model.optimizer.iterations) == 0
         run = self.model.run
-        self.found = [schedule_message(self.model, run.batches, run.batches_to_come())]
+        self.found = [schedule_message(self.model, run.length.batches, run.batches_to_come())]
         self.tell()
 
     def on_train_batch_begin(self, batch, logs=None):

@@ -19,11 +19,12 @@ from keras_llm.data.causal_lm import causal_lm
 from keras_llm.data.instruction import instruction
 from keras_llm.data.load import load
 from keras_llm.data.load_text import load_text
+from keras_llm.data.load_tokenizer import load_tokenizer
 from keras_llm.data.seq2seq import seq2seq
 from keras_llm.data.show import ShownBatch, show
 from keras_llm.data.teacher_forcing import teacher_forcing
 from keras_llm.data.token_shards import TokenShards
-from keras_llm.data.tokenizer import Tokenizer, load_tokenizer
+from keras_llm.data.tokenizer import Tokenizer
 from keras_llm.data.tokens import tokens
 from keras_llm.data.train_tokenizer import train_tokenizer
 

@@ -5,14 +5,12 @@ import difflib
 import importlib
 import io
 import os
-import random
 import threading
 import urllib.parse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from keras_llm.checkpoints.random_states import random_states_kept
 from keras_llm.data.corpus import Corpus, Split
 from keras_llm.data.tfds_without_tensorflow import without_tensorflow
 from keras_llm.distribution import world
@@ -86,7 +84,9 @@ def load(
     with world().first_alone(f"data {getattr(name, 'name', name)} {data_dir}"):
         builder = _builder(name, data_dir)
         if not builder.data_path.exists():
-            with drawing_nothing():
+            # The builder names a folder by Python's generator, of which Keras makes layers' seeds:
+            # without this, a script with a seed has other numbers the first time.
+            with random_states_kept():
                 _prepare(builder)
         elif not builder.info.initialized:
             # Another process has prepared it after a builder was made that is handed in.
@@ -157,21 +157,6 @@ def _prepare(builder) -> None:
         )
     with without_tensorflow():
         builder.download_and_prepare(file_format="array_record")
-
-
-@contextlib.contextmanager
-def drawing_nothing():
-    """Context manager after which the global generators are where they were.
-
-    tensorflow-datasets draws the name of a folder from Python's, of which Keras makes the seeds of
-    layers: without this, a script with a seed would have other numbers the first time.
-    """
-    states = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def reachable(url: str) -> bool:

@@ -8,6 +8,7 @@ import keras
 
 from keras_llm.backend.keras_private import compile_arguments, inner_optimizer
 from keras_llm.training import Step, StepDescription
+from keras_llm.training.compile_arguments import check_compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +60,7 @@ def compiled_model(model, asker: str = "explain") -> CompiledModel:
     """What there is to explain about `model`; an error names `asker` if it is not compiled."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"{asker} needs a Keras model. Received: {type(model).__name__}")
-    if not model.compiled:
-        raise ValueError(
-            f"{asker} needs a compiled model: call model.compile(optimizer=..., loss=...) first. "
-            f"Received: {type(model).__name__} {model.name!r}, not compiled"
-        )
+    check_compiled(model, asker)
     arguments, step = compile_arguments(model), getattr(model, "step", None)
     step = step if isinstance(step, Step) else None
     if step is not None:

@@ -94,7 +94,7 @@ class KerasHubModel(LanguageModel):
             return x, y, weights
         return x, np.where(weights, y, ignore_index), None
 
-    def _prepared(self, x, y, sample_weight, *args, **kwargs):
+    def prepared(self, x, y, sample_weight, *args, **kwargs):
         """Texts are made into ids first."""
         if is_text(x):
             if y is not None or sample_weight is not None:
@@ -104,7 +104,7 @@ class KerasHubModel(LanguageModel):
                 )
             loss = None if self.step is None else self.step.loss
             x, y, sample_weight = self.preprocess(x, loss and loss.ignore_index)
-        return super()._prepared(x, y, sample_weight, *args, **kwargs)
+        return super().prepared(x, y, sample_weight, *args, **kwargs)
 
     # Saving
 

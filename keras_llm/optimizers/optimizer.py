@@ -14,6 +14,7 @@ from keras_llm.arguments import check_number
 from keras_llm.names_elsewhere import NamesElsewhere
 from keras_llm.optimizers.checks import check_keras_arguments, checked_learning_rate, patterns
 from keras_llm.optimizers.gradients import dense, in_float32, is_low_precision
+from keras_llm.optimizers.weight_averages import assign_averages, update_averages
 from keras_llm.tensor import Tensor
 from keras_llm.usual_range import UsualRange
 
@@ -274,25 +275,14 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
         """Does nothing: the update applies weight decay itself, in the state's precision."""
 
     def _update_model_variables_moving_average(self, trainable_variables):
-        # As in Keras, but in the averages' precision: ema_momentum=0.99 is 0.988 in bfloat16.
-        for variable, average in zip(
-            trainable_variables, self._model_variables_moving_average, strict=True
-        ):
-            if average is not None:
-                # The first update copies the variable.
-                begun = ops.cast(ops.cast(self.iterations, average.dtype) > 0, average.dtype)
-                away = ops.cast(variable, average.dtype) - average
-                average.assign(average + away * (1 - self.ema_momentum * begun))
+        averages = self._model_variables_moving_average
+        update_averages(averages, trainable_variables, self.ema_momentum, self.iterations)
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        if not any(is_low_precision(variable.dtype) for variable in trainable_variables):
+        if any(is_low_precision(variable.dtype) for variable in trainable_variables):
+            assign_averages(self._model_variables_moving_average, trainable_variables)
+        else:
             super()._overwrite_model_variables_with_average_value(trainable_variables)
-            return
-        # Keras's own does not cast on TensorFlow.
-        averages = self._model_variables_moving_average
-        for variable, average in zip(trainable_variables, averages, strict=True):
-            if average is not None:
-                variable.assign(ops.cast(average, variable.dtype))
 
     def _clip_gradients(self, grads):
         if self.global_clipnorm and clip_by_global_norm_ is not None:

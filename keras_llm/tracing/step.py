@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import random
 from typing import Any, NamedTuple
 
 import keras
@@ -10,12 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.host import to_float
-from keras_llm.backend.keras_private import (
-    built_with,
-    global_seeds_kept,
-    inner_optimizer,
-    optimizer_twin,
-)
+from keras_llm.backend.kept_values import values_kept
+from keras_llm.backend.keras_private import built_with, inner_optimizer, optimizer_twin
+from keras_llm.checkpoints.random_states import random_states_kept
 from keras_llm.distribution import world
 from keras_llm.explanation.counted_tokens import unpacked
 from keras_llm.explanation.optimizer_facts import nbytes
@@ -74,7 +70,7 @@ def traced_step(model, loss, data) -> TracedStep:
     A model without weights gets them first, of the batch's shapes, as by `fit`. One that has
     nothing to train is refused.
     """
-    with random_state_kept():
+    with random_states_kept():
         batch = first_batch(data)
     if not model.built:
         model(keras.tree.map_structure(symbolic, batch[0]))
@@ -151,26 +147,8 @@ def model_kept(model):
     copy of all of them.
     """
     variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
-    copies = [ops.copy(variable.value) for variable in variables]
-    with random_state_kept(), torch_stages.modules_kept(model):
-        try:
-            yield
-        finally:
-            for variable, copy in zip(variables, copies, strict=True):
-                variable.assign(copy)
-
-
-@contextlib.contextmanager
-def random_state_kept():
-    """Context manager that restores every random state on exit."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        # Data loaders use PyTorch's on every backend.
-        with torch_stages.random_state_kept(), global_seeds_kept():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+    with random_states_kept(), torch_stages.modules_kept(model), values_kept(variables):
+        yield
 
 
 def on_device(parts):

@@ -1,4 +1,4 @@
-"""The stages of a step on PyTorch; and its random state, which data loaders use everywhere."""
+"""The stages of a step on PyTorch."""
 
 import contextlib
 
@@ -59,16 +59,3 @@ def modules_kept(model):
         with torch.no_grad():
             for tensor, copy in zip(tensors, copies, strict=True):
                 tensor.copy_(copy)
-
-
-@contextlib.contextmanager
-def random_state_kept():
-    """Context manager that restores PyTorch's random state on exit."""
-    state = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)

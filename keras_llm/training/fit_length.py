@@ -3,11 +3,72 @@
 import inspect
 import math
 import sys
+from typing import NamedTuple
 
 import keras
 
 from keras_llm.arguments import check_non_negative_int, check_positive_int
 from keras_llm.training.arrays import has_rows
+
+
+class Position(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+        epoch: Epochs that are over.
+        batch: Batches of the epoch that has begun, trained already.
+        steps: Batches of the whole run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+
+
+class FitLength(NamedTuple):
+    """When a `fit` ends: with its last epoch, or before that after so many steps or tokens.
+
+    Attributes:
+        batches: Batches of an epoch; None where the data does not tell.
+        epochs: The number of the last epoch.
+        steps, tokens: As of `fit`.
+    """
+
+    batches: int | None
+    epochs: int
+    steps: int | None
+    tokens: int | None
+
+    def is_reached(self, position: Position, tokens: float) -> bool:
+        """Whether a run that is there, after so many tokens, is over."""
+        if self.steps is not None and position.steps >= self.steps:
+            return True
+        if self.tokens is not None and tokens >= self.tokens:
+            return True
+        return position.epoch >= self.epochs
+
+    def batches_after(self, position: Position) -> int | None:
+        """Batches that are not trained yet; None where the data does not tell."""
+        if self.steps is not None:
+            return self.steps - position.steps
+        if self.batches is None or self.tokens is not None:
+            return None
+        return self.batches * (self.epochs - position.epoch) - position.batch
+
+    def batches_of_epoch(self, position: Position) -> int:
+        """Batches of the epoch that begins, of which `steps` may leave a part."""
+        left = self.steps - position.steps + position.batch
+        return left if self.batches is None else min(left, self.batches)
+
+    def missed(self, position: Position, tokens: float) -> list[str]:
+        """What to warn of where the data has ended before the run."""
+        counts = (self.steps, position.steps, "steps"), (self.tokens, int(tokens), "tokens")
+        return [
+            f"The data ended after {had:,} of {wanted:,} {name}: a generator is read once. "
+            "A DataLoader or arrays go round."
+            for wanted, had, name in counts
+            if wanted is not None and had < wanted
+        ]
 
 
 def check_length(epochs, steps, tokens, step):

@@ -3,14 +3,15 @@
 import contextlib
 import math
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-from keras import ops
 
 from keras_llm.backend.host import to_float
+from keras_llm.backend.kept_values import values_kept
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.distribution import ProcessLostError, world
+from keras_llm.training.fit_length import Position
 from keras_llm.training.run_history import RunHistory
 from keras_llm.training.step_log import StepLog
 from keras_llm.training.user_callbacks import (
@@ -20,20 +21,6 @@ from keras_llm.training.user_callbacks import (
     is_of_all,
     writes_files,
 )
-
-
-class Position(NamedTuple):
-    """Where a run is.
-
-    Attributes:
-        epoch: Epochs that are over.
-        batch: Batches of the epoch that has begun, trained already.
-        steps: Batches of the whole run.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    steps: int = 0
 
 
 class Run(keras.callbacks.CallbackList):
@@ -54,19 +41,14 @@ class Run(keras.callbacks.CallbackList):
 
     Args:
         model: The model.
-        data: What `fit` reads; for `continue_at` and `begins_at`.
+        data: What `fit` reads, `(x, y, sample_weight)`; its `x` may `continue_at` a position.
         first: Callbacks of the model, which act before all others.
         callbacks: Those of the user.
-        labels: `y` and `sample_weight` of `fit`.
-        batches: Batches of an epoch, None where the data does not tell.
-        epochs: How many epochs there are at most.
-        steps, tokens: After how many of them the run ends; None: with its epochs.
+        length: The `FitLength`.
         verbose: As of `fit`.
     """
 
-    def __init__(
-        self, model, data, first, callbacks, *, labels, batches, epochs, steps, tokens, verbose
-    ):
+    def __init__(self, model, data, first, callbacks, length, verbose):
         given = callback_list(callbacks)
         self.world = world()
         check_callbacks(model, given)
@@ -76,16 +58,15 @@ class Run(keras.callbacks.CallbackList):
             verbose, given = 0, [c for c in given if not writes_files(c) or is_of_all(model, c)]
         late = [callback for callback in given if hasattr(callback, "begin_run")]
         self.log = None if model.step is None else StepLog(model, self.tell)
-        self.position, self.epochs = Position(), epochs
-        self.data, self.labels = data, labels
-        self.batches, self.steps, self.tokens = batches, steps, tokens
+        self.position, self.length = Position(), length
+        self.data, self._x = data, data[0]
         # Batches of the first epoch that an earlier run has trained.
         self._trained_before = 0
         self._is_stopped, self.stopping = False, None
         # What `stop` was called with.
         self._stop = None
         # Where data that knows its position begins: an epoch, and a batch in it.
-        self._data_begins = getattr(data, "begins_at", None)
+        self._data_begins = getattr(self._x, "begins_at", None)
         # Whether all batches of the epoch were trained by an earlier run; then the epoch's numbers.
         self._all_before, self._numbers = False, {}
         history = next((c for c in given if isinstance(c, RunHistory)), RunHistory())
@@ -98,8 +79,8 @@ class Run(keras.callbacks.CallbackList):
             model=model,
             verbose=verbose,
             # Where nobody knows how many epochs it takes.
-            epochs=math.inf if epochs == sys.maxsize else epochs,
-            steps=batches,
+            epochs=math.inf if length.epochs == sys.maxsize else length.epochs,
+            steps=length.batches,
         )
 
     # What has been done and what is to come
@@ -111,11 +92,7 @@ class Run(keras.callbacks.CallbackList):
 
     def batches_to_come(self) -> int | None:
         """Batches that are not trained yet; None where the data does not tell."""
-        if self.steps is not None:
-            return self.steps - self.position.steps
-        if self.batches is None or self.tokens is not None:
-            return None
-        return self.batches * (self.epochs - self.position.epoch) - self.position.batch
+        return self.length.batches_after(self.position)
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the history and the log points so far."""
@@ -136,10 +113,10 @@ class Run(keras.callbacks.CallbackList):
             epoch: `initial_epoch` of `fit`.
         """
         self.position = Position(epoch)
-        if self._data_begins is not None and self.batches == len(self.data):
+        if self._data_begins is not None and self.length.batches == len(self._x):
             data_epoch, batch = self._data_begins
             self.position, self._trained_before = Position(epoch, batch), batch
-            self.data.continue_at(data_epoch, batch)
+            self._x.continue_at(data_epoch, batch)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where another run was when it returned this; before Keras's `fit` begins."""
@@ -152,17 +129,16 @@ class Run(keras.callbacks.CallbackList):
             self.log.load_state_dict(state["log"])
         if self._data_begins is not None:
             epoch = self._data_begins[0] + self.position.epoch - first
-            self.data.continue_at(epoch, self.position.batch)
+            self._x.continue_at(epoch, self.position.batch)
 
     def is_over(self) -> bool:
         """Whether nothing is left to train."""
-        if self._is_stopped:
-            return True
-        if self.steps is not None and self.position.steps >= self.steps:
-            return True
-        if self.tokens is not None and self.log.tokens >= self.tokens:
-            return True
-        return self.position.epoch >= self.epochs
+        return self._is_stopped or self.length.is_reached(self.position, self.tokens)
+
+    @property
+    def tokens(self) -> float:
+        """The tokens of the log points so far; 0 with a loss of Keras."""
+        return 0 if self.log is None else self.log.tokens
 
     def stop(self, error: BaseException) -> None:
         """Ends the run after this batch, with an error.
@@ -185,16 +161,9 @@ class Run(keras.callbacks.CallbackList):
         """Context manager for what a callback calls in the middle of an epoch's sums."""
         if self.log is not None:
             self.log.pause()
-        if keras.backend.backend() == "jax":
-            # In the middle of an epoch JAX has the variables' values elsewhere.
-            self.model.jax_state_sync()
-        variables = self.model.metrics_variables
-        before = [ops.copy(variable) for variable in variables]
-        try:
+        self.model.jax_state_sync()
+        with values_kept(self.model.metrics_variables):
             yield
-        finally:
-            for variable, value in zip(variables, before, strict=True):
-                variable.assign(value)
 
     def tell(self, step: int, logs: dict[str, float]) -> None:
         """Hands new numbers to the callbacks that want them."""
@@ -214,8 +183,8 @@ class Run(keras.callbacks.CallbackList):
         """Has data that knows its position go on, in the next `fit`, where this one has ended."""
         if self._data_begins is not None:
             epoch, batch = self._data_begins
-            epochs, batch = divmod(batch + self.position.steps, len(self.data))
-            self.data.begins_at = epoch + epochs, batch
+            epochs, batch = divmod(batch + self.position.steps, len(self._x))
+            self._x.begins_at = epoch + epochs, batch
 
     def end(self) -> None:
         """Ends what `begin` began, of every callback, even if one of them fails."""
@@ -226,10 +195,8 @@ class Run(keras.callbacks.CallbackList):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Shows the progress bar what is left, where the run ends inside this epoch."""
-        if self.steps is not None:
-            left = self.steps - self.position.steps + self.position.batch
-            here = left if self.batches is None else min(left, self.batches)
-            self.set_params(self.params | {"steps": here})
+        if self.length.steps is not None:
+            self.set_params(self.params | {"steps": self.length.batches_of_epoch(self.position)})
         self._all_before, self._numbers = self.is_passing, {}
         super().on_epoch_begin(epoch, logs)
 
@@ -251,7 +218,7 @@ class Run(keras.callbacks.CallbackList):
             return
         self._all_before = False
         # With `steps_per_execution` Keras counts batches that an epoch's last call did not have.
-        done = batch + 1 if self.batches is None else min(batch + 1, self.batches)
+        done = min(batch + 1, self.length.batches or math.inf)
         trained = done - self.position.batch
         epoch, _, steps = self.position
         self.position = Position(epoch, done, steps + trained)
@@ -287,8 +254,9 @@ class Run(keras.callbacks.CallbackList):
         if self.stopping is not None:
             # No batch may follow that would end the run.
             raise self.stopping
-        if self.position.epoch == self.epochs:
-            self.tell_if_short()
+        if self.position.epoch == self.length.epochs and not self.model.stop_training:
+            for message in self.length.missed(self.position, self.tokens):
+                warn(message)
 
     def meet_to_stop(self):
         """Stops this process where another one is to stop, by a signal for example."""
@@ -304,16 +272,6 @@ class Run(keras.callbacks.CallbackList):
         if self.world.size > 1:
             self.model.stop_training = self.world.any_of(bool(self.model.stop_training))
 
-    def tell_if_short(self):
-        """Warns where the data has ended before the run."""
-        steps, tokens = self.position.steps, 0 if self.log is None else int(self.log.tokens)
-        for wanted, had, name in ((self.steps, steps, "steps"), (self.tokens, tokens, "tokens")):
-            if wanted is not None and had < wanted and not self.model.stop_training:
-                warn(
-                    f"The data ended after {had:,} of {wanted:,} {name}: a generator is read once. "
-                    "A DataLoader or arrays go round."
-                )
-
     def end_batches(self):
         """Ends the sums of an epoch; may be called more than once."""
         if self.log is not None:
@@ -321,7 +279,6 @@ class Run(keras.callbacks.CallbackList):
             self.log.end_epoch(self.position)
         if self._all_before and not self._numbers:
             # Keras has seen no step, and has no numbers of this epoch.
-            if keras.backend.backend() == "jax":
-                self.model.jax_state_sync()
+            self.model.jax_state_sync()
             results = self.model.get_metrics_result()
             self._numbers = {name: to_float(value) for name, value in results.items()}

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_llm.backend.host import to_float
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.metrics import TokenMetric
 from keras_llm.metrics.exact_sums import ExactSums
@@ -92,6 +93,28 @@ class SharedSums:
     def summed(self) -> list:
         """The metrics that have no variables but their `ExactSums`."""
         return [m for m in self.metrics if len(m.variables) == len(m.sums.variables)]
+
+    def summed_variables(self) -> list:
+        """The variables of those metrics."""
+        return [variable for metric in self.summed for variable in metric.variables]
+
+    def log_of(self, grown: list) -> tuple[float, dict[str, float]]:
+        """The tokens and the results of some steps.
+
+        Args:
+            grown: By how much the values of `summed_variables` grew in these steps.
+        """
+        with keras.device("cpu"):
+            values = zip(self.summed_variables(), grown, strict=True)
+            mapping = [(v, ops.convert_to_tensor(value, v.dtype)) for v, value in values]
+            with keras.StatelessScope(state_mapping=mapping):
+                tokens = to_float(self.mean.tokens())
+                if not tokens:
+                    # All batches were skipped, or had nothing to count: that is no loss of 0.
+                    return tokens, {}
+                summed = {id(metric) for metric in self.summed}
+                named = {name: m for name, m in self.named({}).items() if id(m) in summed}
+                return tokens, {name: to_float(m.result()) for name, m in named.items()}
 
     def count(self, y_true, y_pred, sample_weight, penalty):
         """Adds a batch of logits to the logged loss and the metrics.

@@ -12,10 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import keras
-from keras import ops
-
-from keras_llm.backend.host import to_float
 from keras_llm.backend.keras_private import inner_optimizer
 from keras_llm.training.forward_pass import ForwardPass
 from keras_llm.training.shared_sums import SharedSums
@@ -232,35 +228,10 @@ class Step(ForwardPass, ABC):
         """Copies what grows from an epoch's beginning, without waiting for a device.
 
         Returns:
-            A function that reads the copies: the sums of the metrics, as arrays, then the sum of
-            the gradients' norms and the number of updates; and the learning rate of the next one.
+            A function that reads the copies: the sums of `SharedSums.summed_variables`, as arrays,
+            then the sum of the gradients' norms and the number of updates; and the learning rate of
+            the next one.
         """
-
-    def log_of(self, grown: list) -> tuple[float, dict[str, float]]:
-        """The tokens and the numbers of some steps.
-
-        Args:
-            grown: By how much the sums of `running_sums` grew in these steps.
-        """
-        *sums, norm, updates = grown
-        with keras.device("cpu"):
-            values = zip(self.summed_variables(), sums, strict=True)
-            mapping = [(v, ops.convert_to_tensor(value, v.dtype)) for v, value in values]
-            with keras.StatelessScope(state_mapping=mapping):
-                named, summed = self.sums.named({}), self.sums.summed
-                known = {name: m for name, m in named.items() if any(m is s for s in summed)}
-                logs = {name: to_float(metric.result()) for name, metric in known.items()}
-                tokens = to_float(self.sums.mean.tokens())
-        if not tokens:
-            # All batches were skipped, or had nothing to count: that is no loss of 0.
-            logs = {}
-        if updates:
-            logs["gradient_norm"] = float(norm / updates)
-        return tokens, logs
-
-    def summed_variables(self) -> list:
-        """The variables of the metrics that have only sums."""
-        return [variable for metric in self.sums.summed for variable in metric.variables]
 
     def compilation_message(self) -> str:
         """What to tell after an epoch that mostly compiled; empty otherwise."""

@@ -121,8 +121,10 @@ class StepLog:
             position, seconds, read = self._pending.pop(0)
             sums, learning_rate = read()
             before = [0.0] * len(sums) if self._before is None else self._before
-            grown = [now - then for now, then in zip(sums, before, strict=True)]
-            tokens, logs = self.step.log_of(grown)
+            *grown, norm, updates = (now - then for now, then in zip(sums, before, strict=True))
+            tokens, logs = self.step.sums.log_of(grown)
+            if updates:
+                logs["gradient_norm"] = float(norm / updates)
             took = seconds - (self.points_with_seconds() or 0.0)
             self._before, self.tokens = sums, self.tokens + tokens
             point = {"epoch": position.epoch, "tokens": self.tokens, "seconds": seconds}

@@ -17,6 +17,7 @@ from keras_llm.training.arrays import as_arrays, check_batch
 
 BACKEND = keras.backend.backend()
 if BACKEND != "torch":
+    from keras_llm.training.ops.failed_steps import values_given_back
     from keras_llm.training.ops.filled_batches import weights_and_count
     from keras_llm.training.ops.step_function import StepFunction
 
@@ -190,7 +191,12 @@ class StepModel(keras.Model):
         return self.predict_function
 
     def jax_state_sync(self):
-        """Keras's, on JAX: gives the variables their values, also those frozen since the step."""
+        """Gives the variables their values, which Keras has elsewhere in an epoch on JAX.
+
+        Keras has this method there only, and does not know which were frozen since the last step.
+        """
+        if BACKEND != "jax":
+            return
         state = jax_state(self)
         parts = ("trainable_variables", "non_trainable_variables")
         if state:
@@ -227,37 +233,15 @@ class StepModel(keras.Model):
         if BACKEND == "torch":
             return made()
         if self.step is None:
-            return self._given_back(made())
-        if kind == "train" and self.built and not self.optimizer.built:
-            # For what is trainable now: a callback may freeze a layer before the first batch.
-            self.optimizer.build(self.trainable_variables)
-        self.step.build()
-        self._step_functions[kind] = StepFunction(self.step, made, kind == "train")
-        return self._given_back(self._step_functions[kind])
-
-    def _given_back(self, function):
-        """On JAX: the function, and where it fails the variables have their values again.
-
-        Keras takes them away for as long as it runs, and knows them again only after a first step.
-        """
-        if BACKEND != "jax":
-            return function
-
-        def call(state, data):
-            try:
-                return function(state, data)
-            except BaseException:
-                parts = [self.trainable_variables, self.non_trainable_variables]
-                # The state of a step, of one of evaluation, or of one of `predict`.
-                parts += [self.optimizer.variables] if len(state) == 4 else []
-                parts += [self.metrics_variables] if len(state) > 2 else []
-                for variables, values in zip(parts, state, strict=True):
-                    for variable, value in zip(variables, values, strict=True):
-                        if not value.is_deleted():
-                            variable.assign(value)
-                raise
-
-        return call
+            function = made()
+        else:
+            if kind == "train" and self.built and not self.optimizer.built:
+                # For what is trainable now: a callback may freeze a layer before the first batch.
+                self.optimizer.build(self.trainable_variables)
+            self.step.build()
+            function = StepFunction(self.step, made, kind == "train")
+            self._step_functions[kind] = function
+        return values_given_back(self, function) if BACKEND == "jax" else function
 
     # What a step asks of a model
 

@@ -1,58 +1,42 @@
-"""A `keras.Model` whose training is exact per token: `compile`, `fit`, `evaluate`, saving."""
-
-import contextlib
-import functools
-import inspect
+"""A `keras.Model` whose training is exact per token: `compile` and `fit`."""
 
 import keras
 
-from keras_llm.backend.ops.device_rows import devices_of_rows
-from keras_llm.checks.compile_checks import compile_messages, ignored_label
+from keras_llm.checks.compile_checks import compile_messages
 from keras_llm.checks.first_batch import FirstBatch
 from keras_llm.checks.sanity_warning import warn
-from keras_llm.data.data_loader import DataLoader
-from keras_llm.distribution import by_all_processes, world
+from keras_llm.distribution import by_all_processes
 from keras_llm.losses import MaskedLoss
 from keras_llm.names_elsewhere import check_names
-from keras_llm.training.arrays import (
-    as_arrays,
-    check_rows,
-    has_rows,
-    split_rows,
-    three_parts,
-    token_weights,
-)
 from keras_llm.training.compile_arguments import (
     COMPILE_NAMES,
     FIT_NAMES,
     SIZES,
     check_arguments,
-    check_compiled,
     check_execution,
     check_no_fit,
     check_not_of_torch,
     check_sizes,
     resolve,
 )
+from keras_llm.training.data_model import DataModel
 from keras_llm.training.finite_guard import FiniteGuard, FirstSkipped
-from keras_llm.training.fit_length import batches_in, check_length, last_epoch
+from keras_llm.training.fit_data import fit_data
+from keras_llm.training.fit_length import FitLength, check_length, last_epoch
 from keras_llm.training.run import Run
 from keras_llm.training.shared_sums import SharedSums, flat
 from keras_llm.training.step_callback import StepCallback
-from keras_llm.training.stored_model import StoredModel
 from keras_llm.training.training_logs import TrainingLogs
 from keras_llm.training.user_callbacks import callback_list
-from keras_llm.training.whole_weights import with_whole_weights
 
 BACKEND = keras.backend.backend()
 if BACKEND == "torch":
     from keras_llm.training.torch.process_step import make_step
 else:
-    from keras_llm.training.ops.filled_batches import predicted_by_devices
     from keras_llm.training.ops.step import CompiledStep as make_step
 
 
-class TokenModel(StoredModel):
+class TokenModel(DataModel):
     """A `keras.Model` whose `loss`, `val_loss` and metrics are exact per token.
 
     Keras logs the mean of its batches' means. Compiled with one of our losses, this model has a
@@ -62,8 +46,6 @@ class TokenModel(StoredModel):
 
     # What compile has warned of.
     _warned = ()
-    # The `FirstSkipped` of the step.
-    _first_skipped = None
 
     def compile(
         self,
@@ -182,198 +164,52 @@ class TokenModel(StoredModel):
         check_names(keras.Model.fit, kwargs, FIT_NAMES)
         check_no_fit(self, "fit")
         check_length(epochs, steps, tokens, self.step)
-        check_sizes(
-            validation_split,
-            kwargs.get("initial_epoch", 0),
+        sizes = {name: kwargs.get(name) for name in SIZES}
+        initial_epoch = kwargs.pop("initial_epoch", 0)
+        check_sizes(validation_split, initial_epoch, batch_size=batch_size, **sizes)
+        data = fit_data(
+            self,
+            (x, y, sample_weight),
+            validation_data,
+            class_weight=class_weight,
             batch_size=batch_size,
-            **{name: kwargs.get(name) for name in SIZES},
+            shuffle=shuffle,
+            validation_split=validation_split,
+            sizes=sizes,
         )
-        x, y, sample_weight = self._prepared(
-            x, y, sample_weight, class_weight, batch_size, shuffle is not False
-        )
-        if self.step is not None:
-            class_weight = None
-        if shuffle is None:
-            # Others have an order of their own, and Keras warns that it does not change it.
-            shuffle = has_rows(x) or getattr(x, "num_batches", None) is not None
-        rows = kwargs.get("validation_batch_size") or batch_size
-        if self.reader is not None and not isinstance(validation_data, tuple | None):
-            validation_data = (validation_data,)
-        if isinstance(validation_data, tuple):
-            held_out = three_parts(validation_data, "validation_data")
-            validation_data = self._prepared(*held_out, batch_size=rows)
-        ours = []
+        ours, first_batch = [], None
         if self.step is not None:
             ours += [StepCallback(self.step, callbacks), TrainingLogs()]
             if not any(isinstance(c, FiniteGuard) for c in callback_list(callbacks)):
                 ours.append(FiniteGuard())
         if type(self).compute_loss is TokenModel.compute_loss:
             # Nobody knows what another one does with labels.
-            ours.append(FirstBatch(self, (x, y, sample_weight), self._warned))
-        if self.step is not None and validation_split and devices_of_rows() > 1:
-            # Keras splits arrays only, and batches that are filled up are none.
-            if validation_data is None:
-                parts = split_rows((x, y, sample_weight), validation_split)
-                (x, y, sample_weight), validation_data = parts
-            validation_split = 0.0
-        data, labels, steps_per_epoch = x, (y, sample_weight), kwargs.get("steps_per_epoch")
-        batches = batches_in((x, y, sample_weight), batch_size, steps_per_epoch, validation_split)
-        if self.step is not None and not validation_split:
-            given = (x, y, sample_weight), batch_size, steps_per_epoch, shuffle
-            (x, y, sample_weight), shuffle = self.step.batches(*given)
-        if devices_of_rows() > 1 and not isinstance(validation_data, tuple | None):
-            validation_data = (validation_data,)
-        if self.step is not None and isinstance(validation_data, tuple):
-            given = validation_data, rows, kwargs.get("validation_steps"), False
-            validation_data, _ = self.step.batches(*given)
-        initial_epoch = kwargs.pop("initial_epoch", 0)
-        epochs = last_epoch(data, batches, epochs, initial_epoch, steps, tokens)
-        limits = {"batches": batches, "epochs": epochs, "steps": steps, "tokens": tokens}
-        run = Run(self, data, ours, callbacks, labels=labels, verbose=verbose, **limits)
+            first_batch = FirstBatch(self, data.given, self._warned)
+            ours.append(first_batch)
+        epochs = last_epoch(data.given[0], data.batches, epochs, initial_epoch, steps, tokens)
+        length = FitLength(data.batches, epochs, steps, tokens)
+        run = Run(self, data.given, ours, callbacks, length, verbose)
         run.begin_at(initial_epoch)
-        kwargs |= {
-            "validation_split": validation_split,
-            "validation_data": validation_data,
-            "shuffle": shuffle,
-            "class_weight": class_weight,
-            "sample_weight": sample_weight,
-        }
-        self.run = run
-        self._waiting = next((c for c in ours if isinstance(c, FirstBatch)), None)
+        self.run, self._waiting = run, first_batch
         try:
             run.begin()
-            if run.is_over() and not run.position.batch:
-                run.place_data()
-                return run.history
-            kwargs["initial_epoch"] = run.position.epoch
-            with self.modes_kept(), self._own_rows(x, validation_data):
-                history = super().fit(x, y, batch_size, epochs, verbose, run, **kwargs)
+            if run.position.batch or not run.is_over():
+                x, y, sample_weight = data.taken
+                with self.modes_kept(), self._own_rows(x, data.validation_data):
+                    super().fit(
+                        *(x, y, batch_size, epochs, verbose, run),
+                        validation_split=data.validation_split,
+                        validation_data=data.validation_data,
+                        shuffle=data.shuffle,
+                        class_weight=class_weight if self.step is None else None,
+                        sample_weight=sample_weight,
+                        initial_epoch=run.position.epoch,
+                        **kwargs,
+                    )
             run.place_data()
-            return history
+            return run.history
         finally:
             self._waiting = self.run = None
             if self.step is not None:
                 self.step.end_fit()
             run.end()
-
-    @by_all_processes
-    def evaluate(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        **kwargs,
-    ):
-        """Keras's `evaluate`. Called by a callback of `fit`, it leaves that epoch's logs alone."""
-        check_compiled(self, "evaluate")
-        check_sizes(batch_size=batch_size, steps=steps)
-        x, y, sample_weight = self._prepared(x, y, sample_weight, batch_size=batch_size)
-        loader = x
-        # Keras's mark of the validation that fit makes, when the epoch's batches are over.
-        is_validation = kwargs.get("_use_cached_eval_dataset", False)
-        if self.step is not None and not is_validation:
-            data = (x, y, sample_weight), batch_size, steps, False
-            (x, y, sample_weight), _ = self.step.batches(*data)
-        verbose = verbose if world().is_first else 0
-        call = functools.partial(
-            super().evaluate,
-            *(x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict),
-            **kwargs,
-        )
-        if self.step is None:
-            with self.modes_kept(), whole_epoch(loader):
-                return call()
-        if is_validation:
-            self.step.end_epoch()
-        kept = contextlib.nullcontext() if is_validation else self._metrics_kept()
-        with self.modes_kept(), kept, self._own_rows(x):
-            self.step.begin_test(callbacks)
-            try:
-                with whole_epoch(loader):
-                    return call()
-            finally:
-                self.step.end_test()
-
-    @with_whole_weights
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        """Keras's `predict`; of several processes each predicts everything."""
-        check_sizes(batch_size=batch_size, steps=steps)
-        verbose = verbose if world().is_first else 0
-        x, *_ = self._prepared(x, None, None, batch_size=batch_size)
-        options = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
-        call = functools.partial(super().predict, batch_size=batch_size, **options)
-        with self.modes_kept(), whole_epoch(x):
-            if devices_of_rows() == 1:
-                return call(x)
-            return predicted_by_devices(call, x, batch_size, steps)
-
-    @by_all_processes
-    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """Keras's `train_on_batch`; `class_weight` weighs each token by its label."""
-        x, y, sample_weight = self._prepared(x, y, sample_weight, class_weight)
-        if self.step is not None:
-            class_weight = None
-            x, y, sample_weight = self.step.fill_up(x, y, sample_weight)
-        with self.modes_kept(), self._metrics_kept(), self._skipped_told():
-            return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
-
-    @by_all_processes
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """Keras's `test_on_batch`."""
-        check_compiled(self, "test_on_batch")
-        x, y, sample_weight = self._prepared(x, y, sample_weight)
-        if self.step is not None:
-            x, y, sample_weight = self.step.fill_up(x, y, sample_weight)
-        with self.modes_kept(), self._metrics_kept():
-            return super().test_on_batch(x, y, sample_weight, return_dict)
-
-    @with_whole_weights
-    def predict_on_batch(self, x):
-        """Keras's `predict_on_batch`."""
-        x, *_ = self._prepared(x, None, None)
-        with self.modes_kept():
-            return super().predict_on_batch(x)
-
-    def _prepared(
-        self, x, y, sample_weight, class_weight=None, batch_size=None, shuffle: bool = False
-    ):
-        """The arguments as arrays, the class weights as weights of tokens."""
-        if self.reader is not None:
-            x, y = self.reader.data(x, y, ignored_label(self.loss), batch_size, shuffle)
-        if inspect.isgenerator(x):
-            x = (tuple(map(as_arrays, b)) if isinstance(b, tuple) else b for b in x)
-        x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
-        check_rows(x, "x")
-        if self.step is None:
-            return x, y, sample_weight
-        return x, y, token_weights(self.step.loss, y, sample_weight, class_weight)
-
-    @contextlib.contextmanager
-    def _own_rows(self, *data):
-        """Context manager in which our loaders read the rows of this process only."""
-        with contextlib.ExitStack() as stack:
-            for each in data:
-                if self.step is not None and isinstance(each, DataLoader):
-                    stack.enter_context(each.rows_of_this_process())
-            yield
-
-    def _metrics_kept(self):
-        """Context manager for what a callback of `fit` may call in the middle of an epoch."""
-        is_inside = self.step is not None and self.run is not None
-        return self.run.metrics_kept() if is_inside else contextlib.nullcontext()
-
-    def _skipped_told(self):
-        """Context manager that tells of an update which is skipped, unless `fit` does."""
-        if self.step is None or self.run is not None:
-            return contextlib.nullcontext()
-        return self._first_skipped.looking()
-
-
-def whole_epoch(x):
-    """Context manager in which one of our loaders begins at its first batch; others as they do."""
-    return x.whole_epoch() if isinstance(x, DataLoader) else contextlib.nullcontext()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from keras_llm.backend.torch.views import VIEWS, merge_views
-from keras_llm.training.torch import captured_layer
+from keras_llm.training.torch import captured_graph, captured_layer
 from keras_llm.training.torch.compile_policy import CompilePolicy
 from tests.training.backbones import BACKBONES, run
 
@@ -23,7 +23,7 @@ def views(graph):
 def test_same_numbers_with_fewer_views(name, monkeypatch):
     layer, inputs = BACKBONES[name]()
     with monkeypatch.context() as patch:
-        patch.setattr(captured_layer, "merge_views", lambda module: None)
+        patch.setattr(captured_graph, "merge_views", lambda module: None)
         graph = captured_layer.Graph(layer, inputs, True)
 
     def forward(inputs, training):

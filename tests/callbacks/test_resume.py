@@ -102,9 +102,7 @@ def test_data_that_was_read_before_goes_on_in_its_own_epoch(tmp_path):
 def test_what_is_left_out_is_noticed(tmp_path, monkeypatch):
     """The comparison sees the random state alone."""
     assert simulate("accumulation", tmp_path, "next_batch", 17)
-    monkeypatch.setattr(
-        "keras_llm.callbacks.training_checkpoint.set_random_states", lambda state: None
-    )
+    monkeypatch.setattr("keras_llm.callbacks.continuation.set_random_states", lambda state: None)
     found = [
         key
         for key, _ in differences(uninterrupted("accumulation"), resumed("accumulation", tmp_path))

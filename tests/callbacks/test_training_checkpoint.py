@@ -107,13 +107,13 @@ def test_by_minutes(monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     schedule = SaveSchedule(None, 2, None)
-    schedule.note_save(0)
+    schedule.begin(0, None)
     clock[0] += 119
-    assert not schedule.is_due(5)
+    assert not schedule.is_due(5, epoch_ends=True)
     clock[0] += 1
-    assert schedule.is_due(5) and not schedule.is_by_epochs()
+    assert schedule.is_due(5, epoch_ends=False)
     schedule.note_save(5)
-    assert not schedule.is_due(6)
+    assert not schedule.is_due(6, epoch_ends=True)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,7 @@ def test_by_minutes(monkeypatch):
 )
 def test_the_best_is_found(mode, name, values, best):
     schedule = SaveSchedule(None, None, name)
+    schedule.begin(0, None)
     for step, value in enumerate(values):
         schedule.look({name: value})
         schedule.is_better(mode, str(step))

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 import keras_llm
 from keras_llm import losses, metrics, models, optimizers, schedules
-from keras_llm.backend.keras_private import global_seeds_kept, optimizer_twin
+from keras_llm.backend.keras_private import optimizer_twin
+from keras_llm.checkpoints.random_states import random_states_kept
 from keras_llm.tracing.step import model_kept, take
 from tests.explanation.small_models import CROSSENTROPY, PAD, V, X, Y, causal, plain, token_metrics
 
@@ -587,11 +588,11 @@ def test_updates_are_counted_where_batches_are_accumulated():
 def test_seeds_that_nobody_gave_are_kept():
     expected = keras.random.normal((3,)).numpy()
     keras.utils.set_random_seed(0)
-    with global_seeds_kept():
+    with random_states_kept():
         keras.random.normal((3,))
     keras.utils.set_random_seed(0)
     np.testing.assert_array_equal(keras.random.normal((3,)).numpy(), expected)
-    with global_seeds_kept():
+    with random_states_kept():
         inside = keras.random.normal((3,)).numpy()
     np.testing.assert_array_equal(keras.random.normal((3,)).numpy(), inside)
 

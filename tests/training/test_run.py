@@ -264,6 +264,17 @@ def test_hooks_of_a_run_are_called_also_after_an_exception():
     assert sorted(called) == ["begin", "end", "fails", "fails"]
 
 
+def test_validation_data_takes_the_place_of_a_split():
+    """As in Keras; before, the run counted the batches that the split would have left."""
+    model, positions = build(), []
+    seen = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: positions.append(model.run.position.steps)
+    )
+    options = {"batch_size": 10, "validation_split": 0.5, "validation_data": (X, Y)}
+    model.fit(X, Y, verbose=0, callbacks=[seen], **options)
+    assert positions == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.backend_free
 def test_the_batches_of_an_epoch_are_those_that_keras_takes():
     class Three(keras.utils.PyDataset):

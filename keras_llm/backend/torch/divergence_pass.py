@@ -4,6 +4,7 @@ import torch
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.head_matrix import HeadMatrix, logits_of
+from keras_llm.backend.torch.tensors import upcast_dtype
 
 
 def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, temperature, training):
@@ -34,16 +35,15 @@ class DivergencePass(torch.autograd.Function):
         ctx, hidden, kernel, bias, taught, soft_cap, teacher_head, weights, temperature, grads
     ):
         """The sum over the tokens; see `divergence_pass`."""
-        name = "float64" if hidden.dtype == torch.float64 else "float32"
-        dtype = getattr(torch, name)
+        dtype = upcast_dtype(hidden)
         weights, total = weights.to(dtype), weights.new_zeros((), dtype=dtype)
         inputs = [hidden, kernel] if bias is None else [hidden, kernel, bias]
         gradients = [torch.zeros_like(x, dtype=dtype) for x in inputs] if grads else []
         size = chunk_rows(kernel.shape[1], hidden.device.type)
         for start in range(0, len(hidden), size):
             chunk = slice(start, start + size)
-            logits = logits_of(hidden[chunk], HeadMatrix(kernel, bias, soft_cap), name)
-            target = logits_of(taught[chunk], teacher_head, name)
+            logits = logits_of(hidden[chunk], HeadMatrix(kernel, bias, soft_cap), dtype)
+            target = logits_of(taught[chunk], teacher_head, dtype)
             student = torch.log_softmax(logits / temperature, dim=1)
             teacher = torch.log_softmax(target / temperature, dim=1)
             share = teacher.exp()

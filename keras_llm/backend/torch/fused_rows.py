@@ -14,6 +14,7 @@ from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.torch.derivatives import differentiate
 from keras_llm.backend.torch.products import add_product, product
 from keras_llm.backend.torch.row_kernels import RowNumbers, new_numbers, reduce_rows
+from keras_llm.backend.torch.tensors import upcast_dtype
 
 # Of the logits, which a few rows have at once. None is the dtype of the hidden vectors: half of
 # the traffic, and logits that are rounded as a layer's output is.
@@ -30,7 +31,7 @@ class FusedRows:
     """All rows; those of weight 0 count for nothing, whatever they hold."""
 
     def __init__(self, hidden, kernel, bias, labels, weights):
-        self.dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        self.dtype = upcast_dtype(hidden)
         self.hidden, self.kernel = hidden, kernel.to(hidden.dtype)
         self.bias = None if bias is None else bias.to(self.dtype)
         self.labels, self.weights = labels.long(), weights.to(self.dtype)

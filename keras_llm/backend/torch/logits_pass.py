@@ -17,7 +17,7 @@ from keras_llm.backend.ops.logits_pass import TokenNumbers
 from keras_llm.backend.torch import row_kernels
 from keras_llm.backend.torch import tensors as facts
 from keras_llm.backend.torch.lse_cache import recall, remember
-from keras_llm.backend.torch.tensors import exp_in_place, is_plain
+from keras_llm.backend.torch.tensors import exp_in_place, is_plain, upcast_dtype
 
 # Small enough for the caches of a core; and, on a GPU, large enough to keep it busy.
 CPU_CHUNK_BYTES_A_THREAD, GPU_CHUNK_BYTES = 4 * 2**20, 128 * 2**20
@@ -213,8 +213,3 @@ def negative_log_likelihood(logits, labels, log_total, max_logit):
 def label_logits(logits, labels):
     """The logit of each label."""
     return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-
-
-def upcast_dtype(logits):
-    """float32, or float64 where the logits are."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32

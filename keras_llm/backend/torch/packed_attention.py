@@ -8,6 +8,8 @@ lengths exists for GPUs only.
 
 import torch
 
+from keras_llm.backend.torch.tensors import upcast_dtype
+
 # The kernels behind scaled_dot_product_attention on a CPU, forward and backward. Called by name
 # because autograd does not look inside a custom operation.
 FORWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
@@ -27,7 +29,7 @@ def packed_attention(
     `[batch, length]` do not decrease along a row.
     """
     output = query.new_empty(query.shape)
-    lse = query.new_empty(lse_shape(query), dtype=lse_dtype(query))
+    lse = query.new_empty(lse_shape(query), dtype=upcast_dtype(query))
     for indices, valid in segment_batches(segment_ids):
         batch = (take_heads(x, indices) for x in (query, key, value))
         batch_output, batch_lse = FORWARD(*batch, 0.0, True)
@@ -38,7 +40,7 @@ def packed_attention(
 
 @packed_attention.register_fake
 def _(query, key, value, segment_ids):
-    lse = query.new_empty(lse_shape(query), dtype=lse_dtype(query))
+    lse = query.new_empty(lse_shape(query), dtype=upcast_dtype(query))
     return query.new_empty(query.shape), lse
 
 
@@ -116,8 +118,3 @@ def take_heads(x, indices):
 def lse_shape(query):
     """One log-sum-exp per token and head."""
     return query.shape[0] * query.shape[1], query.shape[2]
-
-
-def lse_dtype(query):
-    """The dtype in which the kernels return the log-sum-exp."""
-    return torch.float64 if query.dtype == torch.float64 else torch.float32

@@ -22,7 +22,7 @@ class Rows:
     def __init__(self, hidden, kernel, bias, labels, weights, scale):
         # CPUs multiply bfloat16 slower than float32; everywhere, sums are made in float32.
         cpu = hidden.device.type == "cpu"
-        self.dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        self.dtype = facts.upcast_dtype(hidden)
         self.product_dtype = self.dtype if cpu else hidden.dtype
         self.hidden = hidden.to(self.product_dtype)
         self.labels, self.weights = labels.long(), weights.to(self.dtype)

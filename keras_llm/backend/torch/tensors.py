@@ -24,6 +24,11 @@ def is_on_host(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def upcast_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """float32, in which sums are made, or float64 where the tensor is."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 def host_values(tensor) -> np.ndarray | None:
     """The values in numpy, or None where reading them would wait for a GPU or break a trace."""
     if isinstance(tensor, torch.Tensor):

@@ -63,6 +63,10 @@ class OutsideBackbone(OfParameters):
         self.track({name: own[name] for name in own if name not in facts.head_parameters})
         self.built = True
 
+    def run_compiled(self, is_wanted: bool) -> None:
+        """Sets whether `torch.compile` runs the model of transformers."""
+        self.is_compiled = is_wanted
+
     def why_no_graph(self) -> str:
         """Why its operations are not captured: their Python code is thin, and a graph would lose
         gradient checkpointing and the causal mask's fast kernel."""

@@ -56,7 +56,7 @@ class TransformersModel(LanguageModel):
         """As of `LanguageModel`. The model of transformers is compiled by `jit_compile=True` only:
         its Python code is thin, and little is won."""
         super().compile(*args, **kwargs)
-        self.backbone.is_compiled = self.step is not None and self.step.jit_compile is True
+        self.backbone.run_compiled(self.step is not None and self.step.jit_compile is True)
 
     def call(self, inputs, training=None):
         """Logits `[batch, length, vocab]` of the next token at every position."""

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.host import to_float, to_numpy
+from keras_llm.backend.kept_values import values_kept
 from keras_llm.backend.keras_private import jax_state
 from keras_llm.training.forward_pass import unit_of
 from keras_llm.training.ops.gradients import assign, clear, for_each_piece, value_and_gradients
@@ -77,11 +78,9 @@ class CompiledStep(CompiledPasses):
     def gradients_again(self, data, seen):
         """Forward and backward of a batch once more, layer by layer."""
         model, parts = self.model, []
-        if BACKEND == "jax":
-            model.jax_state_sync()
+        model.jax_state_sync()
         variables, others = model.trainable_variables, model.non_trainable_variables
         changed = [*model.metrics_variables, *(v for v in others if len(v.shape) < 2)]
-        before = [ops.copy(variable.value) for variable in changed]
         data = keras.tree.map_structure(
             lambda leaf: None if leaf is None else ops.convert_to_tensor(leaf), data
         )
@@ -97,10 +96,8 @@ class CompiledStep(CompiledPasses):
             (loss, _), gradients = value_and_gradients(objective, variables, everything)
             parts.append((loss, *gradients))
 
-        try:
+        with values_kept(changed):
             for_each_piece(self.piece, data, again)
-        finally:
-            assign(changed, before)
         loss, *gradients = [
             None if values[0] is None else sum(values) for values in zip(*parts, strict=True)
         ]
@@ -145,7 +142,7 @@ class CompiledStep(CompiledPasses):
         Keras has waited for the batch's logs here: the values are read at once.
         """
         with self.values_of_now():
-            variables = [*self.summed_variables(), self.norms]
+            variables = [*self.sums.summed_variables(), self.norms]
             *sums, (norm, updates) = (to_numpy(v).astype("float64") for v in variables)
             if self.guard.settings.skip:
                 # Nothing is left of the epoch yet.

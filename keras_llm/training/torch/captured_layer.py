@@ -5,16 +5,12 @@ import warnings
 from collections.abc import Mapping
 
 import keras
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from keras_llm.backend.ids import check_ids, deferred_checks
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.layer_settings import unknown_layers
-from keras_llm.backend.torch import tensors as facts
-from keras_llm.backend.torch.constants import fold_constants
 from keras_llm.backend.torch.errors import reason_of
-from keras_llm.backend.torch.views import merge_views
-from keras_llm.training.torch.compile_policy import CompilePolicy, GraphInUse
+from keras_llm.training.torch.captured_graph import CapturedGraph, check_seeds
+from keras_llm.training.torch.compile_policy import CompilePolicy
 
 # The second call with a shape is traced, for at most so many shapes.
 MAX_GRAPHS = 32
@@ -104,13 +100,13 @@ def names_of(inputs):
     return None
 
 
-class Graph:
-    """The operations of one call."""
+class Graph(CapturedGraph):
+    """The operations of one call of a layer."""
 
     def __init__(self, layer, inputs, training):
+        super().__init__()
         self.trainable = layer.trainable_variables
         self.others = layer.non_trainable_variables
-        self.checks = []
         # `stateless_call`, unlike a call, passes the argument to a layer that does not take it.
         takes_training = "training" in inspect.signature(layer.call).parameters
         arguments = {"training": training} if takes_training else {}
@@ -121,34 +117,18 @@ class Graph:
         def call(*tensors):
             trainable, others = tensors[:trained], tensors[trained:stateful]
             tensors = tensors[stateful:]
-            with deferred_checks(lambda *check: self.accept(tensors, *check)):
+            with self.checks_noted(tensors):
                 outputs, updated = layer.stateless_call(
                     trainable,
                     others,
                     keras.tree.pack_sequence_as(inputs, list(tensors)),
                     **arguments,
                 )
-            for variable, old, new in zip(self.others, others, updated, strict=True):
-                if variable.name == "seed_generator_state" and new is not old:
-                    # The graph would draw the same noise every time.
-                    raise NotImplementedError("a layer draws random numbers through Keras")
+            pairs = zip(updated, others, strict=True)
+            check_seeds(self.others, [new is not old for new, old in pairs])
             return outputs, updated
 
-        tensors = keras.tree.flatten(inputs)
-        module = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(
-            *self.values(), *tensors
-        )
-        merge_views(module)
-        fold_constants(module)
-        self.in_use = GraphInUse(module, bool(training))
-
-    def accept(self, tensors, ids, vocab_size, what) -> bool:
-        """Notes the check of an input's ids, which have no values while the graph is traced."""
-        for index, tensor in enumerate(tensors):
-            if ids is tensor and facts.is_on_host(ids):
-                self.checks.append((index, vocab_size, what))
-                return True
-        return False
+        self.capture(call, [*self.values(), *keras.tree.flatten(inputs)], bool(training))
 
     def values(self):
         """The variables' tensors."""
@@ -156,8 +136,7 @@ class Graph:
 
     def __call__(self, tensors, policy: CompilePolicy):
         """The outputs, after the ids have been checked; state is brought up to date."""
-        for index, vocab_size, what in self.checks:
-            check_ids(tensors[index], vocab_size, what)
+        self.check(tensors)
         values = self.values()
         outputs, updated = policy.call(self.in_use, [*values, *tensors])
         others = values[len(self.trainable) :]

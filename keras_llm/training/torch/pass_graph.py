@@ -12,16 +12,12 @@ import math
 import keras
 import torch
 from keras import ops
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from keras_llm.backend.head_matrix import soft_capped
-from keras_llm.backend.ids import check_ids, deferred_checks
+from keras_llm.backend.head_matrix import logits_of
 from keras_llm.backend.ops import logits_pass
 from keras_llm.backend.torch import tensors as facts
-from keras_llm.backend.torch.constants import fold_constants
-from keras_llm.backend.torch.views import merge_views
+from keras_llm.training.torch.captured_graph import CapturedGraph, check_seeds
 from keras_llm.training.torch.captured_layer import MAX_GRAPHS, shape_key
-from keras_llm.training.torch.compile_policy import GraphInUse
 
 # More logits than these, 16 MB, do not stay in the caches.
 MAX_LOGITS = 2**22
@@ -65,7 +61,7 @@ class PassGraphs:
             return None
 
 
-class PassGraph:
+class PassGraph(CapturedGraph):
     """The operations of one shape.
 
     Attributes:
@@ -74,8 +70,8 @@ class PassGraph:
     """
 
     def __init__(self, model, loss, top_k, trained, policy, inputs):
-        self.policy, self.checks = policy, []
-        self.trained = trained.variables
+        super().__init__()
+        self.policy, self.trained = policy, trained.variables
         others = [v for v in model.backbone.variables if not any(v is t for t in self.trained)]
         self.others = others
         count, stateful = len(self.trained), len(self.trained) + len(others)
@@ -88,20 +84,19 @@ class PassGraph:
             mapping = zip((*self.trained, *others), (*leaves, *given), strict=True)
             with (
                 torch.enable_grad(),
-                deferred_checks(lambda *check: self.accept(features, *check)),
+                self.checks_noted(features),
                 keras.StatelessScope(state_mapping=list(mapping)) as scope,
             ):
                 hidden = model.backbone(
                     keras.tree.pack_sequence_as(inputs, features), training=True
                 )
-                logits = logits_of(hidden, model.head_matrix())
+                rows = ops.reshape(ops.cast(hidden, self.dtype), (-1, hidden.shape[-1]))
+                logits = logits_of(rows, model.head_matrix(), self.dtype)
                 sums, nll = reduced(logits, labels, weights, loss, top_k)
                 gradients = torch.autograd.grad(sums[0] * scale, leaves, allow_unused=True)
             updated = [scope.get_current_value(variable) for variable in others]
             updated = [n if n is not o else None for n, o in zip(updated, given, strict=True)]
-            for variable, new in zip(others, updated, strict=True):
-                if variable.name == "seed_generator_state" and new is not None:
-                    raise NotImplementedError("a layer draws random numbers through Keras")
+            check_seeds(others, [new is not None for new in updated])
             return [s.detach() for s in sums], nll.detach(), gradients, updated
 
         self.shape, self.dtype = self.shape_of_logits(model, inputs)
@@ -112,12 +107,7 @@ class PassGraph:
         weights = torch.ones(tokens, dtype=getattr(torch, self.dtype))
         # Looked up once: to ask each variable takes a small model a tenth of its step.
         self.values = [variable.value for variable in (*self.trained, *others)]
-        module = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(
-            *self.values, *like, labels, weights, weights[0]
-        )
-        merge_views(module)
-        fold_constants(module)
-        self.in_use = GraphInUse(module, training=True)
+        self.capture(call, [*self.values, *like, labels, weights, weights[0]], training=True)
 
     def shape_of_logits(self, model, inputs):
         """The shape that the logits would have, and the dtype in which they are reduced."""
@@ -125,14 +115,6 @@ class PassGraph:
             hidden = model.backbone(inputs, training=False)
             vocab_size = model.head_matrix().kernel.shape[1]
         return (*hidden.shape[:-1], vocab_size), logits_pass.upcast_dtype(hidden)
-
-    def accept(self, features, ids, vocab_size, what) -> bool:
-        """Notes the check of an input's ids, which have no values while the graph is traced."""
-        for index, tensor in enumerate(features):
-            if ids is tensor:
-                self.checks.append((index, vocab_size, what))
-                return True
-        return False
 
     def __call__(self, inputs, labels, weights, scale):
         """The four sums, the `nll` of each token, and the gradients of the scaled loss.
@@ -144,24 +126,13 @@ class PassGraph:
             scale: What the sum of the losses is multiplied by; a scalar tensor.
         """
         features = keras.tree.flatten(inputs)
-        for index, vocab_size, what in self.checks:
-            check_ids(features[index], vocab_size, what)
+        self.check(features)
         arguments = *self.values, *features, labels.long(), weights, scale
         sums, nll, gradients, updated = self.policy.call(self.in_use, arguments)
         for variable, new in zip(self.others, updated, strict=True):
             if new is not None:
                 variable.assign(new)
         return sums, nll, gradients
-
-
-def logits_of(hidden, head):
-    """The logits of all tokens, `[tokens, vocab]`, in the dtype that they are reduced in."""
-    dtype = logits_pass.upcast_dtype(hidden)
-    hidden = ops.reshape(ops.cast(hidden, dtype), (-1, hidden.shape[-1]))
-    logits = ops.matmul(hidden, ops.cast(head.kernel, dtype))
-    if head.bias is not None:
-        logits = logits + ops.cast(head.bias, dtype)
-    return soft_capped(logits, head.soft_cap)
 
 
 def reduced(logits, labels, weights, loss, top_k):

@@ -5,6 +5,7 @@ import torch
 from keras_llm.data.process_rows import RowsOfOneProcess
 from keras_llm.distribution import sharded, world
 from keras_llm.training.step_facts import Processes, StepDescription
+from keras_llm.training.torch.device_checks import check_one_device, check_processes
 from keras_llm.training.torch.gradient_sum import bytes_sent
 from keras_llm.training.torch.log_throttle import LogThrottle
 from keras_llm.training.torch.parameter_blocks import sent_dtypes
@@ -12,7 +13,7 @@ from keras_llm.training.torch.passes import NO_GRADIENTS
 from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
 from keras_llm.training.torch.sharded_parameters import ShardedParameters
-from keras_llm.training.torch.step import TorchStep, check_one_device, not_met
+from keras_llm.training.torch.step import TorchStep
 
 
 def make_step(*arguments) -> TorchStep:
@@ -46,14 +47,12 @@ class ProcessStep(TorchStep):
 
     def check_devices(self):
         """Raises `RuntimeError` where the processes are not those that `compile` was called for."""
-        check_one_device()
         if sharded() != self.shard:
             raise RuntimeError(
                 "keras_llm.distribute must be called before compile. Received: a call of "
                 f"distribute(shard={sharded()!r}) after compile, which found {self.shard!r}"
             )
-        if (size := world().size) != self.ranks.group.size:
-            raise RuntimeError(not_met(size))
+        check_processes(self.ranks.group.size)
 
     # Batches
 

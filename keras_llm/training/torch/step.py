@@ -6,11 +6,11 @@ import keras
 import torch
 
 from keras_llm.backend.torch.gradient_clipping import global_norm
-from keras_llm.distribution import world
 from keras_llm.optimizers.optimizer import Optimizer
 from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.forward_pass import unit_of
 from keras_llm.training.step_facts import GuardSettings, SkippedUpdates, StepDescription
+from keras_llm.training.torch.device_checks import check_processes
 from keras_llm.training.torch.gradient_accumulator import GradientNorms, loss_scale
 from keras_llm.training.torch.host_batches import on_host, uses_gpu
 from keras_llm.training.torch.host_copies import HostCopies
@@ -77,9 +77,7 @@ class TorchStep(TorchPasses):
 
     def check_devices(self):
         """Raises `RuntimeError` where more devices are to train than `compile` was called for."""
-        check_one_device()
-        if (size := world().size) > 1:
-            raise RuntimeError(not_met(size))
+        check_processes(1)
 
     def prepare(self, x):
         """Looks at the layers before a batch is trained, and returns the `TrainedVariables`."""
@@ -240,7 +238,7 @@ class TorchStep(TorchPasses):
 
     def grown_sums(self) -> list:
         """The sums of the metrics, from the epoch's beginning."""
-        sums = [variable.value for variable in self.summed_variables()]
+        sums = [variable.value for variable in self.sums.summed_variables()]
         if self.guard.spoiled is not False:
             # Nothing is left of the epoch yet.
             sums = [values.nan_to_num(0.0, 0.0, 0.0) for values in sums]
@@ -282,22 +280,3 @@ class TorchStep(TorchPasses):
         self.micro_batches.size = state["micro_batch_size"]
         self.tokens_per_update = state["tokens_per_update"]
         self.policy.load_state_dict(state["compiling"])
-
-
-def check_one_device():
-    """Raises `RuntimeError` where Keras is told to spread a model over devices."""
-    if keras.distribution.distribution() is not None:
-        raise RuntimeError(
-            "On PyTorch each device has a process of its own: run the script by torchrun "
-            "--nproc-per-node=N, without keras.distribution.set_distribution. "
-            f"Received: {keras.distribution.distribution()}"
-        )
-
-
-def not_met(size: int) -> str:
-    """What to say where a group of processes was made after `compile`."""
-    return (
-        "The processes must have met when compile is called: import keras_llm under "
-        "torchrun, or call torch.distributed.init_process_group before compile. "
-        f"Received: a group of {size} processes, made after compile"
-    )

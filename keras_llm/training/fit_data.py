@@ -1,0 +1,66 @@
+"""What `fit` reads, in the form in which Keras is to take it."""
+
+from typing import Any, NamedTuple
+
+from keras_llm.backend.ops.device_rows import devices_of_rows
+from keras_llm.training.arrays import has_rows, split_rows, three_parts
+from keras_llm.training.fit_length import batches_in
+
+
+class FitData(NamedTuple):
+    """What a `fit` reads.
+
+    Attributes:
+        given: `(x, y, sample_weight)` that is trained on.
+        batches: Batches of an epoch; None where the data does not tell.
+        taken: The same as Keras takes it.
+        shuffle: Whether Keras shuffles it.
+        validation_data: What Keras evaluates on.
+        validation_split: The share of `taken` that Keras holds out.
+    """
+
+    given: tuple
+    batches: int | None
+    taken: tuple
+    shuffle: Any
+    validation_data: Any
+    validation_split: float
+
+
+def fit_data(
+    model, given, validation_data, *, class_weight, batch_size, shuffle, validation_split, sizes
+) -> FitData:
+    """The data of a `fit`.
+
+    Args:
+        model: The `DataModel`.
+        given: `x`, `y` and `sample_weight` of `fit`.
+        validation_data, class_weight, batch_size, shuffle, validation_split: As of `fit`.
+        sizes: Those of its arguments that `SIZES` names.
+    """
+    step, steps = model.step, sizes["steps_per_epoch"]
+    given = model.prepared(*given, class_weight, batch_size, shuffle is not False)
+    if shuffle is None:
+        # Others have an order of their own, and Keras warns that it does not change it.
+        shuffle = has_rows(given[0]) or getattr(given[0], "num_batches", None) is not None
+    rows = sizes["validation_batch_size"] or batch_size
+    if validation_data is not None:
+        validation_split = 0.0
+        if model.reader is not None and not isinstance(validation_data, tuple):
+            validation_data = (validation_data,)
+    if isinstance(validation_data, tuple):
+        held_out = three_parts(validation_data, "validation_data")
+        validation_data = model.prepared(*held_out, batch_size=rows)
+    elif step is not None and validation_split and devices_of_rows() > 1:
+        # Keras splits arrays only, and batches that are filled up are none.
+        given, validation_data = split_rows(given, validation_split)
+        validation_split = 0.0
+    batches = batches_in(given, batch_size, steps, validation_split)
+    taken = given
+    if step is not None and not validation_split:
+        taken, shuffle = step.batches(given, batch_size, steps, shuffle)
+    if devices_of_rows() > 1 and not isinstance(validation_data, tuple | None):
+        validation_data = (validation_data,)
+    if step is not None and isinstance(validation_data, tuple):
+        validation_data, _ = step.batches(validation_data, rows, sizes["validation_steps"], False)
+    return FitData(given, batches, taken, shuffle, validation_data, validation_split)
