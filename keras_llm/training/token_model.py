@@ -49,6 +49,7 @@ if BACKEND == "torch":
     from keras_llm.training.torch.process_step import make_step
 else:
     from keras_llm.training.ops.filled_batches import predicted_by_devices
+    from keras_llm.training.ops.loader_batches import with_tuples
     from keras_llm.training.ops.step import CompiledStep as make_step
 
 
@@ -197,7 +198,10 @@ class TokenModel(StoredModel):
             # Others have an order of their own, and Keras warns that it does not change it.
             shuffle = has_rows(x) or getattr(x, "num_batches", None) is not None
         rows = kwargs.get("validation_batch_size") or batch_size
-        if self.reader is not None and not isinstance(validation_data, tuple | None):
+        if isinstance(validation_data, list):
+            validation_data = tuple(validation_data)
+        is_read = BACKEND != "torch" or self.reader is not None
+        if is_read and not isinstance(validation_data, tuple | None):
             validation_data = (validation_data,)
         if isinstance(validation_data, tuple):
             held_out = three_parts(validation_data, "validation_data")
@@ -221,8 +225,6 @@ class TokenModel(StoredModel):
         if self.step is not None and not validation_split:
             given = (x, y, sample_weight), batch_size, steps_per_epoch, shuffle
             (x, y, sample_weight), shuffle = self.step.batches(*given)
-        if devices_of_rows() > 1 and not isinstance(validation_data, tuple | None):
-            validation_data = (validation_data,)
         if self.step is not None and isinstance(validation_data, tuple):
             given = validation_data, rows, kwargs.get("validation_steps"), False
             validation_data, _ = self.step.batches(*given)
@@ -347,6 +349,8 @@ class TokenModel(StoredModel):
             x, y = self.reader.data(x, y, ignored_label(self.loss), batch_size, shuffle)
         if inspect.isgenerator(x):
             x = (tuple(map(as_arrays, b)) if isinstance(b, tuple) else b for b in x)
+        if BACKEND != "torch":
+            x = with_tuples(x)
         x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
         check_rows(x, "x")
         if self.step is None:
