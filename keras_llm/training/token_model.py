@@ -307,12 +307,12 @@ class TokenModel(StoredModel):
         check_sizes(batch_size=batch_size, steps=steps)
         verbose = verbose if world().is_first else 0
         x, *_ = self._prepared(x, None, None, batch_size=batch_size)
-        options = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
-        call = functools.partial(super().predict, batch_size=batch_size, **options)
+        options = {"batch_size": batch_size, "verbose": verbose, "steps": steps}
+        call = functools.partial(super().predict, **options)
         with self.modes_kept(), whole_epoch(x):
             if devices_of_rows() == 1:
-                return call(x)
-            return predicted_by_devices(call, x, batch_size, steps)
+                return call(x, callbacks=callbacks)
+            return predicted_by_devices(call, x, batch_size, steps, callbacks)
 
     @by_all_processes
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
