@@ -205,10 +205,11 @@ def choose_direction(callback) -> None:
 
 
 def batches_through(change, data, **options):
-    """What Keras reads batches from, on JAX, with a function between.
+    """What Keras reads batches from, on JAX and TensorFlow, with a function between.
 
     Args:
-        change: From an iterator of batches, arrays on the host, to another one.
+        change: From an iterator of batches, arrays on the host, to another one; on TensorFlow from
+            a `tf.data.Dataset` of batches to another one.
         data: `(x, y, sample_weight)`; the last ones may be left out.
         **options: `batch_size`, `steps_per_epoch` and `shuffle`, as of `fit`.
 
@@ -217,10 +218,12 @@ def batches_through(change, data, **options):
     """
     module = importlib.import_module("keras.src.trainers.data_adapters")
     adapter = getattr(module, "get_data_adapter", lambda *_, **__: None)(*data, **options)
-    read = getattr(adapter, "get_jax_iterator", None)
+    is_jax = keras.backend.backend() == "jax"
+    name = "get_jax_iterator" if is_jax else "get_tf_dataset"
+    read = getattr(adapter, name, None)
     if read is None:
         return None
-    adapter.get_jax_iterator = lambda: change(read())
+    setattr(adapter, name, lambda: change(read()))
     return adapter
 
 

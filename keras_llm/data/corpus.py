@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from keras_llm.data.unicode_text import check_unicode
+
 ROWS_PER_READ = 4096
 
 
@@ -95,4 +97,6 @@ def iterate_rows(texts: Iterable, name: str) -> Iterator[tuple[str, ...]]:
                 f"Every row of {name} must be a string or a tuple of strings. "
                 f"Received: {row!r} at row {position}"
             )
+        for field in fields:
+            check_unicode(field, f"row {position} of {name}")
         yield tuple(fields)

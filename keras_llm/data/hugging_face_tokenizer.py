@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from keras_llm.data.tokenizer import TEXTS_PER_CALL, Tokenizer
+from keras_llm.data.unicode_text import valid_texts
 
 
 class HuggingFaceTokenizer:
@@ -66,7 +67,7 @@ class HuggingFaceTokenizer:
                 yield ids, [end for _, end in spans]
 
     def _encode(self, texts, **kwargs):
-        texts = iter(texts)
+        texts = valid_texts(texts, "texts")
         while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
             # Not verbose: texts that are longer than the model are cut where batches are made.
             yield self.tokenizer(

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from keras_llm.data.chat_template import Chat, Row
+from keras_llm.data.unicode_text import check_unicode
 from keras_llm.json_files import parse_json
 
 FIELDS = "'messages', 'prompt' and 'completion', or 'text'"
@@ -26,10 +27,12 @@ def read_rows(rows: Iterable[Mapping] | str | os.PathLike, tokenizer) -> Iterato
     """
     for position, row in enumerate(dictionaries(rows)):
         try:
-            yield to_row(row, tokenizer)
+            written = to_row(row, tokenizer)
         except Exception as error:
             error.add_note(f"That is row {position} of rows.")
             raise
+        check_unicode(written.text, f"row {position} of rows")
+        yield written
 
 
 def dictionaries(rows: Iterable[Mapping] | str | os.PathLike) -> Iterator[Mapping]:

@@ -7,15 +7,24 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_llm.data.unicode_text import check_unicode
+
 # The first bytes of another format of the same suffix, that of llm.c: it has a header.
 LLM_C = (20240520).to_bytes(4, "little")
 
 
 class Chunk(NamedTuple):
-    """Some documents, or ids, and their bytes, by which a change of the text is noticed."""
+    """Some documents, or ids.
+
+    Attributes:
+        rows: The texts, or the ids.
+        content: Bytes by which a change of them is noticed.
+        size: How many bytes of the source they are.
+    """
 
     rows: list[str] | np.ndarray
     content: bytes
+    size: int
 
 
 def text_chunks(texts: Iterable[str], num_bytes: int) -> Iterator[Chunk]:
@@ -24,20 +33,16 @@ def text_chunks(texts: Iterable[str], num_bytes: int) -> Iterator[Chunk]:
     parts: list[bytes] = []
     size = 0
     for position, text in enumerate(texts):
-        try:
-            content = text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"Every text must be valid Unicode. Received: {error} in document {position}"
-            ) from error
+        check_unicode(text, f"document {position} of source")
+        content = text.encode()
         rows.append(text)
         parts += [len(content).to_bytes(8, "little"), content]
         size += len(content)
         if size >= num_bytes:
-            yield Chunk(rows, b"".join(parts))
+            yield Chunk(rows, b"".join(parts), size)
             rows, parts, size = [], [], 0
     if rows:
-        yield Chunk(rows, b"".join(parts))
+        yield Chunk(rows, b"".join(parts), size)
 
 
 def id_chunks(paths: list[Path], num_bytes: int, end_id: int) -> Iterator[Chunk]:
@@ -60,6 +65,6 @@ def id_chunks(paths: list[Path], num_bytes: int, end_id: int) -> Iterator[Chunk]
                 ends = np.flatnonzero(ids == end_id)
                 cut = ends[-1] + 1 if len(ends) else len(ids)
                 rest = ids[cut:]
-                yield Chunk(ids[:cut], ids[:cut].tobytes())
+                yield Chunk(ids[:cut], ids[:cut].tobytes(), ids[:cut].nbytes)
             if len(rest):
-                yield Chunk(rest, rest.tobytes())
+                yield Chunk(rest, rest.tobytes(), rest.nbytes)

@@ -18,6 +18,7 @@ from keras_llm.data.tokenizer_folder import (
     special_tokens,
     write_tokenizer,
 )
+from keras_llm.data.unicode_text import check_unicode, valid_texts
 from keras_llm.distribution import by_first_process
 from keras_llm.names_elsewhere import NamesElsewhere, names_elsewhere
 from keras_llm.replaced_files import replaced_files
@@ -121,10 +122,12 @@ class Tokenizer(NamesElsewhere):
 
         Raises:
             TypeError: `text` is not a string.
-            ValueError: it has an unknown word, and the tokenizer no token for those.
+            ValueError: it has an unknown word, and the tokenizer no token for those, or it is not
+                valid Unicode.
         """
         if not isinstance(text, str):
             raise TypeError(f"text must be a string. Received: text={text!r}")
+        check_unicode(text, "text")
         return self._encoded(self._tokenizer.encode, text).ids
 
     @staticmethod
@@ -138,14 +141,14 @@ class Tokenizer(NamesElsewhere):
 
     def encode_each(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """The ids of every text: as `encode`, on all cores."""
-        texts = iter(texts)
+        texts = valid_texts(texts, "texts")
         while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
             for encoding in self._encoded(self._tokenizer.encode_batch_fast, some):
                 yield encoding.ids
 
     def encode_with_ends(self, texts: Iterable[str]) -> Iterator[tuple[list[int], list[int]]]:
         """The ids of every text, and the number of its characters up to the end of each token."""
-        texts = iter(texts)
+        texts = valid_texts(texts, "texts")
         while some := list(itertools.islice(texts, TEXTS_PER_CALL)):
             for encoding in self._encoded(self._tokenizer.encode_batch, some):
                 yield encoding.ids, [end for _, end in encoding.offsets]

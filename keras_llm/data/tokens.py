@@ -212,7 +212,9 @@ def _counted(chunks: Iterable[Chunk], num_bytes: int | None, verbose: int) -> It
     def counted():
         for chunk in chunks:
             yield chunk
-            bar.advance(task, len(chunk.content))
+            bar.advance(task, chunk.size)
+        # Separators and line ends of a file are in no document.
+        bar.update(task, completed=num_bytes)
 
     with progress.Progress(*columns, disable=not verbose) as bar:
         task = bar.add_task("tokens", total=num_bytes)

@@ -10,6 +10,8 @@ from keras_llm.arguments import check_number, check_weights
 from keras_llm.backend import LARGE_ID_DTYPE, host_values
 from keras_llm.backend.host import to_numpy
 
+EMPTY_BATCH = "A batch must have at least one row: leave empty ones out."
+
 
 def as_arrays(part):
     """Nested lists of numbers as arrays, and ids of 64 bits without a sign as ids with one.
@@ -91,10 +93,7 @@ def check_batch(x) -> None:
     """Raises `ValueError` for a batch without rows, of which layers know no shape."""
     for leaf in keras.tree.flatten(x):
         if tuple(getattr(leaf, "shape", ()))[:1] == (0,):
-            raise ValueError(
-                "A batch must have at least one row: leave empty ones out. "
-                f"Received: shape={tuple(leaf.shape)}"
-            )
+            raise ValueError(f"{EMPTY_BATCH} Received: shape={tuple(leaf.shape)}")
 
 
 def split_rows(part, share: float) -> tuple:

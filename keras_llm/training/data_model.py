@@ -15,8 +15,10 @@ from keras_llm.training.compile_arguments import check_compiled, check_sizes
 from keras_llm.training.stored_model import StoredModel
 from keras_llm.training.whole_weights import with_whole_weights
 
-if keras.backend.backend() != "torch":
+BACKEND = keras.backend.backend()
+if BACKEND != "torch":
     from keras_llm.training.ops.filled_batches import predicted_by_devices
+    from keras_llm.training.ops.loader_batches import with_tuples
 
 
 class DataModel(StoredModel):
@@ -77,12 +79,12 @@ class DataModel(StoredModel):
         check_sizes(batch_size=batch_size, steps=steps)
         verbose = verbose if world().is_first else 0
         x, *_ = self.prepared(x, None, None, batch_size=batch_size)
-        options = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
-        call = functools.partial(super().predict, batch_size=batch_size, **options)
+        options = {"batch_size": batch_size, "verbose": verbose, "steps": steps}
+        call = functools.partial(super().predict, **options)
         with self.modes_kept(), whole_epoch(x):
             if devices_of_rows() == 1:
-                return call(x)
-            return predicted_by_devices(call, x, batch_size, steps)
+                return call(x, callbacks=callbacks)
+            return predicted_by_devices(call, x, batch_size, steps, callbacks)
 
     @by_all_processes
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
@@ -119,6 +121,8 @@ class DataModel(StoredModel):
             x, y = self.reader.data(x, y, ignored_label(self.loss), batch_size, shuffle)
         if inspect.isgenerator(x):
             x = (tuple(map(as_arrays, b)) if isinstance(b, tuple) else b for b in x)
+        if BACKEND != "torch":
+            x = with_tuples(x)
         x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
         check_rows(x, "x")
         if self.step is None:

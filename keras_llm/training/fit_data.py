@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import keras
+
 from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.training.arrays import has_rows, split_rows, three_parts
 from keras_llm.training.fit_length import batches_in
@@ -46,7 +48,10 @@ def fit_data(
     rows = sizes["validation_batch_size"] or batch_size
     if validation_data is not None:
         validation_split = 0.0
-        if model.reader is not None and not isinstance(validation_data, tuple):
+        is_read = keras.backend.backend() != "torch" or model.reader is not None
+        if isinstance(validation_data, list):
+            validation_data = tuple(validation_data)
+        elif is_read and not isinstance(validation_data, tuple):
             validation_data = (validation_data,)
     if isinstance(validation_data, tuple):
         held_out = three_parts(validation_data, "validation_data")
@@ -59,8 +64,6 @@ def fit_data(
     taken = given
     if step is not None and not validation_split:
         taken, shuffle = step.batches(given, batch_size, steps, shuffle)
-    if devices_of_rows() > 1 and not isinstance(validation_data, tuple | None):
-        validation_data = (validation_data,)
     if step is not None and isinstance(validation_data, tuple):
         validation_data, _ = step.batches(validation_data, rows, sizes["validation_steps"], False)
     return FitData(given, batches, taken, shuffle, validation_data, validation_split)

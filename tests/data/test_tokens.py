@@ -281,15 +281,6 @@ def test_errors(tmp_path, text, word_tokenizer):
     text.write_text("\n\n \n")
     with pytest.raises(ValueError, match=r"at least one text that is not blank"):
         encode(text, word_tokenizer, folder)
-    with pytest.raises(ValueError, match=r"valid Unicode.*surrogates.*document 1"):
-        encode(["1", "\ud800"], word_tokenizer, folder)
     ends = data.Tokenizer(word_tokenizer._tokenizer, "<| end |>")
     with pytest.raises(ValueError, match=r"pad_id must not be an id of the texts"):
         encode(["1"], ends, folder)
-
-
-def test_a_progress_bar(tmp_path, text, word_tokenizer, capsys):
-    encode(text, word_tokenizer, tmp_path / "one")
-    assert capsys.readouterr() == ("", "")
-    encode(text, word_tokenizer, tmp_path / "two", verbose=1)
-    assert "tokens" in capsys.readouterr().out

@@ -187,6 +187,25 @@ def not_finite():
     return result | {"told": len(told) if keras_llm.distribution.world().is_first else 3}
 
 
+def by_hand_not_finite():
+    """`train_on_batch` tells once, in the first process, what only the second one has seen."""
+    model = causal()
+    model.compile(adamw(), loss(), weighted_metrics=[metrics.Perplexity()])
+    weights = np.ones((6, LENGTH), "float32")
+    too_large = weights.copy()
+    # Finite, as a sum of losses is not. Of two processes the second has this row.
+    too_large[1] = 3e38
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for each in (weights, too_large, too_large, weights):
+            model.train_on_batch(X[:6], Y[:6], each)
+    told = [str(w.message) for w in caught if "skipped an update" in str(w.message)]
+    is_first = keras_llm.distribution.world().is_first
+    assert len(told) == is_first
+    assert all("not finite was first the loss." in message for message in told)
+    return numbers(model, updates=int(model.optimizer.iterations))
+
+
 def nothing_trained():
     """Batches are counted only; of the last one a process has no rows."""
     model = causal()
@@ -221,7 +240,10 @@ def keras_3_16():
 
 
 EVERY = [documents, packed, arrays, accumulation, logits, sums, seq2seq, gpt2, frozen, by_hand]
-RUNS = {run.__name__: run for run in [*EVERY, not_finite, nothing_trained, keras_3_16]}
+RUNS = {
+    run.__name__: run
+    for run in [*EVERY, not_finite, by_hand_not_finite, nothing_trained, keras_3_16]
+}
 
 
 def main():

@@ -140,6 +140,12 @@ def calls(model):
     model.seen["test_on_batch"] = model.test_on_batch(IDS[:5], LABELS[:5], WEIGHTS[:5])
     model.seen["evaluate"] = model.evaluate(IDS, LABELS, batch_size=6, verbose=0)
     model.seen["predict"] = model.predict(IDS, batch_size=6, verbose=0)
+    rows = []
+    watch = keras.callbacks.LambdaCallback(
+        on_predict_batch_end=lambda batch, logs: rows.append(np.asarray(logs["outputs"]))
+    )
+    model.predict(IDS, batch_size=6, verbose=0, callbacks=[watch])
+    model.seen["predict_callback"] = rows
     model.seen["generate"] = model.generate(IDS[0, :4], max_new_tokens=3)
 
 

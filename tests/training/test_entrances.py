@@ -182,14 +182,77 @@ def test_predict_on_batch_takes_what_predict_takes(make):
     np.testing.assert_allclose(got, table[x] @ kernel, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.not_tensorflow
-def test_a_batch_without_rows_is_named():
+class BatchesOf(torch.utils.data.Dataset):
+    """Whole batches, which a DataLoader hands out one after another."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def loader_of(*batches):
+    return torch.utils.data.DataLoader(BatchesOf(*batches), batch_size=None)
+
+
+class PyDatasetOf(keras.utils.PyDataset):
+    """The same for Keras."""
+
+    def __init__(self, *batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+@pytest.mark.parametrize("read", [PyDatasetOf, loader_of, lambda *batches: (b for b in batches)])
+@pytest.mark.parametrize("call", ["fit", "validation", "evaluate"])
+@pytest.mark.sampled(2)
+def test_a_batch_without_rows_is_named(call, read):
+    """TensorFlow made an update of it, by the optimizer's momentum."""
     x = RNG.integers(1, 9, (2, 4))
     model = models.CausalTransformer(9, 8, 1, 2)
-    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
-    batches = [(x, x), (x[:0], x[:0])]
-    with pytest.raises(ValueError, match=r"A batch must have at least one row.*shape=\(0, 4\)"):
-        model.fit((batch for batch in batches), verbose=0)
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy(), jit_compile=False)
+    data = read((x, x), (x, x), (x[:0], x[:0]))
+    with pytest.raises(ValueError, match=r"^A batch must have at least one row: .* Received: "):
+        if call == "validation":
+            model.fit(x, x, validation_data=data, verbose=0)
+        else:
+            getattr(model, call)(data, verbose=0)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
+def test_a_loaders_dictionary_is_what_the_model_reads(call):
+    """Keras made a tuple of its keys on JAX, and TensorFlow failed on their types."""
+    x = RNG.integers(1, 9, (2, 4))
+    batch = {"input_ids": torch.tensor(x), "labels": torch.tensor(x)}
+    model = models.CausalTransformer(9, 8, 1, 2)
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy(), jit_compile=False)
+    with pytest.raises(ValueError, match=r"ids must be one array .*a dict with the keys \['input_"):
+        getattr(model, call)(loader_of(batch), verbose=0)
+
+
+@pytest.mark.parametrize("form", ["dictionary", "tensor"])
+def test_predict_reads_a_loader_without_labels(form):
+    """Keras made a tuple of the keys, or of the rows, on JAX."""
+    x = RNG.integers(0, 9, (3, 4))
+    model = build(vocab=9)
+    table, kernel = model.get_weights()
+    if form == "dictionary":
+        inputs = {"ids": keras.Input((None,), dtype="int32", name="ids")}
+        backbone = keras.Model(inputs, model.backbone(inputs["ids"]))
+        model = models.LanguageModel(backbone, model.head)
+    batch = torch.tensor(x) if form == "tensor" else {"ids": torch.tensor(x)}
+    got = model.predict(loader_of(batch), verbose=0)
+    np.testing.assert_allclose(got, table[x] @ kernel, rtol=1e-5, atol=1e-7)
 
 
 def test_bytes_as_labels_are_all_counted():

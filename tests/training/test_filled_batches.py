@@ -6,6 +6,7 @@ import pytest
 from keras_llm.losses import MaskedKLDivergence, MaskedSparseCategoricalCrossentropy
 from keras_llm.training.arrays import split_rows
 from keras_llm.training.ops.filled_batches import (
+    RowsOfData,
     filled_up,
     missing_rows,
     weights_and_count,
@@ -50,6 +51,17 @@ def test_labels_beside_a_teacher_are_found():
     teacher, labels = with_ignored_rows((teacher, labels), 1, MaskedKLDivergence(ignore_index=0))
     np.testing.assert_array_equal(teacher, np.ones((2, 2, 5)))
     np.testing.assert_array_equal(labels, [[1, 2], [0, 0]])
+
+
+def test_callbacks_of_predict_see_rows_of_the_data():
+    """Also where a call has predicted several batches, the last of them a short one."""
+    masks = [np.array([True, True]), np.array([True, False]), np.array([True, False])]
+    callback = RowsOfData(masks)
+    for outputs, want in ((np.arange(4), [0, 1, 2]), (np.arange(4, 6), [4])):
+        logs = {"logits": outputs, "hidden": [outputs[:, None]]}
+        callback.on_predict_batch_end(0, logs)
+        np.testing.assert_array_equal(logs["logits"], want)
+        np.testing.assert_array_equal(logs["hidden"][0][:, 0], want)
 
 
 def test_how_many_were_added_stands_in_a_shape():

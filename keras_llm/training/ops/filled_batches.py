@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_llm.backend.keras_private import batches_through
 from keras_llm.backend.ops.device_rows import devices_of_rows
+from keras_llm.training.user_callbacks import callback_list
 
 # What stands in the place of weights where metrics count rows whatever their labels.
 WEIGHTS, FILLED = "weights", "filled"
@@ -85,12 +86,33 @@ def weights_and_count(sample_weight):
     return sample_weight, 0
 
 
-def predicted_by_devices(predict, x, batch_size, steps):
+class RowsOfData(keras.callbacks.Callback):
+    """Leaves the rows that were added out of what the callbacks behind it see of `predict`.
+
+    Args:
+        are_of_data: Of each batch, which of its rows are of the data; it grows as they are read.
+    """
+
+    def __init__(self, are_of_data: list):
+        super().__init__()
+        self.are_of_data = iter(are_of_data)
+
+    def on_predict_batch_end(self, batch, logs=None):
+        """Cuts the predictions, which with `steps_per_execution` are those of several batches."""
+        count = next(len(leaf) for leaf in keras.tree.flatten(logs) if hasattr(leaf, "shape"))
+        kept = next(self.are_of_data)
+        while len(kept) < count:
+            kept = np.concatenate([kept, next(self.are_of_data)])
+        for name, outputs in logs.items():
+            logs[name] = keras.tree.map_structure(lambda output: output[kept], outputs)
+
+
+def predicted_by_devices(predict, x, batch_size, steps, callbacks):
     """Predictions for `x`, in batches that are filled up, without the rows that were added.
 
     Args:
-        predict: Keras's, as a function of `x`.
-        x, batch_size, steps: As of `predict`.
+        predict: Keras's, as a function of `x` and `callbacks`.
+        x, batch_size, steps, callbacks: As of `predict`.
     """
     devices, are_of_data = devices_of_rows(), []
 
@@ -107,6 +129,8 @@ def predicted_by_devices(predict, x, batch_size, steps):
     options = {"batch_size": batch_size, "steps_per_epoch": steps, "shuffle": False}
     changed = batches_through(change, (x,), **options)
     if changed is None:
-        return predict(x)
-    outputs, kept = predict(changed), np.concatenate(are_of_data)
+        return predict(x, callbacks=callbacks)
+    if callbacks:
+        callbacks = [RowsOfData(are_of_data), *callback_list(callbacks)]
+    outputs, kept = predict(changed, callbacks=callbacks), np.concatenate(are_of_data)
     return keras.tree.map_structure(lambda output: output[kept], outputs)

@@ -7,7 +7,9 @@ from keras import ops
 from keras_llm.backend.keras_private import batches_through
 from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.token_statistics import skipped_weights
+from keras_llm.training.arrays import has_rows
 from keras_llm.training.forward_pass import unit_of
+from keras_llm.training.ops.empty_batches import without_empty
 from keras_llm.training.ops.filled_batches import (
     filled_up,
     missing_rows,
@@ -83,15 +85,19 @@ class CompiledPasses(Step):
     # Batches
 
     def batches(self, data, batch_size, steps, shuffle):
-        """Where batches are spread over devices, those of Keras, filled up: see `fill_up`."""
-        if devices_of_rows() == 1:
+        """Where batches are spread over devices, those of Keras, filled up: see `fill_up`.
+
+        On TensorFlow those of Keras, none of them empty.
+        """
+        if devices_of_rows() == 1 and (BACKEND == "jax" or has_rows(data[0])):
             return data, shuffle
 
-        def change(batches):
+        def filled(batches):
             for batch in batches:
                 parts = self.fill_up(*keras.utils.unpack_x_y_sample_weight(batch))
                 yield keras.utils.pack_x_y_sample_weight(*parts)
 
+        change = filled if BACKEND == "jax" else without_empty
         options = {"batch_size": batch_size, "steps_per_epoch": steps, "shuffle": shuffle}
         changed = batches_through(change, data, **options)
         return (data, shuffle) if changed is None else ((changed, None, None), False)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import keras
 
+from keras_llm.training.ops.empty_batches import empty_told
+
 
 class StepFunction:
     """A train or test function that is made anew for each set of trainable variables.
@@ -38,15 +40,14 @@ class StepFunction:
         if not self.variables:
             # TensorFlow builds a model in its first step.
             self.variables = self.step.model.variables
-        if state:
-            iterator = no_dictionaries(iterator)
         if state and self.trains and self.step.held is not None:
             iterator = self.step.holding(iterator)
         key = self.made_for()
         if key not in self.functions:
             self.functions[key] = self.make()
         traces, began = self.step.traces, time.perf_counter()
-        results = self.functions[key](*map(self.sorted, state), iterator)
+        with empty_told():
+            results = self.functions[key](*map(self.sorted, state), iterator)
         if self.step.traces > traces:
             self.step.count_compilation(time.perf_counter() - began)
         if state:
@@ -84,21 +85,6 @@ class StepFunction:
             for variable, value in zip(variables, part, strict=True)
         }
         return (*([values[id(variable)] for variable in part] for part in now), *state[2:])
-
-
-def no_dictionaries(batches):
-    """Batches on JAX, where Keras makes a tuple of the keys of one that a DataLoader has as a dict.
-
-    Raises:
-        ValueError: a batch was a dictionary.
-    """
-    for batch in batches:
-        if isinstance(batch, tuple) and batch and all(isinstance(part, str) for part in batch):
-            raise ValueError(
-                "A batch must be (x, y) or (x, y, sample_weight); x may be a dictionary. "
-                f"Received: a dictionary with the keys {list(batch)}"
-            )
-        yield batch
 
 
 def check_one_replica(model):
