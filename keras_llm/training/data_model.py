@@ -47,6 +47,8 @@ class DataModel(StoredModel):
         check_compiled(self, "evaluate")
         check_sizes(batch_size=batch_size, steps=steps)
         x, y, sample_weight = self.prepared(x, y, sample_weight, batch_size=batch_size)
+        if self.step is not None:
+            world().meet("evaluate")
         loader = x
         # Keras's mark of the validation that fit makes, when the epoch's batches are over.
         is_validation = kwargs.get("_use_cached_eval_dataset", False)
