@@ -103,6 +103,8 @@ def page(source: str) -> str:
 
     def link(match):
         target = os.path.normpath(os.path.join(here, match[1]))
+        if target.startswith("docs/pictures/"):
+            return f"]({os.path.relpath(target.removeprefix('docs/'), there)})"
         if target not in PAGES:
             return match[0]
         return f"]({os.path.relpath(PAGES[target], there)}{match[2]})"
