@@ -29,15 +29,15 @@ class StepTimes(keras.callbacks.Callback):
 
     reads_logs_when_they_are_computed = True
 
-    def __init__(self, checkpoint):
+    def __init__(self, every: int):
         super().__init__()
-        self.checkpoint, self.steps, self.began = checkpoint, [], None
+        self.every, self.steps, self.began = every, [], None
 
     def on_train_batch_begin(self, batch, logs=None):
         now, is_writing = time.perf_counter(), is_busy()
         if self.began is not None:
             # This callback acts before the one that writes: at the end of the step it was copied.
-            was_due = batch % self.checkpoint.intervals[0] == 0
+            was_due = batch % self.every == 0
             self.steps.append((now - self.began[0], self.began[1] or is_writing or was_due))
         self.began = now, is_writing
 
@@ -59,7 +59,7 @@ def main():
     model = train_step.our_model(job)
     folder = tempfile.mkdtemp(dir=args.directory)
     checkpoint = callbacks.TrainingCheckpoint(folder, every_steps=args.every)
-    times = StepTimes(checkpoint)
+    times = StepTimes(args.every)
     model.fit(train_step.batches(job), verbose=0, shuffle=False, callbacks=[times, checkpoint])
     newest = max(Path(folder).glob("step_*"))
     size = sum(file.stat().st_size for file in newest.iterdir())
