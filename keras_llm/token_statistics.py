@@ -135,7 +135,7 @@ def reduce_batch(
     if not from_logits:
         logits = log_probabilities(upcast(logits))
     labels, weights, invalid = countable(
-        labels, logits.shape, ignore_index, sample_weight, mask, upcast_dtype(logits), signed
+        labels, ops.shape(logits), ignore_index, sample_weight, mask, upcast_dtype(logits), signed
     )
     numbers = reduce_logits(logits, labels, weights != 0, for_loss)
     if invalid is not None:
@@ -148,19 +148,21 @@ def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, si
 
     Args:
         labels, ignore_index, sample_weight, mask, signed: As in `reduce_batch`.
-        logits_shape: `[..., vocab]`.
+        logits_shape: `[..., vocab]`, from `ops.shape`.
         dtype: Of the weights.
 
     Returns:
         Labels that index the vocabulary, 0 in place of those that do not count; the weights; and,
         where values cannot be seen, booleans: true for a token that is invalid and must come out
-        as NaN (its label is outside the vocabulary, its weight negative or not finite). None where
-        there is none.
+        as NaN (its label is outside the vocabulary, its weight negative or not finite, or labels
+        have another shape than logits). None where there is none.
     """
     labels = integer_labels(labels, logits_shape)
-    weights, bad_weight = token_weights(
+    weights, invalid = token_weights(
         is_counted(labels, ignore_index), sample_weight, mask, dtype, signed
     )
+    if (has_other_shape := differs_in_shape(labels, logits_shape)) is not None:
+        invalid = has_other_shape if invalid is None else invalid | has_other_shape
     labels, counts, vocab_size = widened(labels), weights != 0, logits_shape[-1]
     checked = check_ids(
         labels,
@@ -171,9 +173,9 @@ def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, si
         "if this id is your padding, pass it as ignore_index.",
     )
     if checked:
-        return ops.where(counts, labels, ops.zeros_like(labels)), weights, bad_weight
+        return ops.where(counts, labels, ops.zeros_like(labels)), weights, invalid
     inside = (labels >= 0) & (labels < vocab_size)
-    invalid = counts & ~inside if bad_weight is None else (counts & ~inside) | bad_weight
+    invalid = counts & ~inside if invalid is None else (counts & ~inside) | invalid
     return ops.where(counts & inside, labels, ops.zeros_like(labels)), weights, invalid
 
 
@@ -201,17 +203,30 @@ def integer_labels(labels, logits_shape):
     check_integers(labels, "Labels")
     if len(labels.shape) == len(logits_shape) and labels.shape[-1] == 1:
         labels = ops.squeeze(labels, -1)
-    expected = tuple(logits_shape[:-1])
+    # A size that only the running step knows, on TensorFlow, is a tensor or None.
+    expected = tuple(size if isinstance(size, int) else None for size in logits_shape[:-1])
     fits = len(labels.shape) == len(expected) and all(
         a == b or a is None or b is None for a, b in zip(labels.shape, expected, strict=True)
     )
     if not fits:
         raise ValueError(
             f"Labels must be integers of shape {expected}, one for each row of the logits "
-            f"{tuple(logits_shape)}. Received: shape {tuple(labels.shape)}. "
+            f"{(*expected, logits_shape[-1])}. Received: shape {tuple(labels.shape)}. "
             "One-hot labels are not needed: pass the ids."
         )
     return labels
+
+
+def differs_in_shape(labels, logits_shape):
+    """Whether labels have another shape, where only the running step knows; None elsewhere.
+
+    There labels of one column would be broadcast silently.
+    """
+    pairs = zip(ops.shape(labels), logits_shape, strict=False)
+    unknown = [pair for pair in pairs if not all(isinstance(size, int | None) for size in pair)]
+    if not unknown:
+        return None
+    return ops.any(ops.stack([ops.not_equal(*pair) for pair in unknown]))
 
 
 def is_counted(labels, ignore_index):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from keras_llm.backend.ids import check_integers
 from keras_llm.layers.token_embedding import as_indices
@@ -47,4 +48,8 @@ def checked_ids(ids: Tensor, max_length: int, name: str) -> Tensor:
     """
     check_ids_shape(ids, max_length, name)
     check_integers(ids, name)
-    return as_indices(ids)
+    ids, length = as_indices(ids), ops.shape(ids)[1]
+    if isinstance(length, int | None):
+        return ids
+    # On TensorFlow only the running step knows it: ids outside of the vocabulary come out as NaN.
+    return ops.where(length > max_length, -ops.ones_like(ids), ids)

@@ -111,7 +111,7 @@ class ForwardPass:
         """A forward pass without logits: straight from the hidden vectors."""
         hidden, penalty = self.hidden_vectors(x, training)
         head = self.model.head_matrix()
-        shape = (*hidden.shape[:-1], head.kernel.shape[1])
+        shape = (*ops.shape(hidden)[:-1], head.kernel.shape[1])
         kind = keras_mask(hidden), upcast_dtype(hidden)
         tokens = self.flat_tokens(y, sample_weight, shape, *kind, unit)
         rows = ops.reshape(hidden, (-1, hidden.shape[-1]))

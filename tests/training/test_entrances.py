@@ -343,6 +343,23 @@ def test_rows_of_several_lengths_are_named():
         build(vocab=9).fit([[1, 2], [1, 2, 3]], [[1, 2], [1, 2, 3]], verbose=0)
 
 
+@pytest.mark.parametrize("ids, labels", [(6, 1), (9, 9)])
+def test_a_later_batch_of_a_wrong_length_is_no_number(ids, labels):
+    """Labels of one column would be broadcast; the rows of 9 are longer than the model's 7."""
+    model = models.CausalTransformer(20, 8, num_layers=1, num_heads=2, max_length=7)
+    logits_needed = ["sparse_categorical_accuracy"]
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy(), metrics=logits_needed)
+    x = RNG.integers(0, 20, (2, 9))
+    batches = ((x[:, :n], x[:, :m]) for n, m in [(4, 4), (5, 5), (ids, labels)])
+    if keras.backend.backend() == "tensorflow":
+        # Lengths that vary are known to the running step only.
+        loss, _ = model.evaluate(batches, steps=3, verbose=0)
+        assert np.isnan(loss)
+    else:
+        with pytest.raises(ValueError, match=r"Labels must be .* shape|at most max_length=7"):
+            model.evaluate(batches, steps=3, verbose=0)
+
+
 @pytest.mark.backend_free
 def test_names_of_other_trainers_are_answered():
     model = models.LanguageModel(keras.layers.Embedding(9, 4), keras.layers.Dense(9))
