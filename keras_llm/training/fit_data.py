@@ -49,7 +49,8 @@ def fit_data(
     if validation_data is not None:
         validation_split = 0.0
         is_read = keras.backend.backend() != "torch" or model.reader is not None
-        if isinstance(validation_data, list):
+        if isinstance(validation_data, list) and model.reader is None:
+            # A reader takes a list as its rows.
             validation_data = tuple(validation_data)
         elif is_read and not isinstance(validation_data, tuple):
             validation_data = (validation_data,)

@@ -1,5 +1,7 @@
 """Whatever hands a batch to a model, and in whatever type: one loss, one update."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -341,6 +343,18 @@ class TestNegativeWeights:
 def test_rows_of_several_lengths_are_named():
     with pytest.raises(ValueError, match=r"Rows must be of one length.*\[2, 3\]"):
         build(vocab=9).fit([[1, 2], [1, 2, 3]], [[1, 2], [1, 2, 3]], verbose=0)
+
+
+def test_the_end_of_a_generator_is_no_batch():
+    """TensorFlow's step is called once more, and takes nothing."""
+    model = build(vocab=20)
+    model.set_weights([weights * np.float32("nan") for weights in model.get_weights()])
+    x = RNG.integers(0, 20, (2, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        history = model.fit(((x, x) for _ in range(3)), verbose=0).history
+    # All updates were skipped: a loss of 0 would be wrong.
+    assert np.isnan(history["loss"]).all()
 
 
 @pytest.mark.parametrize("ids, labels", [(6, 1), (9, 9)])

@@ -1,5 +1,7 @@
 """What JAX and TensorFlow each have their own words for: gradients, and a conditional update."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -47,6 +49,19 @@ def value_and_gradients(objective, variables, others):
     )
     assign(others, updated)
     return (value, more), gradients
+
+
+def when_taken(data):
+    """Context manager for what is computed only if a batch has been taken.
+
+    A function that TensorFlow has compiled takes the batch itself, and is called once more when a
+    generator has ended. What reads no part of the batch would be computed nevertheless.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([t for t in keras.tree.flatten(data) if tf.is_tensor(t)])
 
 
 def apply_if(condition, update, variables):

@@ -25,6 +25,7 @@ from keras_llm.training.ops.gradients import (
     eagerly,
     for_each_piece,
     value_and_gradients,
+    when_taken,
     zeros,
     zeros_like,
 )
@@ -120,7 +121,8 @@ class CompiledPasses(Step):
         self.traces += 1
         *state, data = state_and_data
         if not state:
-            return self.train(data)
+            with when_taken(data):
+                return self.train(data)
         return self.with_state(state[0], lambda: self.train(data))
 
     def test_batch(self, *state_and_data):
