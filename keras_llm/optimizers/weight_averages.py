@@ -23,9 +23,9 @@ def update_averages(
     """
     for variable, average in zip(variables, averages, strict=True):
         if average is not None:
-            begun = ops.cast(ops.cast(iterations, average.dtype) > 0, average.dtype)
-            away = ops.cast(variable, average.dtype) - average
-            average.assign(average + away * (1 - momentum * begun))
+            value = ops.cast(variable, average.dtype)
+            moved = average + (value - average) * (1 - momentum)
+            average.assign(ops.where(ops.cast(iterations, "bool"), moved, value))
 
 
 def assign_averages(averages: Sequence, variables: Sequence[keras.Variable]) -> None:

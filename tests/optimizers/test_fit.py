@@ -107,6 +107,19 @@ def test_frozen_variables_have_no_state_and_stay(cls):
     assert not net.optimizer.decays(net.get_layer("embedding").embeddings)
 
 
+def test_the_first_average_is_the_weights_to_the_last_bit():
+    """The batches before the first update have left the average at the initial weights."""
+    net, updated = model(), []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: updated.append(net.get_weights())
+    )
+    optimizer = optimizers.AdamW(0.1, gradient_accumulation_steps=4, use_ema=True)
+    fit(net, optimizer, jit_compile=False, batch_size=2, epochs=1, callbacks=[watch])
+    # fit ends with the averages.
+    for ours, expected in zip(net.get_weights(), updated[-1], strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 @pytest.mark.parametrize(
     "make",
     [
