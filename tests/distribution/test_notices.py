@@ -47,7 +47,8 @@ def test_who_waits_for_long_says_for_whom(three, monkeypatch, capsys):
     assert not waiting.is_alive()
 
 
-def test_nobody_waits_for_a_process_that_has_failed(three):
+def test_nobody_waits_for_a_process_that_has_failed(three, monkeypatch):
+    monkeypatch.setattr(notices, "PATIENCE", 0.1)
     three[1].tell(ValueError("a bad batch"), operations=3)
     reason = "Process 1 of 3 has ended the run: ValueError: a bad batch"
     assert three[0].reason() == reason
@@ -55,6 +56,17 @@ def test_nobody_waits_for_a_process_that_has_failed(three):
         three[0].meet("save")
     with pytest.raises(ProcessLostError, match=reason), three[2].first_alone("write"):
         pass
+
+
+def test_one_that_ends_is_waited_for_while_it_writes_its_last_checkpoint(three):
+    three[1].tell(SystemExit(143), operations=3)
+    waiting = [begun(one.meet, "save") for one in (three[0], three[2])]
+    waiting[0].join(0.2)
+    assert all(thread.is_alive() for thread in waiting)
+    three[1].meet("save")
+    for thread in waiting:
+        thread.join(10.0)
+        assert not thread.is_alive()
 
 
 def test_the_first_works_before_the_others(three):

@@ -37,14 +37,19 @@ class Notices:
         """Waits until all processes have come to some work, and says so if that takes long."""
         if self.store is None:
             return
-        keys = [f"met/{self._number(what)}/{rank}" for rank in range(self.size)]
+        number = self._number(what)
+        keys = [f"met/{number}/{rank}" for rank in range(self.size)]
         self.store.set(keys[self.rank], "1")
-        end = time.monotonic() + PATIENCE
-        for _ in self._looks():
-            if self.store.check(keys):
-                return
-            if time.monotonic() > end:
-                end = float("inf")
+        end, has_told = time.monotonic() + PATIENCE, False
+        while not self.store.check(keys):
+            time.sleep(INTERVAL)
+            if time.monotonic() < end:
+                # One that has said why it ends may come yet: all write a last checkpoint.
+                continue
+            if reason := self.reason():
+                raise ProcessLostError(reason)
+            if not has_told:
+                has_told = True
                 missing = [str(n) for n, key in enumerate(keys) if not self.store.check([key])]
                 print(
                     f"Process {self.rank} of {self.size} waits in {what} for process "
@@ -61,10 +66,10 @@ class Notices:
             yield
             return
         key = f"done/{self._number(what)}"
-        if self.rank > 0:
-            for _ in self._looks():
-                if self.store.check([key]):
-                    break
+        while self.rank > 0 and not self.store.check([key]):
+            if reason := self.reason():
+                raise ProcessLostError(reason)
+            time.sleep(INTERVAL)
         try:
             yield
         finally:
@@ -75,14 +80,6 @@ class Notices:
         """A name for this time that some work is done."""
         self._done[what] = self._done.get(what, 0) + 1
         return f"{what}/{self._done[what]}"
-
-    def _looks(self):
-        """An endless iterator that waits between two looks, until another process has failed."""
-        while True:
-            yield
-            if reason := self.reason():
-                raise ProcessLostError(reason)
-            time.sleep(INTERVAL)
 
     # Failures
 
