@@ -161,8 +161,7 @@ def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, si
     weights, invalid = token_weights(
         is_counted(labels, ignore_index), sample_weight, mask, dtype, signed
     )
-    if (has_other_shape := differs_in_shape(labels, logits_shape)) is not None:
-        invalid = has_other_shape if invalid is None else invalid | has_other_shape
+    invalid = or_misshaped(invalid, labels, logits_shape)
     labels, counts, vocab_size = widened(labels), weights != 0, logits_shape[-1]
     checked = check_ids(
         labels,
@@ -217,16 +216,21 @@ def integer_labels(labels, logits_shape):
     return labels
 
 
-def differs_in_shape(labels, logits_shape):
-    """Whether labels have another shape, where only the running step knows; None elsewhere.
+def or_misshaped(invalid, labels, logits_shape):
+    """Which tokens are invalid: all of them where the running step finds labels of another shape.
 
-    There labels of one column would be broadcast silently.
+    Elsewhere `integer_labels` has refused such labels. Those of one column would be broadcast.
+
+    Args:
+        invalid: Booleans of the tokens that are known to be, or None.
+        labels, logits_shape: As in `countable`.
     """
     pairs = zip(ops.shape(labels), logits_shape, strict=False)
     unknown = [pair for pair in pairs if not all(isinstance(size, int | None) for size in pair)]
     if not unknown:
-        return None
-    return ops.any(ops.stack([ops.not_equal(*pair) for pair in unknown]))
+        return invalid
+    differs = ops.any(ops.stack([ops.not_equal(*pair) for pair in unknown]))
+    return differs if invalid is None else invalid | differs
 
 
 def is_counted(labels, ignore_index):

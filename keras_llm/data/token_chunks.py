@@ -33,8 +33,7 @@ def text_chunks(texts: Iterable[str], num_bytes: int) -> Iterator[Chunk]:
     parts: list[bytes] = []
     size = 0
     for position, text in enumerate(texts):
-        check_unicode(text, f"document {position} of source")
-        content = text.encode()
+        content = check_unicode(text, f"document {position} of source")
         rows.append(text)
         parts += [len(content).to_bytes(8, "little"), content]
         size += len(content)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 
-def check_unicode(text: str, where: str) -> None:
-    r"""Raises `ValueError` for a text with one half of a surrogate pair, which is no character.
+def check_unicode(text: str, where: str) -> bytes:
+    r"""The text in UTF-8; one half of a surrogate pair is no character, and a `ValueError`.
 
     Python has it from JSON that was cut within a character, `"\ud83d"`, for example.
 
@@ -20,7 +20,7 @@ def check_unicode(text: str, where: str) -> None:
     ValueError: Every text must be valid Unicode. Received: '\ud83d', ... at character 2 of text
     """
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
             f"Every text must be valid Unicode. Received: {text[error.start]!r}, one half of a "

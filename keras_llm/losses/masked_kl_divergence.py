@@ -14,6 +14,7 @@ from keras_llm.token_statistics import (
     is_counted,
     log_probabilities,
     nan_where,
+    or_misshaped,
     token_weights,
 )
 from keras_llm.usual_range import Source, UsualRange
@@ -142,10 +143,13 @@ class MaskedKLDivergence(MaskedLoss):
         if labels is None:
             counts = ops.ones_like(losses, dtype="bool")
         else:
-            counts = is_counted(integer_labels(labels, student.shape), self.ignore_index)
+            labels = integer_labels(labels, ops.shape(student))
+            counts = is_counted(labels, self.ignore_index)
         mask = keras_mask(y_pred)
         signed = self.reduction == "sum"
         weights, invalid = token_weights(counts, sample_weight, mask, losses.dtype, signed)
+        if labels is not None:
+            invalid = or_misshaped(invalid, labels, ops.shape(student))
         if invalid is not None:
             losses = nan_where(invalid, losses)
         return losses, weights

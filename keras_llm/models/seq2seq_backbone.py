@@ -113,6 +113,7 @@ class Seq2SeqBackbone(Backbone):
         """The hidden vectors of whole targets."""
         encoder_ids, decoder_ids = self._unpack(inputs)
         encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
+        decoder_ids = checked_ids(decoder_ids, self.config.max_length, "decoder_ids")
         source = self.encode(encoder_ids, training=training)
         cos_sin = self.rotary(ops.arange(ops.shape(decoder_ids)[1]))
 

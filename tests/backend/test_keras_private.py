@@ -10,6 +10,7 @@ from keras_llm.backend.keras_private import (
     batches_through,
     built_with,
     compile_arguments,
+    is_cast_for,
     keras_decays,
     keras_mask,
     known_names,
@@ -69,6 +70,16 @@ def test_how_a_tensor_was_made():
     )
     [before] = made.inputs
     assert made_from(before).operation is scale and made_from(before).inputs[0] is inputs
+
+
+@pytest.mark.backend_free
+def test_which_variables_a_layer_casts():
+    dense = keras.layers.Dense(2, dtype="mixed_bfloat16")
+    norm = keras.layers.LayerNormalization(dtype="mixed_bfloat16")
+    for layer in (dense, norm):
+        layer.build((None, 3))
+    assert is_cast_for(dense.kernel, dense)
+    assert not is_cast_for(norm.gamma, norm)
 
 
 @pytest.mark.backend_free
