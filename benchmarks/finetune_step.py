@@ -6,8 +6,9 @@ A GPT-2 of 30 M random parameters with its vocabulary of 50,257, batches of 4 x 
 which all count, AdamW without decay at a constant rate, gradients clipped to norm 1, no dropout,
 float32, two threads. `trainer` logs every tenth step, `trainer, no logging` never; `sft` is TRL's
 SFTTrainer with the trainer's arguments, without the gradient checkpointing and bfloat16 that it
-turns on by itself, on the same rows, already tokenized; `ours` has perplexity and accuracy. The
-last column is the loss of a held-out batch after the same steps on the same batches in the same
+turns on by itself, on the same rows, already tokenized; `ours` has perplexity and accuracy, and
+`ours, compiled` also `compile(jit_compile=True)`, compiled in steps that are not counted. The last
+column is the loss of a held-out batch after the same steps on the same batches in the same
 order. It is the same on all sides because all rows are full: for GPT-2, the Trainer divides by 128
 labels a row where 127 count, one factor for all steps, which clipping and AdamW take out. Guide 9
 has rows of several lengths.
@@ -24,7 +25,7 @@ import harness
 
 WIDTH, LAYERS, HEADS, VOCAB, BATCH, LENGTH = 384, 6, 6, 50_257, 4, 128
 RATE, WARM_UP = 1e-4, 3
-SIDES = ["trainer", "trainer, no logging", "sft", "by hand", "ours"]
+SIDES = ["trainer", "trainer, no logging", "sft", "by hand", "ours", "ours, compiled"]
 
 
 def main():
@@ -190,6 +191,7 @@ def ours(side, job):
         optimizer=optimizers.AdamW(RATE, weight_decay=0.0, global_clipnorm=1.0),
         loss=losses.MaskedSparseCategoricalCrossentropy(),
         metrics=[metrics.Perplexity(), metrics.MaskedTokenAccuracy()],
+        jit_compile="compiled" in side,
     )
     job.count_memory()
     model.fit(torch.utils.data.DataLoader(Batches(), batch_size=None), verbose=0)
