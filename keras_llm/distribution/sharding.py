@@ -28,9 +28,9 @@ def distribute(shard: str | None = None) -> None:
     With `"parameters"` moreover, while `fit` runs, a process has the other owners' parameters only
     as long as it computes with them: a layer's before its forward pass and again before its
     backward pass, while the next layer's are on their way. Embeddings, last norm and head are there
-    for a whole pass. Layers run one by one, not as a graph. An update of one micro-batch sends half
-    as much again as without sharding, and each further micro-batch adds as much as an update sends
-    without sharding.
+    for a whole pass. Layers run one by one, not as a graph. An update of one micro-batch sends up
+    to half as much again as without sharding, and each further micro-batch adds up to as much as an
+    update sends without sharding.
 
     Under a mixed policy, what is gathered of a layer's matrices are their casts, which are kept
     until the backward pass; the owner has them in float32. `dtype="bfloat16"` makes no casts.

@@ -72,7 +72,7 @@ def processes(found: Processes) -> list[Fact]:
     why = {
         None: f"sums of gradients, in float32 at least: 2 * {part}",
         "optimizer": f"sums of gradients, in float32 at least, and parameters: {part}",
-        "parameters": f"sums of gradients, and for each micro-batch parameters twice: {part}",
+        "parameters": f"sums of gradients, and in each pass parameters, layers twice: {part}",
     }[found.shard]
     facts = [
         Fact("processes", count, share, "batch_size is that of all processes together"),

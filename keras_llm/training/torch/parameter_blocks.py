@@ -1,5 +1,7 @@
 """Parameters whose values a process has only while it computes with them."""
 
+import collections
+
 import keras
 import torch
 
@@ -121,6 +123,34 @@ def sent_dtypes(model, tensors) -> dict:
                 else:
                     found[id(variable.value)] = variable.value.dtype
     return found
+
+
+def parts_of(model, tensors) -> tuple:
+    """How the parameters of a model come and go.
+
+    Returns:
+        The layers that have some of `tensors` for themselves, with these; and the tensors that are
+        in no layer or in several.
+    """
+    among = {id(tensor): tensor for tensor in tensors}
+    found = [
+        (layer, {id(p) for p in layer.parameters()} & among.keys()) for layer in layers_of(model)
+    ]
+    uses = collections.Counter(key for _, keys in found for key in keys)
+    parts = [
+        (layer, [among[id(p)] for p in layer.parameters() if uses[id(p)] == 1])
+        for layer, _ in found
+    ]
+    return [part for part in parts if part[1]], [t for key, t in among.items() if uses[key] != 1]
+
+
+def bytes_gathered(model, tensors) -> int:
+    """The bytes of the parameters that come for a forward and a backward pass."""
+    dtypes = sent_dtypes(model, tensors)
+    layers, _ = parts_of(model, tensors)
+    # The backward pass begins with the last layer, which is still there.
+    twice = [tensor for _, part in layers[:-1] for tensor in part]
+    return sum(tensor.numel() * dtypes[id(tensor)].itemsize for tensor in (*tensors, *twice))
 
 
 def is_keras_layer(layer) -> bool:

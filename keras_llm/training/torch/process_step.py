@@ -8,7 +8,7 @@ from keras_llm.training.step_facts import Processes, StepDescription
 from keras_llm.training.torch.device_checks import check_one_device, check_processes
 from keras_llm.training.torch.gradient_sum import bytes_sent
 from keras_llm.training.torch.log_throttle import LogThrottle
-from keras_llm.training.torch.parameter_blocks import sent_dtypes
+from keras_llm.training.torch.parameter_blocks import bytes_gathered
 from keras_llm.training.torch.passes import NO_GRADIENTS
 from keras_llm.training.torch.ranks import EVERY, Ranks
 from keras_llm.training.torch.sharded_optimizer import ShardedOptimizer
@@ -258,9 +258,7 @@ class ProcessStep(TorchStep):
         if self.sharded is not None:
             owned = self.sharded.bytes_owned(variables)
         if self.parameters is not None:
-            # Divided parameters come twice in a pass.
-            dtypes = sent_dtypes(self.model, tensors)
-            copied = 2 * sum(tensor.numel() * dtypes[id(tensor)].itemsize for tensor in tensors)
+            copied = bytes_gathered(self.model, tensors)
         # A sum for all is as much as a sum at one process and a copy from there.
         sent = bytes_sent(tensors, count)
         if self.sharded is not None:

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import torch
 
-from keras_llm.training.torch.parameter_blocks import Block, layers_of, sent_dtypes, unchanged
+from keras_llm.training.torch.parameter_blocks import Block, parts_of, sent_dtypes, unchanged
 
 
 class ShardedParameters:
@@ -50,27 +50,21 @@ class ShardedParameters:
         owners = dict(
             zip((id(v.value) for v in variables), self.sharded.owners(variables), strict=True)
         )
-        tensors = {id(v.value): v.value for v in variables}
-        dtypes = sent_dtypes(model, tensors.values())
-        layers = layers_of(model)
-        parts = [[id(p) for p in layer.parameters() if id(p) in tensors] for layer in layers]
-        shared = {key for part in parts for key in part if sum(key in p for p in parts) > 1}
-        for layer, keys in zip(layers, parts, strict=True):
-            keys = [key for key in dict.fromkeys(keys) if key not in shared]
-            if not keys:
-                continue
-            self.blocks.append(self.block(keys, tensors, owners, dtypes))
+        tensors = [v.value for v in variables]
+        facts = owners, sent_dtypes(model, tensors)
+        layers, rest = parts_of(model, tensors)
+        for layer, part in layers:
+            self.blocks.append(self.block(part, *facts))
             self.follow(layer, len(self.blocks) - 1)
-        inside = {key for part in parts for key in part} - shared
-        rest = [key for key in tensors if key not in inside]
-        self.rest = self.block(rest, tensors, owners, dtypes)
+        self.rest = self.block(rest, *facts)
         for block in (*self.blocks, self.rest):
             block.free()
             block.hide()
 
-    def block(self, keys, *facts):
-        """A `Block` of some tensors, whose owners and dtypes are known by the same keys."""
-        return Block(self.group, self.channel, *([fact[key] for key in keys] for fact in facts))
+    def block(self, tensors, *facts):
+        """A `Block` of some tensors, whose owners and dtypes are known by their ids."""
+        facts = ([fact[id(tensor)] for tensor in tensors] for fact in facts)
+        return Block(self.group, self.channel, tensors, *facts)
 
     def follow(self, layer, index: int):
         """Gathers and gives back a layer's parameters around its passes."""
