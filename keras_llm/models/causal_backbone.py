@@ -73,7 +73,9 @@ class CausalBackbone(Backbone):
     def __init__(self, config: CausalConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         dtype = self.dtype_policy
-        self.token_embedding = TokenEmbedding(config.vocab_size, config.d_model, dtype=dtype)
+        self.token_embedding = TokenEmbedding(
+            config.vocab_size, config.d_model, dtype=dtype, name="token_embedding"
+        )
         self.blocks = self.make_blocks("block")
         self.norm = RMSNorm(config.epsilon, dtype=dtype, name="norm")
         self.build()

@@ -1,7 +1,10 @@
 """What people hand to `fit` in place of arrays, and class weights, as arrays."""
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -87,6 +90,32 @@ def check_rows(part, name: str) -> None:
                 f"{name} must be arrays with at least one row, [batch, ...], or a loader of them. "
                 f"Received: {received}"
             )
+
+
+def check_kind(data, name: str) -> None:
+    """Raises `TypeError` for data of other libraries that Keras does not read.
+
+    Args:
+        data: What may be arrays, a loader or a generator.
+        name: Its name as an argument.
+
+    >>> check_kind("to be or not", "x")
+    Traceback (most recent call last):
+    TypeError: x must be ids, not text: tokenizer.encode(text) makes them. Received: a str
+    """
+    torch_data = sys.modules.get("torch.utils.data")
+    for leaf in keras.tree.flatten(data):
+        if isinstance(leaf, str | bytes | os.PathLike):
+            instead = "ids, not text: tokenizer.encode(text) makes them"
+        elif torch_data and isinstance(leaf, torch_data.Dataset):
+            instead = "a loader of batches: torch.utils.data.DataLoader(dataset, batch_size=...)"
+        elif type(leaf).__module__.startswith("datasets."):
+            instead = "arrays, such as the columns dataset['input_ids'] and dataset['labels']"
+        elif isinstance(leaf, Iterator) and not inspect.isgenerator(leaf):
+            instead = "arrays, a loader or a generator, such as (batch for batch in iterator)"
+        else:
+            continue
+        raise TypeError(f"{name} must be {instead}. Received: a {type(leaf).__name__}")
 
 
 def check_batch(x) -> None:

@@ -10,7 +10,7 @@ from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.checks.compile_checks import ignored_label
 from keras_llm.data.data_loader import DataLoader
 from keras_llm.distribution import by_all_processes, world
-from keras_llm.training.arrays import as_arrays, check_rows, token_weights
+from keras_llm.training.arrays import as_arrays, check_kind, check_rows, token_weights
 from keras_llm.training.compile_arguments import check_compiled, check_sizes
 from keras_llm.training.stored_model import StoredModel
 from keras_llm.training.whole_weights import with_whole_weights
@@ -126,6 +126,7 @@ class DataModel(StoredModel):
         if BACKEND != "torch":
             x = with_tuples(x)
         x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
+        check_kind(x, "x")
         check_rows(x, "x")
         if self.step is None:
             return x, y, sample_weight

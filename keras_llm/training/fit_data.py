@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_llm.backend.ops.device_rows import devices_of_rows
-from keras_llm.training.arrays import has_rows, split_rows, three_parts
+from keras_llm.training.arrays import check_kind, has_rows, split_rows, three_parts
 from keras_llm.training.fit_length import batches_in
 
 
@@ -49,10 +49,12 @@ def fit_data(
     if validation_data is not None:
         validation_split = 0.0
         is_read = keras.backend.backend() != "torch" or model.reader is not None
-        if isinstance(validation_data, list) and model.reader is None:
+        if model.reader is None:
+            check_kind(validation_data, "validation_data")
             # A reader takes a list as its rows.
-            validation_data = tuple(validation_data)
-        elif is_read and not isinstance(validation_data, tuple):
+            if isinstance(validation_data, list):
+                validation_data = tuple(validation_data)
+        if is_read and not isinstance(validation_data, tuple):
             validation_data = (validation_data,)
     if isinstance(validation_data, tuple):
         held_out = three_parts(validation_data, "validation_data")

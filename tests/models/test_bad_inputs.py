@@ -9,6 +9,8 @@ import contextlib
 import keras
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 from keras_llm import data, losses, metrics, models, optimizers
 
@@ -63,6 +65,9 @@ BATCHES = [
     ("no rows", (X[:0], X[:0], None), ValueError, r"x must be arrays with at least one row.*\(0, 6\)"),
     ("rows of no token", (X[:, :0], X[:, :0], None), ValueError, "ids must hold at least one token a row"),
     ("a number for ids", (np.int64(3), np.int64(3), None), ValueError, r"x must be arrays.*shape=\(\)"),
+    ("text for ids", ("to be", X, None), TypeError, "x must be ids, not text"),
+    ("a data set of PyTorch", (TensorDataset(torch.tensor(X), torch.tensor(X)), None, None), TypeError, r"torch.utils.data.DataLoader\(dataset, batch_size=...\)"),
+    ("an iterator", (iter([(X, X)]), None, None), TypeError, r"x must be .* such as \(batch for batch in iterator\)"),
     ("no lists", ([], [], None), ValueError, r"x must be arrays.*\[\]"),
     ("ids None", (None, X, None), ValueError, "x must be arrays.*None"),
     ("labels None", (X, None, None), ValueError, r"needs labels: fit\(ids, labels\)"),
@@ -97,6 +102,15 @@ def refused(model, entrance, batch, error, match):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.torch_only
+def test_rows_of_hugging_face_are_given_by_columns(model):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"input_ids": X.tolist(), "labels": X.tolist()})
+    refused(model, "fit", (rows, None, None), TypeError, r"dataset\['input_ids'\].*a Dataset")
+    given = model.evaluate(rows["input_ids"], rows["labels"], verbose=0)
+    assert given == model.evaluate(X, X, verbose=0)
+
+
 # Where values can be seen: on JAX, TensorFlow and a GPU the loss is NaN and weights are spared.
 SEEN = [
     ("id beyond the vocabulary", (with_one(V), X, None), ValueError, r"ids must be in \[0, 20\).*Received: 20 at position \(\d, 3\)"),
@@ -127,6 +141,7 @@ FITS = [
     ("no steps", {"steps": 0}, ValueError, "steps must be a positive integer"),
     ("steps and tokens", {"steps": 1, "tokens": 1}, ValueError, "give one of them"),
     ("all for validation", {"validation_split": 1.0}, ValueError, r"validation_split must be a number in \[0, 1\)"),
+    ("validation by a data set", {"validation_data": TensorDataset(torch.tensor(X))}, TypeError, "validation_data must be a loader"),
     ("class weights of a list", {"class_weight": [1.0]}, TypeError, "class_weight must be a dictionary"),
     ("class weight NaN", {"class_weight": {1: NAN}}, ValueError, r"class_weight\[1\] must be a number"),
 ]  # fmt: skip
