@@ -3,6 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import keras
@@ -41,6 +42,22 @@ def llama(**changes):
     hf = zoo.make("llama")
     for name, value in changes.items():
         setattr(hf, name, value)
+    return hf
+
+
+def quantised_head():
+    hf = zoo.make("llama")
+    packed = torch.zeros(4, 1, dtype=torch.uint8)
+    hf.lm_head.weight = torch.nn.Parameter(packed, requires_grad=False)
+    return hf
+
+
+def packed_layer():
+    hf = zoo.make("llama")
+    # What a layer of bitsandbytes has, after an evaluation on a CPU that multiplies bfloat16.
+    layer = hf.model.layers[0].self_attn.q_proj
+    layer.support_avx512bf16_for_cpu = True
+    layer.weight.quant_state = SimpleNamespace(packing_format_for_cpu=True)
     return hf
 
 
@@ -136,6 +153,8 @@ REFUSED = {
     "a head that `get_output_embeddings` does not return": wrap(
         lambda: llama(get_output_embeddings=lambda: None)
     ),
+    "a quantised head": wrap(quantised_head),
+    "a base of 4 bits that was evaluated on a CPU": wrap(packed_layer),
     "inputs that are no tokens": wrap(whisper),
     "several devices, or no weights yet": wrap(on_no_device),
     "prompt learning": wrap(prompt_learner),
@@ -203,7 +222,7 @@ def test_no_message_is_missing_in_the_table():
 
 def test_the_programs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    whole, lora = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    whole, lora, quantised = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     zoo.make("llama").save_pretrained("start")
     rows = {"input_ids": zoo.batch("llama")["input_ids"], "labels": zoo.batch("llama")["labels"]}
     names = {"folder": "start", "train": rows}
@@ -214,3 +233,8 @@ def test_the_programs(tmp_path, monkeypatch):
     exec(compile(lora, "outside_models.md", "exec"), names)
     trained = {v.path for v in names["model"].trainable_variables}
     assert trained and all("lora" in path for path in trained)
+    pytest.importorskip("bitsandbytes")
+    names["torch"] = torch
+    exec(compile(quantised, "outside_models.md", "exec"), names)
+    model = models.from_transformers(names["hf"])
+    assert all("lora" in variable.path for variable in model.trainable_variables)

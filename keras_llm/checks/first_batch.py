@@ -1,6 +1,7 @@
 """Looks at the beginning of a `fit`: the schedule, the first batch, the first loss."""
 
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -64,7 +65,10 @@ class FirstBatch(keras.callbacks.Callback):
         self.is_first_epoch = False
         self.is_first_update = int(self.model.optimizer.iterations) == 0
         run = self.model.run
-        self.found = [schedule_message(self.model, run.length.batches, run.batches_to_come())]
+        self.found = [
+            schedule_message(self.model, run.length.batches, run.batches_to_come()),
+            quantised_message(self.trained),
+        ]
         self.tell()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -133,6 +137,19 @@ class FirstBatch(keras.callbacks.Callback):
                 first = float(to_numpy(logs["loss"]))
                 found.append(large_first_loss(first, uniform_loss(loss, vocab_size), vocab_size))
         return found
+
+
+def quantised_message(model) -> str | None:
+    """Layers that are quantised, which `fit` leaves as they are, while it trains the rest."""
+    has_untrained_layers = getattr(model, "has_untrained_layers", None)
+    if has_untrained_layers is None or not has_untrained_layers():
+        return None
+    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return (
+        f"Quantised weights are not trained: only {trained:,} of {model.count_params():,} "
+        "parameters are. Train adapters beside them: layer.enable_lora(rank) of Keras, "
+        "peft.get_peft_model(model, peft.LoraConfig(...)) for a model of transformers."
+    )
 
 
 def read(model, batch) -> Batch | None:

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_llm.backend import HeadMatrix
+from keras_llm.backend.keras_private import all_layers
 from keras_llm.layers.vocabulary_head import VocabularyHead
 from keras_llm.training import TokenModel
 
@@ -84,6 +85,11 @@ class LanguageModel(TokenModel):
         if head.activity_regularizer is not None:
             return f"{what} has an activity regularizer"
         return "" if head.built else f"{what} is not built yet"
+
+    def has_untrained_layers(self) -> bool:
+        """Whether weights are quantised, and nothing beside them is trained in their place."""
+        layers = [layer for layer in all_layers(self) if getattr(layer, "quantization_mode", None)]
+        return any(not getattr(layer, "lora_enabled", False) for layer in layers)
 
     def head_matrix(self) -> HeadMatrix:
         """The head's kernel `[d_model, vocab]`, and its bias and soft cap, if it has any."""

@@ -74,6 +74,12 @@ def check_head(model):
             f"model, a {type(model).__name__}, does not tell its head: get_output_embeddings() "
             f"must return one matrix. Received: {type(head).__name__}"
         )
+    if not head.weight.is_floating_point():
+        raise ValueError(
+            "The head of model must not be quantised: leave it out, as "
+            "BitsAndBytesConfig(..., llm_int8_skip_modules=['lm_head']) does. "
+            f"Received: a head of {str(head.weight.dtype).removeprefix('torch.')}"
+        )
 
 
 def check_in_one_place(model):

@@ -12,6 +12,7 @@ from keras_llm.models.torch.outside_checks import inner_model
 from keras_llm.models.torch.outside_facts import OutsideFacts
 from keras_llm.models.torch.outside_layers import OutsideBackbone, OutsideHead
 from keras_llm.models.torch.packing import Packing
+from keras_llm.models.torch.quantised_layers import keep_trainable
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -29,6 +30,7 @@ class TransformersModel(LanguageModel):
         model = inner_model(hf)
         if not getattr(model, "is_quantized", False):
             model.to(keras.ops.zeros(()).device)
+        keep_trainable(model)
         facts = OutsideFacts(model, hf)
         dtype = policy_of(model, dtype)
         super().__init__(
@@ -65,6 +67,16 @@ class TransformersModel(LanguageModel):
             return self.backbone.logits(inputs, training=True)
         with self.modes_kept():
             return self.backbone.logits(inputs)
+
+    def count_params(self):
+        """The parameters, quantised ones included, which are no variables."""
+        return self.backbone.model.num_parameters()
+
+    def has_untrained_layers(self) -> bool:
+        """Whether weights are quantised, and nothing beside them is trained in their place."""
+        parameters = self.backbone.model.parameters()
+        is_quantised = any(not parameter.is_floating_point() for parameter in parameters)
+        return is_quantised and not hasattr(self.hf, "peft_config")
 
     def compute_output_spec(self, inputs, training=None):
         """Of ids: `[batch, length, vocab]`."""
