@@ -74,8 +74,7 @@ class TransformersModel(LanguageModel):
 
     def has_untrained_layers(self) -> bool:
         """Whether weights are quantised, and nothing beside them is trained in their place."""
-        parameters = self.backbone.model.parameters()
-        is_quantised = any(not parameter.is_floating_point() for parameter in parameters)
+        is_quantised = getattr(self.backbone.model, "is_quantized", False)
         return is_quantised and not hasattr(self.hf, "peft_config")
 
     def compute_output_spec(self, inputs, training=None):
