@@ -56,3 +56,25 @@ class NamesElsewhere:
         """Before Python's own error, which only says that there is no such argument."""
         check_names(cls, kwargs, cls.write_instead)
         return super().__new__(cls)
+
+
+class NamesInside:
+    """Mixin of a model around one of another library: an error says where that one's methods are.
+
+    Attributes:
+        inside: The attribute that the other model is.
+    """
+
+    inside: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        """Called where there is no such attribute, and by PyTorch for parts of a module."""
+        try:
+            return super().__getattr__(name)  # type: ignore[misc]
+        except AttributeError:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            # Before the constructor has made it, nothing is asked of what is inside.
+            is_early = name.startswith("_") or name == self.inside
+            if not is_early and hasattr(getattr(self, self.inside, None), name):
+                text += f"; what it was made of has: model.{self.inside}.{name}"
+            raise AttributeError(text) from None

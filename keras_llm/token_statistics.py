@@ -195,7 +195,10 @@ def log_probabilities(probabilities):
 def integer_labels(labels, logits_shape):
     """Labels as an integer tensor of the logits' leading shape."""
     if labels is None:
-        raise ValueError("A loss of tokens needs labels: fit(ids, labels). Received: y=None")
+        raise ValueError(
+            "A loss of tokens needs labels: fit(ids, labels), or 'labels' beside 'input_ids' for a "
+            "model of transformers. Received: y=None"
+        )
     if isinstance(labels, dict | str):
         raise TypeError(f"Labels must be one array. Received: a {type(labels).__name__}")
     labels = ops.convert_to_tensor(labels)

@@ -11,10 +11,11 @@ from keras_llm.backend.keras_private import all_layers, made_from
 from keras_llm.models.keras_hub_backbone import IDS, KerasHubBackbone
 from keras_llm.models.keras_hub_head import KerasHubHead
 from keras_llm.models.language_model import LanguageModel
+from keras_llm.names_elsewhere import NamesInside
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class KerasHubModel(LanguageModel):
+class KerasHubModel(NamesInside, LanguageModel):
     """What `from_keras_hub` returns: a KerasHub task as backbone and head, with shared weights.
 
     The two are cut out of the task's own graph of operations, before its last layer with weights.
@@ -36,6 +37,8 @@ class KerasHubModel(LanguageModel):
     Attributes:
         task: The task.
     """
+
+    inside = "task"
 
     def __init__(self, task: Any, **kwargs: Any) -> None:
         hidden, head = cut(task)

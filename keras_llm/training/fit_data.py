@@ -49,13 +49,14 @@ def fit_data(
     if validation_data is not None:
         validation_split = 0.0
         is_read = keras.backend.backend() != "torch" or model.reader is not None
-        if model.reader is None:
-            check_kind(validation_data, "validation_data")
+        if isinstance(validation_data, list) and model.reader is None:
             # A reader takes a list as its rows.
-            if isinstance(validation_data, list):
-                validation_data = tuple(validation_data)
-        if is_read and not isinstance(validation_data, tuple):
-            validation_data = (validation_data,)
+            validation_data = tuple(validation_data)
+        elif not isinstance(validation_data, tuple):
+            if model.reader is None:
+                check_kind(validation_data, "validation_data")
+            if is_read:
+                validation_data = (validation_data,)
     if isinstance(validation_data, tuple):
         held_out = three_parts(validation_data, "validation_data")
         validation_data = model.prepared(*held_out, batch_size=rows)

@@ -368,3 +368,11 @@ def test_what_cannot_be_saved_says_so(tmp_path):
     model.task.get_config = lambda: 1 / 0
     with pytest.raises(ValueError, match=r"OwnLM cannot be saved.*save_to_preset\(folder\)"):
         model.save(tmp_path / "model.keras")
+
+
+def test_what_the_task_can_do_is_named():
+    _, model = wrapped("gpt2")
+    with pytest.raises(AttributeError, match=r"'generate'; .* has: model\.task\.generate$"):
+        model.generate(["text"])
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing_like_this'$"):
+        model.nothing_like_this  # noqa: B018

@@ -48,3 +48,15 @@ def test_a_backbone_without_its_head():
     hf = transformers.AutoModel.from_config(transformers.LlamaConfig(**zoo.GROUPED))
     with pytest.raises(ValueError, match=r"head over its vocabulary.*LlamaModel"):
         models.from_transformers(hf)
+
+
+def test_what_the_model_of_transformers_can_do_is_named():
+    model = models.from_transformers(zoo.make("llama"))
+    with pytest.raises(AttributeError, match=r"'generate'; .* has: model\.hf\.generate$"):
+        model.generate(torch.tensor([[3]]))
+    with pytest.raises(AttributeError, match=r"'save_pretrained'; .*model\.hf\.save_pretrained$"):
+        model.save_pretrained("folder")
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing_like_this'$"):
+        model.nothing_like_this  # noqa: B018
+    assert not hasattr(model, "config")
+    assert model.backbone.name == "backbone"

@@ -13,16 +13,18 @@ from keras_llm.models.torch.outside_facts import OutsideFacts
 from keras_llm.models.torch.outside_layers import OutsideBackbone, OutsideHead
 from keras_llm.models.torch.packing import Packing
 from keras_llm.models.torch.quantised_layers import keep_trainable
+from keras_llm.names_elsewhere import NamesInside
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class TransformersModel(LanguageModel):
+class TransformersModel(NamesInside, LanguageModel):
     """What `models.from_transformers` returns; its docstring says what it does.
 
     Attributes:
         hf: The model that it was made of, with the same parameters.
     """
 
+    inside = "hf"
     # Experts that no token chose, an unused half of an encoder-decoder.
     may_leave_weights_unused = True
 
