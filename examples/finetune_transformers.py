@@ -5,7 +5,8 @@ with random weights, which learns to answer in about a minute. `--model FOLDER` 
 own with its tokenizer, `--data FILE.jsonl` your chats: a line is `{"messages": [{"role": "user",
 "content": "..."}, {"role": "assistant", "content": "..."}]}`. With `--lora`, only adapters of peft
 are trained and saved; they are made for models that were trained before, so expect little of them
-without `--model`. Needs PyTorch, and `pip install "keras_llm[peft]"`.
+without `--model`. With `--bits 4` the rest of your model has 4 bits a weight (QLoRA). Needs PyTorch,
+and `pip install "keras_llm[peft]"`, for `--bits` `"keras_llm[bitsandbytes]"`.
 """
 
 import argparse
@@ -27,10 +28,12 @@ def main():
     keras.utils.set_random_seed(args.seed)
     chats = chats_of(args.data) if args.data else chats_about_numbers(args.chats)
     held_out, chats = chats[: len(chats) // 10], chats[len(chats) // 10 :]
-    hf, tokenizer = model_of(args.model) if args.model else small_model(chats)
+    hf, tokenizer = model_of(args.model, args.bits) if args.model else small_model(chats)
     if args.lora:
         import peft
 
+        if args.bits:
+            hf = peft.prepare_model_for_kbit_training(hf)
         config = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
         hf = peft.get_peft_model(hf, config)
 
@@ -72,9 +75,17 @@ def answer(hf, tokenizer, messages):
     return tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def model_of(folder):
+def model_of(folder, bits):
     """A saved model and its tokenizer. In float32: bfloat16 weights would round updates away."""
-    hf = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    options = {"dtype": "float32"}
+    if bits:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=bits == 4,
+            load_in_8bit=bits == 8,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype="bfloat16",
+        )
+    hf = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     return hf, transformers.AutoTokenizer.from_pretrained(folder)
 
 
@@ -139,6 +150,7 @@ def arguments():
     parser.add_argument("--model", metavar="FOLDER", help="a model of transformers on your disk")
     parser.add_argument("--data", type=Path, metavar="FILE.jsonl", help="chats, one a line")
     parser.add_argument("--lora", action="store_true", help="train adapters of peft only")
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="of the model beside adapters")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=256)
@@ -152,6 +164,8 @@ def arguments():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/finetuned"))
     args = parser.parse_args()
+    if args.bits and not (args.model and args.lora):
+        parser.error("--bits needs --model FOLDER and --lora")
     if args.learning_rate is None:
         args.learning_rate = 3e-3 if not args.model else 2e-4 if args.lora else 2e-5
     return args

@@ -120,13 +120,14 @@ def test_finetune_transformers_and_then_adapters_of_what_it_saved(tmp_path):
 
     messages = [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "yes"}]
     (tmp_path / "chats.jsonl").write_text(20 * (json.dumps({"messages": messages}) + "\n"))
-    printed = run(
-        "finetune_transformers.py", "--model", "runs/finetuned", "--data", "chats.jsonl", "--lora",
-        "--epochs", 1, "--output", "adapters", cwd=tmp_path,
-    )  # fmt: skip
-    assert "Say yes.\n  the model: " in printed
-    saved = {path.name for path in (tmp_path / "adapters").iterdir()}
-    assert "adapter_model.safetensors" in saved and "model.safetensors" not in saved
+    for more in ([], ["--bits", 4]):
+        printed = run(
+            "finetune_transformers.py", "--model", "runs/finetuned", "--data", "chats.jsonl",
+            "--lora", "--epochs", 1, "--output", "adapters", *more, cwd=tmp_path,
+        )  # fmt: skip
+        assert "Say yes.\n  the model: " in printed
+        saved = {path.name for path in (tmp_path / "adapters").iterdir()}
+        assert "adapter_model.safetensors" in saved and "model.safetensors" not in saved
 
 
 @pytest.mark.torch_only
