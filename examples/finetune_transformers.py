@@ -5,7 +5,7 @@ with random weights, which learns to answer in about a minute. `--model FOLDER` 
 own with its tokenizer, `--data FILE.jsonl` your chats: a line is `{"messages": [{"role": "user",
 "content": "..."}, {"role": "assistant", "content": "..."}]}`. With `--lora`, only adapters of peft
 are trained and saved; they are made for models that were trained before, so expect little of them
-without `--model`. With `--bits 4` the rest of your model has 4 bits a weight (QLoRA). Needs PyTorch,
+without `--model`. With `--bits 4` the rest of your model has 4 bits a weight (QLoRA). Needs PyTorch
 and `pip install "keras_llm[peft]"`, for `--bits` `"keras_llm[bitsandbytes]"`.
 """
 
