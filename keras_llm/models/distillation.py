@@ -130,6 +130,10 @@ class Distillation(TokenModel):
         """Why the student's logits cannot be left out."""
         return self.student.why_logits()
 
+    def has_untrained_layers(self) -> bool:
+        """Whether the student's are."""
+        return self.student.has_untrained_layers()
+
     def head_matrix(self):
         """The student's."""
         return self.student.head_matrix()

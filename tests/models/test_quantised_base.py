@@ -119,6 +119,9 @@ def test_layers_of_keras_that_are_quantised_are_told():
     x, y = ids[:, :-1], ids[:, 1:]
     model(x)
     model.backbone.blocks[0].feed_forward.up.quantize("int8")
-    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
-    with pytest.warns(SanityWarning, match="Quantised weights are not trained"):
-        model.fit(x, y, verbose=0)
+    teacher = models.CausalTransformer(20, 8, 1, 2)
+    teacher(x)
+    for each in (model, models.Distillation(teacher, model)):
+        each.compile("sgd", losses.MaskedSparseCategoricalCrossentropy())
+        with pytest.warns(SanityWarning, match="Quantised weights are not trained"):
+            each.fit(x, y, verbose=0)
