@@ -55,12 +55,15 @@ class ReducedBatch(NamedTuple):
         weights: 0 where a token does not count, else its weight; `[...]`, in float32 (float64
             where the logits are).
         numbers: The `TokenNumbers`.
+        invalid: Booleans, true for a token that is invalid; None where none can be. See
+            `countable`.
     """
 
     logits: Any
     labels: Any
     weights: Any
     numbers: TokenNumbers
+    invalid: Any
 
     @property
     def nll(self):
@@ -92,9 +95,12 @@ def token_statistics(batch, losses=None, top_k=0):
     loss = nll if losses is None else ops.sum(weighted(losses, batch.weights))
     correct = ops.zeros_like(nll)
     if top_k:
-        logits, labels, weights, numbers = batch
+        logits, labels, weights, numbers, invalid = batch
         hits = in_top_k(logits, labels, weights != 0, numbers.max_logit, top_k)
-        correct = ops.sum(ops.cast(hits, weights.dtype) * weights)
+        hits = ops.cast(hits, weights.dtype)
+        # Its label is 0 here, which may be the model's guess.
+        hits = hits if invalid is None else nan_where(invalid, hits)
+        correct = ops.sum(weighted(hits, weights))
     return TokenStatistics(loss, nll, correct, ops.sum(ops.abs(batch.weights)))
 
 
@@ -123,8 +129,8 @@ def reduce_batch(
 
     Returns:
         A `ReducedBatch`. Where values cannot be seen (a traced graph, a GPU), a label outside the
-        vocabulary, or a weight that is negative or not finite, has an `nll` of NaN: it is never
-        counted as if it were right.
+        vocabulary, or a weight that is negative or not finite, has an `nll` of NaN, and every sum
+        over it is NaN: it is never counted as if it were right.
 
     Raises:
         TypeError: the labels are not integers.
@@ -140,7 +146,7 @@ def reduce_batch(
     numbers = reduce_logits(logits, labels, weights != 0, for_loss)
     if invalid is not None:
         numbers = numbers._replace(nll=nan_where(invalid, numbers.nll))
-    return ReducedBatch(logits, labels, weights, numbers)
+    return ReducedBatch(logits, labels, weights, numbers, invalid)
 
 
 def countable(labels, logits_shape, ignore_index, sample_weight, mask, dtype, signed=False):

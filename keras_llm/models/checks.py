@@ -20,7 +20,7 @@ def check_special_id(value: Any, vocab_size: int, name: str) -> None:
 
 
 def check_ids_shape(ids: Tensor, max_length: int, name: str) -> None:
-    """Raises `ValueError` unless `ids` are `[batch, length]` with `length <= max_length`."""
+    """Raises `ValueError` unless `ids` are `[batch, length]`, with at most `max_length` tokens."""
     if not hasattr(ids, "shape"):
         keys = f" with the keys {list(ids)}" if isinstance(ids, dict) else ""
         raise ValueError(
@@ -29,11 +29,10 @@ def check_ids_shape(ids: Tensor, max_length: int, name: str) -> None:
         )
     if len(ids.shape) != 2:
         raise ValueError(f"{name} must be [batch, length]. Received: shape={tuple(ids.shape)}")
-    length = ids.shape[1]
-    if length == 0:
-        raise ValueError(
-            f"{name} must hold at least one token a row. Received: shape={tuple(ids.shape)}"
-        )
+    rows, length = ids.shape
+    if rows == 0 or length == 0:
+        needed = "at least one token a row" if rows else "at least one row"
+        raise ValueError(f"{name} must hold {needed}. Received: shape={tuple(ids.shape)}")
     if length is not None and length > max_length:
         raise ValueError(
             f"{name} must be at most max_length={max_length} tokens long. Received: length={length}"

@@ -13,6 +13,9 @@ from keras_llm.arguments import check_number, check_weights
 from keras_llm.backend import LARGE_ID_DTYPE, host_values
 from keras_llm.backend.host import to_numpy
 
+if keras.backend.backend() != "torch":
+    from keras_llm.training.ops.torch_tensors import of_torch
+
 EMPTY_BATCH = "A batch must have at least one row: leave empty ones out."
 
 
@@ -20,7 +23,8 @@ def as_arrays(part):
     """Nested lists of numbers as arrays, and ids of 64 bits without a sign as ids with one.
 
     Keras takes a list for several inputs, and its numbers for tensors; PyTorch has no arithmetic on
-    uint64. A column of `datasets` is the list of its rows. Anything else is returned as it is.
+    uint64. A column of `datasets` is the list of its rows. On JAX and TensorFlow, PyTorch's tensors
+    are arrays too. Anything else is returned as it is.
 
     Raises:
         TypeError: an array holds texts or objects.
@@ -29,6 +33,8 @@ def as_arrays(part):
     >>> as_arrays({"ids": [[1, 2], [3, 4]]})["ids"].shape
     (2, 2)
     """
+    if keras.backend.backend() != "torch":
+        part = of_torch(part)
     if isinstance(part, np.ndarray):
         return numeric(part)
     if isinstance(part, dict):
@@ -83,7 +89,7 @@ def check_rows(part, name: str) -> None:
     """
     leaves = keras.tree.flatten(part)
     for leaf in leaves or [part]:
-        shape = getattr(leaf, "shape", (1,))
+        shape = () if isinstance(leaf, int | float) else getattr(leaf, "shape", (1,))
         if leaf is None or not leaves or not len(shape) or shape[0] == 0:
             received = f"shape={tuple(shape)}" if hasattr(leaf, "shape") else f"{part!r:.80}"
             raise ValueError(
@@ -236,7 +242,7 @@ def token_weights(loss, y, sample_weight, class_weight):
             )
         sample_weight = class_weights(loss.labels(y), class_weight)
     elif sample_weight is not None:
-        if not hasattr(sample_weight, "shape"):
+        if not getattr(sample_weight, "shape", ()):
             raise TypeError(
                 "sample_weight must be an array of one weight a row or a token. "
                 f"Received: a {type(sample_weight).__name__}"

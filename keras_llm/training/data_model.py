@@ -12,6 +12,7 @@ from keras_llm.data.data_loader import DataLoader
 from keras_llm.distribution import by_all_processes, world
 from keras_llm.training.arrays import as_arrays, check_kind, check_rows, token_weights
 from keras_llm.training.compile_arguments import check_compiled, check_sizes
+from keras_llm.training.fit_length import batches_in
 from keras_llm.training.stored_model import StoredModel
 from keras_llm.training.whole_weights import with_whole_weights
 
@@ -128,6 +129,10 @@ class DataModel(StoredModel):
         x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
         check_kind(x, "x")
         check_rows(x, "x")
+        if y is not None:
+            check_rows(y, "y")
+        if batches_in((x,), batch_size, None, 0.0) == 0:
+            raise ValueError("x must have at least one batch. Received: a loader of 0 batches")
         if self.step is None:
             return x, y, sample_weight
         return x, y, token_weights(self.step.loss, y, sample_weight, class_weight)

@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_llm.backend.ops.device_rows import devices_of_rows
-from keras_llm.training.arrays import check_kind, has_rows, split_rows, three_parts
+from keras_llm.training.arrays import (
+    check_kind,
+    has_rows,
+    split_rows,
+    three_parts,
+    token_weights,
+)
 from keras_llm.training.fit_length import batches_in
 
 
@@ -41,7 +47,12 @@ def fit_data(
         sizes: Those of its arguments that `SIZES` names.
     """
     step, steps = model.step, sizes["steps_per_epoch"]
-    given = model.prepared(*given, class_weight, batch_size, shuffle is not False)
+    # Keras splits arrays only, and batches that are filled up are none; and it would hold out the
+    # weights of classes, which are of training.
+    is_split = step is not None and validation_data is None and validation_split > 0
+    is_split = is_split and (class_weight is not None or devices_of_rows() > 1)
+    of_classes = None if is_split else class_weight
+    given = model.prepared(*given, of_classes, batch_size, shuffle is not False)
     if shuffle is None:
         # Others have an order of their own, and Keras warns that it does not change it.
         shuffle = has_rows(given[0]) or getattr(given[0], "num_batches", None) is not None
@@ -60,9 +71,9 @@ def fit_data(
     if isinstance(validation_data, tuple):
         held_out = three_parts(validation_data, "validation_data")
         validation_data = model.prepared(*held_out, batch_size=rows)
-    elif step is not None and validation_split and devices_of_rows() > 1:
-        # Keras splits arrays only, and batches that are filled up are none.
-        given, validation_data = split_rows(given, validation_split)
+    elif is_split:
+        (x, y, weights), validation_data = split_rows(given, validation_split)
+        given = x, y, token_weights(step.loss, y, weights, class_weight)
         validation_split = 0.0
     batches = batches_in(given, batch_size, steps, validation_split)
     taken = given

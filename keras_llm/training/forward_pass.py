@@ -152,12 +152,14 @@ class ForwardPass:
     def counted(self, tokens, objective, sums, nll, penalty, sample_weight, unit) -> Pass:
         """A pass without logits, after its sums have gone to the logs and metrics."""
         statistics = TokenStatistics(*sums)
+        weights = tokens.weights
         if tokens.invalid is not None:
-            # The loss shows that an input was invalid; the weights are spared.
+            # Loss and metrics show that an input was invalid; the model's weights are spared.
             wrong = nan_where(tokens.invalid, ops.zeros_like(statistics.loss))
-            statistics = statistics._replace(loss=statistics.loss + wrong)
-            objective = objective + wrong
-        each = tokens.labels, nll, tokens.weights, tokens.vocab_size
+            *sums, count = statistics
+            statistics = TokenStatistics(*(total + wrong for total in sums), count)
+            objective, weights = objective + wrong, weights + wrong
+        each = tokens.labels, nll, weights, tokens.vocab_size
         self.sums.add(statistics, penalty, sample_weight is not None, *each)
         total = ops.stop_gradient(statistics.tokens)
         if not isinstance(penalty, float):

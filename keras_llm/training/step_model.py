@@ -143,7 +143,13 @@ class StepModel(keras.Model):
         if self.step is not None and self.built:
             # Keras would make state of all variables, though this process keeps a part of it.
             self.step.build_optimizer()
-        super()._symbolic_build(iterator, *args, **kwargs)
+        try:
+            super()._symbolic_build(iterator, *args, **kwargs)
+        except RuntimeError as error:
+            # Keras advises to build the model, where ids of a wrong type are what is wrong.
+            if isinstance(error.__context__, TypeError):
+                raise error.__context__ from None
+            raise
 
     # Keras's hooks: functions of many batches
 

@@ -34,7 +34,9 @@ def host_values(tensor) -> np.ndarray | None:
     if isinstance(tensor, torch.Tensor):
         if not (is_plain(tensor) and is_on_host(tensor)):
             return None
-        return tensor.detach().numpy()
+        tensor = tensor.detach()
+        # numpy has no bfloat16.
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
     return np.asarray(tensor)
 
 
