@@ -33,9 +33,9 @@ def mean_nll(model, weights, rows=slice(None)):
 WEIGHTS = RNG.random((8, 5)).astype("float32")
 ENTRANCES = {
     "fit": lambda m, *batch: m.fit(*batch[:2], sample_weight=batch[2], verbose=0).history["loss"],
-    "validation": lambda m, *batch: (
-        m.fit(X, Y, validation_data=batch, verbose=0).history["val_loss"]
-    ),
+    "validation": lambda m, *batch: m.fit(X, Y, validation_data=batch, verbose=0).history[
+        "val_loss"
+    ],
     "evaluate": lambda m, *batch: m.evaluate(*batch[:2], sample_weight=batch[2], verbose=0),
     "train_on_batch": lambda m, *batch: m.train_on_batch(*batch),
     "test_on_batch": lambda m, *batch: m.test_on_batch(*batch),
@@ -95,7 +95,7 @@ class PyDatasetOf(keras.utils.PyDataset):
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
 def test_a_loader_without_batches_is_named(call, read):
     """They failed by StopIteration or UnboundLocalError, or returned nothing."""
-    with pytest.raises(ValueError, match="x must have at least one batch. Received: a loader of 0"):
+    with pytest.raises(ValueError, match=r"at least one batch\. Received: a loader of 0"):
         getattr(build(), call)(read(), verbose=0)
 
 
@@ -114,7 +114,7 @@ def test_floats_are_named_before_anything_is_built(call):
     model = models.CausalTransformer(VOCAB, D_MODEL, 1, 2)
     loss, accuracy = losses.MaskedSparseCategoricalCrossentropy(), metrics.MaskedTokenAccuracy()
     model.compile("sgd", loss, metrics=[accuracy, "sparse_categorical_accuracy"])
-    with pytest.raises(TypeError, match="ids must be integers.*float32"):
+    with pytest.raises(TypeError, match=r"ids must be integers.*float32"):
         getattr(model, call)(X.astype("float32"), Y)
 
 

@@ -1,6 +1,9 @@
 """Scaled dot-product attention on JAX and TensorFlow: Keras's own."""
 
+import keras
 from keras import ops
+
+from keras_llm.backend.ops.device import device_type
 
 
 def segments(segment_ids, counts, dtype, head_dim):
@@ -37,4 +40,9 @@ def attend(query, key, value, mask=None, causal=False, segment_ids=None):
         key, value = (ops.repeat(x, heads, axis=2) for x in (key, value))
     if segment_ids is not None:
         mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return ops.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+    dtype = keras.backend.standardize_dtype(query.dtype)
+    if dtype == "float16" and keras.backend.backend() == "jax" and device_type() != "gpu":
+        # A compiled function would have products that only GPUs have: of float16, in float32.
+        query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
+    output = ops.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+    return ops.cast(output, dtype)

@@ -24,7 +24,8 @@ def written(cache, new, position):
     position = ops.convert_to_tensor(position, "int32")
     start = [ops.zeros_like(position)] * len(cache.shape)
     start[1] = position
-    return ops.slice_update(cache, start, new)
+    # Where JAX is told to have int64, it makes ids of it.
+    return ops.slice_update(cache, start, ops.cast(new, cache.dtype))
 
 
 def taken(x, indices, axis: int):

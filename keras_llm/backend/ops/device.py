@@ -1,4 +1,11 @@
-"""What the device tells about itself: nothing that JAX and TensorFlow agree on."""
+"""What the device tells about itself: its kind, and no more that JAX and TensorFlow agree on."""
+
+import keras
+
+
+def device_type() -> str:
+    """`"cpu"`, or what Keras calls another kind of device."""
+    return keras.distribution.list_devices()[0].split(":")[0].lower()
 
 
 def peak_flops(compute_dtype: str) -> None:

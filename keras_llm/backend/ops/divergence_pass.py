@@ -4,9 +4,10 @@ from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.head_matrix import HeadMatrix, logits_of
+from keras_llm.backend.ops.chunk_loop import chunk_loop
 from keras_llm.backend.ops.derivatives import with_gradients
+from keras_llm.backend.ops.device import device_type
 from keras_llm.backend.ops.device_rows import with_own_rows
-from keras_llm.backend.ops.vocabulary_pass import device_type
 
 
 def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, temperature, training):
@@ -83,5 +84,5 @@ def reduce_rows(student, teacher, weights, head, teacher_head, temperature, trai
     if training:
         parts = [kernel] if bias is None else [kernel, bias]
         sums += [ops.zeros_like(student), *(ops.zeros_like(x, dtype=dtype) for x in parts)]
-    total, *rest = ops.fori_loop(0, chunks, add_chunk, sums)
+    total, *rest = chunk_loop(chunks, add_chunk, sums)
     return [total, *rest[1:]], [x[:count] for x in rest[:1]]

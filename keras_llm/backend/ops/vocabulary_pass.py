@@ -11,12 +11,13 @@ of logits at a time and takes all of it from them, so that no logits are kept, o
 backward pass.
 """
 
-import keras
 from keras import ops
 
 from keras_llm.backend.chunks import chunk_rows
 from keras_llm.backend.head_matrix import soft_capped
+from keras_llm.backend.ops.chunk_loop import chunk_loop
 from keras_llm.backend.ops.derivatives import with_derivatives, with_gradients
+from keras_llm.backend.ops.device import device_type
 from keras_llm.backend.ops.device_rows import with_own_rows
 from keras_llm.backend.ops.logits_pass import in_top_k, label_logits, weighted
 
@@ -112,7 +113,7 @@ def reduce_rows(hidden, labels, weights, head, formula, top_k, training, soft_ca
         sums += [ops.zeros_like(hidden), *(ops.zeros_like(x, dtype=dtype) for x in head)]
     counted = ops.sum(ops.cast(weights != 0, "int32"))
     chunks = -(-counted // ops.maximum(rows, 1))
-    statistics, *rest = ops.fori_loop(0, chunks, add_chunk, sums)
+    statistics, *rest = chunk_loop(chunks, add_chunk, sums)
     # The nll, and the gradient of the hidden vectors.
     of_rows = [ops.take(x, places, axis=0) for x in rest[:2]]
     return [statistics, *rest[2:]], of_rows
@@ -135,11 +136,6 @@ def in_chunks(hidden, labels, weights, vocab_size):
     # What does not count may hold anything, and 0 times infinity is not 0.
     hidden = ops.where(weights[:, None] != 0, ops.take(hidden, taken, axis=0), 0.0)
     return hidden, ops.cast(ops.take(labels, taken), "int32"), weights, rows, ops.argsort(order)
-
-
-def device_type():
-    """`"cpu"`, or what Keras calls another kind of device."""
-    return keras.distribution.list_devices()[0].split(":")[0].lower()
 
 
 def reduce_chunk(logits, labels, weights, formula, top_k):

@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_llm.backend import host_values
 from keras_llm.backend.ops.device_rows import devices_of_rows
 
 
@@ -68,12 +69,14 @@ def apply_if(condition, update, variables):
     """Calls `update`, which assigns to `variables`, where a condition of the graph holds.
 
     Args:
-        condition: A boolean scalar of the graph; None for always.
+        condition: A boolean scalar, of a graph or with a value; None for always.
         update: A function without arguments.
         variables: All variables that it reads or assigns.
     """
-    if condition is None:
-        update()
+    is_met = True if condition is None else host_values(condition)
+    if is_met is not None:
+        if is_met:
+            update()
         return
     if keras.backend.backend() == "tensorflow":
         # Both branches of a TensorFlow conditional must return the same.
