@@ -9,6 +9,7 @@ from keras import ops
 from keras_llm.backend.keras_private import loss_setting
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.token_statistics import countable
+from keras_llm.training.arrays import as_arrays
 
 WANTED = "batch must be what fit gets at once, (x, y) or (x, y, sample_weight)"
 
@@ -42,7 +43,7 @@ def checked_batch(batch):
     if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 3:
         what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
         raise ValueError(f"{WANTED}. Received: {what}")
-    return tuple(batch)
+    return tuple(as_arrays(part) for part in batch)
 
 
 def token_weights(loss, y, sample_weight, vocab_size: int | None) -> np.ndarray:

@@ -126,7 +126,7 @@ class FiniteGuard(keras.callbacks.Callback):
         before = self.step.look(wait=True)
         self.total, self.outliers = before.total, before.outliers
         if self.settings.skip:
-            self.step.hold(max(HELD, self.step.accumulation))
+            self.step.hold(max(HELD, suspects(self.step)))
         self.told = 0
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
@@ -243,7 +243,7 @@ def first_cause(step, age: int) -> str:
     # Another process may find its cause earlier or later.
     with step.whole_weights():
         end = len(step.held) - age
-        for data in [*step.held][max(0, end - step.accumulation) : max(0, end)]:
+        for data in [*step.held][max(0, end - suspects(step)) : max(0, end)]:
             try:
                 cause = first_fault(step, data)
             except Exception as error:
@@ -252,6 +252,11 @@ def first_cause(step, age: int) -> str:
             if cause:
                 return cause
     return ""
+
+
+def suspects(step) -> int:
+    """How many batches, the last of which `look` has told, an update may be of."""
+    return step.accumulation + step.together - 1
 
 
 def of_all(cause: str) -> str:

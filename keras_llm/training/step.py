@@ -53,6 +53,8 @@ class Step(ForwardPass, ABC):
     held: deque | None = None
     # What several processes divide among themselves: see `keras_llm.distribute`.
     divided: str | None = None
+    # How many batches `look` does not tell apart.
+    together = 1
     # Whether `running_sums` are on their way from a device for a while.
     reads_late = False
 

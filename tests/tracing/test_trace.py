@@ -411,6 +411,7 @@ def test_the_first_batch_of_data():
         torch.utils.data.DataLoader(dataset, batch_size=2),
         torch.utils.data.DataLoader([(X[:2], Y[:2])], batch_size=None),
         [tensors[0][:2], tensors[1][:2]],
+        (X[:2].tolist(), Y[:2].tolist()),
     ):
         assert trace(model, data)["3 Loss"]["loss"].value == pytest.approx(expected)
 

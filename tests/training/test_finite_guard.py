@@ -319,6 +319,26 @@ class Stopping(keras.callbacks.Callback):
             self.seen.append(batch)
 
 
+@pytest.mark.jax_only
+@pytest.mark.parametrize("accumulation", [None, 2])
+def test_the_cause_is_found_among_the_batches_of_one_call(accumulation):
+    """The last one was looked at, which was not the one that was skipped."""
+    x = RNG.integers(1, 9, (10, 4))
+    weights = np.ones((10, 4))
+    weights[5, 1] = np.inf
+    batches = [(x[i : i + 2], x[i : i + 2], weights[i : i + 2]) for i in range(0, 10, 2)]
+    batches = torch.utils.data.DataLoader(batches, batch_size=None)
+    model = models.CausalTransformer(9, 8, 1, 2)
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=accumulation)
+    loss = losses.MaskedSparseCategoricalCrossentropy()
+    model.compile(optimizer, loss, steps_per_execution=2)
+    guard = callbacks.FiniteGuard()
+    model.fit(batches, verbose=0, callbacks=[guard])
+    [skipped] = guard.skipped
+    assert skipped.cause == "sample_weight, which is not finite"
+    assert int(model.optimizer.iterations) == (2 if accumulation else 4)
+
+
 def test_patience():
     data, _, _ = data_with_faults(0)
     data[0][5:] = NAN[1]

@@ -65,6 +65,11 @@ class CompiledStep(CompiledPasses):
         """What has been skipped."""
         return self.guard.look(self.counts_now())
 
+    @property
+    def together(self) -> int:
+        """The batches of one call."""
+        return self.model.steps_per_execution
+
     def counts_now(self):
         """The counts of what was skipped, which JAX has elsewhere while it trains."""
         return jax_state(self.model).get("metrics_variables", [self.guard.counts])[-1]
