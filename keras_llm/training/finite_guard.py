@@ -23,7 +23,8 @@ class Skipped(NamedTuple):
     """An update that was skipped.
 
     Attributes:
-        epoch, batch: Of the last batch of the update, from 0.
+        epoch, batch: Of the last batch of the update, from 0; with `steps_per_execution`, of the
+            call that it was in.
         cause: Where its loss or gradient first was not finite; empty where that is not known.
     """
 

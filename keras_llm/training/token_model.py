@@ -146,10 +146,11 @@ class TokenModel(DataModel):
         named here are as for `keras.Model.fit`.
 
         Args:
-            class_weight: Weighs each token by its label; needs `y` as an array.
+            class_weight: Weighs each token by its label; needs `y` as an array. What
+                `validation_split` holds out is not weighed.
             steps: The number of batches to train on, in place of `epochs`: the data goes round as
                 often as it takes. An epoch is still one pass over the data, and the last one ends
-                early.
+                early. With `steps_per_execution`, it ends with the call that reaches the number.
             tokens: The number of tokens to train on, in place of `epochs`: `fit` ends at the first
                 log point (every 10 steps) with so many. It needs a loss of keras_llm.
 
