@@ -168,6 +168,8 @@ def numeric(array: np.ndarray) -> np.ndarray:
             "Arrays must hold numbers; tokenizer.encode(text) makes ids. "
             f"Received: dtype={array.dtype}, first value {array.flat[:1].tolist()}"
         )
+    # PyTorch takes the machine's order of bytes only.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return in_range(array) if array.dtype in (np.uint64, np.int64) else array
 
 

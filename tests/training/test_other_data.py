@@ -50,6 +50,15 @@ def test_tensors_of_pytorch_are_arrays(entrance):
     assert float(np.ravel(got)[0]) == pytest.approx(mean_nll(model, WEIGHTS), rel=1e-5)
 
 
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_bytes_in_the_other_order(entrance):
+    """As files of other machines have them, such as IDX's."""
+    model = build()
+    batch = X.astype(">i4"), Y.astype(">i8"), WEIGHTS.astype(">f4")
+    got = ENTRANCES[entrance](model, *batch)
+    assert float(np.ravel(got)[0]) == pytest.approx(mean_nll(model, WEIGHTS), rel=1e-5)
+
+
 @pytest.mark.parametrize("method", ["predict", "predict_on_batch"])
 def test_predictions_for_tensors_of_pytorch(method):
     model = build()
