@@ -25,6 +25,7 @@ from keras_llm.training.ops.gradients import (
     eagerly,
     for_each_piece,
     value_and_gradients,
+    variables_allowed,
     when_taken,
     zeros,
     zeros_like,
@@ -225,7 +226,9 @@ class CompiledPasses(Step):
                 return
             data = keras.tree.map_structure(lambda t: None if t is None else t[kept], data)
         y, y_pred, sample_weight = data
-        self.model.compute_metrics(None, y, y_pred, sample_weight=sample_weight)
+        # Keras creates its metrics with their first batch.
+        with variables_allowed():
+            self.model.compute_metrics(None, y, y_pred, sample_weight=sample_weight)
 
     # Updates
 
