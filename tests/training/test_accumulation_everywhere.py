@@ -176,7 +176,7 @@ def test_xla_splits_batches_whose_sizes_the_running_step_knows():
 def test_xla_makes_keras_metrics_in_the_first_batch(rows):
     model = build(None, rows)
     model.compile(
-        *("sgd", losses.MaskedSparseCategoricalCrossentropy(PAD)),
+        *("sgd", losses.MaskedSparseCategoricalCrossentropy()),
         metrics=["sparse_categorical_accuracy"],
         jit_compile=True,
         micro_batch_size=rows,
