@@ -197,7 +197,7 @@ class CompiledPasses(Step):
             if gradient is not None:
                 total.assign(total + ops.cast(gradient, "float32"))
         if self.sums_gradients:
-            added = ops.stack([0.0, ops.cast(tokens / self.unit, "float32")])
+            added = ops.stack([ops.zeros((), "float32"), ops.cast(tokens / self.unit, "float32")])
             self.window.assign(self.window + added)
         return None
 
@@ -245,7 +245,8 @@ class CompiledPasses(Step):
     def apply(self, variables, gradients):
         """Notes the norm of the gradients and hands them to the optimizer, if they are finite."""
         known = [ops.cast(gradient, "float32") for gradient in gradients if gradient is not None]
-        norm = ops.sqrt(sum([ops.sum(ops.square(gradient)) for gradient in known], ops.zeros(())))
+        squares = [ops.sum(ops.square(gradient)) for gradient in known]
+        norm = ops.sqrt(sum(squares, ops.zeros((), "float32")))
         scale = getattr(self.optimizer, "dynamic_scale", None)
         skip = self.guard.decide(norm, overflows=scale is not None)
         if known:
@@ -272,5 +273,5 @@ class CompiledPasses(Step):
             left_out = ops.logical_or(left_out, ops.logical_not(ops.isfinite(norm)))
             norm = norm / ops.convert_to_tensor(scale)
         counts = ops.cast(ops.logical_not(left_out), "float32")
-        norm = ops.where(left_out, 0.0, norm)
+        norm = ops.where(left_out, ops.zeros_like(norm), norm)
         self.norms.assign(self.norms + ops.stack([norm, counts]))
