@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_llm.arguments import check_weights
 from keras_llm.backend import LARGE_ID_DTYPE, host_values, in_top_k, reduce_logits
-from keras_llm.backend.ids import check_ids, check_integers
+from keras_llm.backend.ids import check_dense, check_ids, check_integers
 from keras_llm.backend.ops.logits_pass import TokenNumbers, upcast, upcast_dtype, weighted
 
 # What `ignore_index` is, for the error of one that is no integer.
@@ -205,8 +205,7 @@ def integer_labels(labels, logits_shape):
             "A loss of tokens needs labels: fit(ids, labels), or 'labels' beside 'input_ids' for a "
             "model of transformers. Received: y=None"
         )
-    if isinstance(labels, dict | str):
-        raise TypeError(f"Labels must be one array. Received: a {type(labels).__name__}")
+    check_dense(labels, "Labels")
     labels = ops.convert_to_tensor(labels)
     check_integers(labels, "Labels")
     if len(labels.shape) == len(logits_shape) and labels.shape[-1] == 1:
@@ -273,6 +272,7 @@ def token_weights(counts, sample_weight, mask, dtype, signed=False):
         not be, and values cannot be seen to raise an error. None where there is none.
 
     Raises:
+        TypeError: `sample_weight` is no dense array.
         ValueError: `sample_weight` does not fit the labels, is not finite, or is negative and
             `signed` is false.
     """
@@ -280,6 +280,7 @@ def token_weights(counts, sample_weight, mask, dtype, signed=False):
     for factor in (sample_weight, mask):
         if factor is None:
             continue
+        check_dense(factor, "sample_weight")
         factor = ops.cast(ops.convert_to_tensor(factor), dtype)
         if len(factor.shape) == len(weights.shape) + 1 and factor.shape[-1] == 1:
             factor = ops.squeeze(factor, -1)

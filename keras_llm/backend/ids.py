@@ -27,8 +27,26 @@ def deferred_checks(accept):
         _takers.pop()
 
 
+def check_dense(tensor, what: str) -> None:
+    """Raises `TypeError` unless `tensor` is one array, neither ragged nor of unknown rank."""
+    if isinstance(tensor, dict | str):
+        raise TypeError(f"{what} must be one array. Received: a {type(tensor).__name__}")
+    if hasattr(tensor, "row_splits"):
+        raise TypeError(
+            f"{what} must be one dense array: fill the rows up to one length, "
+            "rows.to_tensor(padding). Received: a RaggedTensor"
+        )
+    if getattr(getattr(tensor, "shape", None), "rank", 0) is None:
+        raise TypeError(
+            f"{what} must have a known number of dimensions: write from_generator(..., "
+            "output_signature=(tf.TensorSpec((None, None), tf.int32), ...)). "
+            "Received: a tensor of unknown shape"
+        )
+
+
 def check_integers(ids, what: str) -> None:
     """Raises `TypeError` unless `ids` are integers: a float may already have been rounded."""
+    check_dense(ids, what)
     dtype = keras.backend.standardize_dtype(ids.dtype)
     if "int" not in dtype:
         raise TypeError(

@@ -56,7 +56,7 @@ class Beams(NamedTuple):
         scalars = [ops.zeros((), "int32") for _ in range(4)]
         with float64():
             # The beams are equal at first. Only one may be continued, or all would stay equal.
-            first = ops.arange(num_beams) == 0
+            first = ops.arange(num_beams, dtype="int32") == 0
             log_p = ops.where(first, ops.zeros((batch, 1), FLOAT64), -np.inf)
             score = ops.zeros((batch,), FLOAT64) - np.inf
             penalty = ops.zeros((), FLOAT64)

@@ -138,7 +138,7 @@ def without(logits: Tensor, ruled_out: int | None) -> Tensor:
     logits = ops.cast(logits, "float32")
     if ruled_out is None:
         return logits
-    is_ruled_out = ops.arange(logits.shape[-1]) == ruled_out
+    is_ruled_out = ops.arange(logits.shape[-1], dtype="int32") == ruled_out
     return ops.where(is_ruled_out, -np.inf, logits)
 
 

@@ -163,7 +163,8 @@ class Attention(keras.layers.Layer):
 
 def causal_mask(length: int, source_length: int) -> Tensor:
     """Booleans `[length, source_length]`: whether query t may attend to key s, true for s <= t."""
-    return ops.arange(source_length) <= ops.arange(length)[:, None]
+    keys, queries = (ops.arange(size, dtype="int32") for size in (source_length, length))
+    return keys <= queries[:, None]
 
 
 def check_heads(d_model: int, num_heads: int, num_key_value_heads: int) -> None:

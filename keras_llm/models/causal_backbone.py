@@ -94,7 +94,7 @@ class CausalBackbone(Backbone):
         ids, counts = ids if isinstance(ids, PackedIds) else (ids, None)
         ids = checked_ids(ids, config.max_length, "ids")
         x = self.dropout(self.token_embedding(ids), training=training)
-        positions, is_token, segment_ids = ops.arange(ops.shape(ids)[1]), None, None
+        positions, is_token, segment_ids = ops.arange(ops.shape(ids)[1], dtype="int32"), None, None
         if config.pad_id is not None:
             # Padding is moved behind the tokens of its row, where the causal rule hides it from
             # them without a mask of all pairs.
@@ -188,4 +188,5 @@ def reordered(x: Tensor, order: Tensor) -> Tensor:
     # Not take_along_axis: it needs an index per number, and keeps them for the gradient.
     batch, length, width = ops.shape(x)
     vectors = ops.reshape(x, (-1, width))
-    return ops.take(vectors, order + length * ops.arange(batch)[:, None], axis=0)
+    first = length * ops.arange(batch, dtype="int32")[:, None]
+    return ops.take(vectors, order + first, axis=0)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_llm.backend.ids import check_integers
+from keras_llm.backend.ids import check_dense, check_integers
 from keras_llm.layers.token_embedding import as_indices
 from keras_llm.tensor import Tensor
 
@@ -27,6 +27,7 @@ def check_ids_shape(ids: Tensor, max_length: int, name: str) -> None:
             f"{name} must be one array [batch, length], and labels another: fit(ids, labels), or "
             f"data of such pairs. Received: a {type(ids).__name__}{keys}"
         )
+    check_dense(ids, name)
     if len(ids.shape) != 2:
         raise ValueError(f"{name} must be [batch, length]. Received: shape={tuple(ids.shape)}")
     rows, length = ids.shape

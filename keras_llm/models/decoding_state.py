@@ -35,11 +35,11 @@ class DecodingState(NamedTuple):
     ) -> DecodingState:
         """The state before any token, for at most `capacity` tokens."""
         caches = [block.self_attention.empty_cache(batch, capacity) for block in blocks]
-        return cls(caches, ops.arange(capacity), ops.zeros((), "int32"), context)
+        return cls(caches, ops.arange(capacity, dtype="int32"), ops.zeros((), "int32"), context)
 
     def positions(self, length: int) -> Tensor:
         """The places of the next `length` tokens."""
-        return self.position + ops.arange(length)
+        return self.position + ops.arange(length, dtype="int32")
 
     def visible(self, positions: Tensor) -> Tensor:
         """Booleans `[length, capacity]`: the places up to each of the `positions`."""

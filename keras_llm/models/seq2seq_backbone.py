@@ -115,7 +115,7 @@ class Seq2SeqBackbone(Backbone):
         encoder_ids = checked_ids(encoder_ids, self.config.max_length, "encoder_ids")
         decoder_ids = checked_ids(decoder_ids, self.config.max_length, "decoder_ids")
         source = self.encode(encoder_ids, training=training)
-        cos_sin = self.rotary(ops.arange(ops.shape(decoder_ids)[1]))
+        cos_sin = self.rotary(ops.arange(ops.shape(decoder_ids)[1], dtype="int32"))
 
         x = self.dropout(self.target_embedding(decoder_ids), training=training)
         for block, keys_values in zip(self.decoder_blocks, source.keys_values, strict=True):
@@ -159,7 +159,7 @@ class Seq2SeqBackbone(Backbone):
 
     def encode(self, encoder_ids: Tensor, training: bool | None = None) -> Source:
         """The keys and values of the source for every decoder block."""
-        cos_sin = self.rotary(ops.arange(ops.shape(encoder_ids)[1]))
+        cos_sin = self.rotary(ops.arange(ops.shape(encoder_ids)[1], dtype="int32"))
         mask = None
         if self.config.pad_id is not None:
             mask = (encoder_ids != self.config.pad_id)[:, None, None, :]

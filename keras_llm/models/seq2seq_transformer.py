@@ -1,6 +1,6 @@
 """An encoder-decoder: the target is predicted token by token, from the source and its own past."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from keras_llm.generation.prompts import from_rows, pad_rows, to_rows
 from keras_llm.generation.samplers import Sampler, check_top_k
 from keras_llm.models.checks import check_ids_shape, check_special_id
 from keras_llm.models.seq2seq_backbone import Seq2SeqBackbone, Seq2SeqConfig
-from keras_llm.models.transformer import GENERATE_NAMES, Transformer
+from keras_llm.models.transformer import GENERATE_NAMES, IDS, Transformer
 from keras_llm.names_elsewhere import names_elsewhere
 from keras_llm.tensor import Tensor
 from keras_llm.training import with_whole_weights
@@ -71,6 +71,8 @@ class Seq2SeqTransformer(Transformer):
     >>> len(model.generate([1, 2, 3], start_id=4, end_id=5, max_new_tokens=6)) <= 6
     True
     """
+
+    exported_inputs: ClassVar[Any] = {"encoder_ids": IDS, "decoder_ids": IDS}
 
     def __init__(
         self,

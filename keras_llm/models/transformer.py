@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+import keras
+
 from keras_llm.arguments import check_bool
 from keras_llm.layers.token_embedding import TokenEmbedding
 from keras_llm.layers.vocabulary_head import VocabularyHead
@@ -93,6 +95,10 @@ GENERATE_NAMES = by_name(
 )
 
 
+# Ids of any number of rows and any length.
+IDS = keras.InputSpec(shape=(None, None), dtype="int32")
+
+
 class Transformer(NamesElsewhere, LanguageModel):
     """Base class: a backbone, a `VocabularyHead`, and the config of both.
 
@@ -106,6 +112,8 @@ class Transformer(NamesElsewhere, LanguageModel):
 
     write_instead: ClassVar[dict[str, str]] = CONSTRUCTOR_NAMES
     backbone: Backbone
+    # What `export` says of the inputs.
+    exported_inputs: ClassVar[Any] = IDS
 
     def __init__(
         self,
@@ -128,6 +136,21 @@ class Transformer(NamesElsewhere, LanguageModel):
         self.tie_embeddings = tie_embeddings
         self.decoders = Decoders(self)
         self.built = True
+
+    def export(
+        self,
+        filepath: str,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keras's `export`, without `input_signature` for ids of any length.
+
+        Keras would take the lengths of the first call, and floats for ids.
+        """
+        signature = input_signature or [self.exported_inputs]
+        super().export(filepath, format, verbose, signature, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -16,7 +16,9 @@ from keras_llm.training.step_facts import GuardSettings
 HELD = 16
 # The most skipped updates that are listed, and that are told one by one in an epoch.
 LISTED, TOLD = 100, 3
-UNKNOWN = "what is not known"
+UNKNOWN = "a number in a place that is not known"
+if keras.backend.backend() == "tensorflow":
+    UNKNOWN += " (compile with run_eagerly=True to see where)"
 
 
 class Skipped(NamedTuple):

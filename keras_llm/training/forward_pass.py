@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_llm.backend import vocabulary_pass
+from keras_llm.backend.ids import check_dense
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.ops.logits_pass import upcast_dtype
 from keras_llm.token_statistics import TokenStatistics, countable, divide, nan_where
@@ -110,6 +111,7 @@ class ForwardPass:
     def one_pass(self, x, y, sample_weight, training, unit, counts) -> Pass:
         """A forward pass without logits: straight from the hidden vectors."""
         hidden, penalty = self.hidden_vectors(x, training)
+        check_dense(hidden, "What the backbone returns")
         head = self.model.head_matrix()
         shape = (*ops.shape(hidden)[:-1], head.kernel.shape[1])
         kind = keras_mask(hidden), upcast_dtype(hidden)

@@ -156,3 +156,31 @@ def test_a_model_that_was_never_called_accumulates_too():
     want, _ = in_float64([*start, np.zeros(VOCAB)], [slice(0, 12)])
     for got, expected in zip(model.get_weights(), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.not_torch
+@pytest.mark.not_jax
+def test_xla_splits_batches_whose_sizes_the_running_step_knows():
+    # XLA refused a loop over pieces of two sizes.
+    model = build(None, 3, jit_compile=True)
+    want, norm = in_float64(model.get_weights(), [slice(0, 8), slice(8, 14)])
+    history = model.fit(X, Y, batch_size=8, shuffle=False, verbose=0).history
+    assert history["gradient_norm"][0] == pytest.approx(norm, rel=1e-5)
+    for got, expected in zip(model.get_weights(), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.not_torch
+@pytest.mark.not_jax
+@pytest.mark.parametrize("rows", [None, 3])
+def test_xla_makes_keras_metrics_in_the_first_batch(rows):
+    model = build(None, rows)
+    model.compile(
+        *("sgd", losses.MaskedSparseCategoricalCrossentropy()),
+        metrics=["sparse_categorical_accuracy"],
+        jit_compile=True,
+        micro_batch_size=rows,
+    )
+    table, kernel, bias = model.get_weights()
+    want = ((table[X] @ kernel + bias).argmax(-1) == Y).mean()
+    assert model.train_on_batch(X, Y)[1] == pytest.approx(want)

@@ -1,4 +1,4 @@
-"""Lengths that only TensorFlow's running step knows."""
+"""Lengths and shapes that only TensorFlow's running step knows."""
 
 import keras
 import numpy as np
@@ -38,3 +38,51 @@ def test_ids_longer_than_max_length_are_nan(name):
     run = compiled(lambda ids: model({name: ids, **ones}), ((None, None), "int32"))
     assert np.isfinite(run(np.ones((2, 6), "int32"))).all()
     assert np.isnan(run(np.ones((2, 8), "int32"))).all()
+
+
+def generated(*shapes):
+    import tensorflow as tf
+
+    ones = tuple(np.ones((2, 3), "int32") for _ in shapes)
+    signature = tuple(tf.TensorSpec(shape, tf.int32) for shape in shapes)
+    return tf.data.Dataset.from_generator(lambda: iter([ones]), output_signature=signature)
+
+
+def ragged(which):
+    import tensorflow as tf
+
+    parts = [np.ones((2, 3), "int32")] * 3
+    parts[which] = tf.ragged.constant([[1, 2, 3], [1]])
+    return tf.data.Dataset.from_tensor_slices(tuple(parts)).batch(2)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: generated(None, (2, 3)), r"ids must have a known number of dimensions: .*"),
+        (lambda: generated((2, 3), None), r"^Labels must have a known number of dimensions: .*"),
+        (lambda: ragged(0), r"ids must be one dense array: .* Received: a RaggedTensor"),
+        (lambda: ragged(1), r"^Labels must be one dense array: .* Received: a RaggedTensor"),
+        (lambda: ragged(2), r"^sample_weight must be one dense array: .* Received: a RaggedTensor"),
+    ],
+)
+def test_tensors_without_one_shape_are_named(call, data, message):
+    model = models.CausalTransformer(9, 8, num_layers=1, num_heads=2, max_length=6)
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy(0))
+    with pytest.raises(TypeError, match=message):
+        getattr(model, call)(data(), verbose=0)
+
+
+def test_a_backbone_that_does_not_know_its_rank_is_named():
+    model = models.LanguageModel(keras.layers.Embedding(9, 4), keras.layers.Dense(9))
+    model(np.ones((2, 3), "int32"))
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy(0))
+    with pytest.raises(TypeError, match=r"^What the backbone returns must have a known number"):
+        model.fit(generated(None, (2, 3)), verbose=0)
+
+
+def test_weights_in_a_dictionary_are_named():
+    loss = losses.MaskedSparseCategoricalCrossentropy(0)
+    with pytest.raises(TypeError, match=r"^sample_weight must be one array. Received: a dict"):
+        loss(np.ones((1, 2), "int32"), np.ones((1, 2, 3)), sample_weight={"a": np.ones(1)})

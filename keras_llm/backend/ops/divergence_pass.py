@@ -48,8 +48,8 @@ def reduce_rows(student, teacher, weights, head, teacher_head, temperature, trai
     dtype, count = weights.dtype, ops.shape(student)[0]
     size = chunk_rows(kernel.shape[1], device_type())
     chunks = -(-count // size)
-    places = ops.minimum(ops.arange(chunks * size), count - 1)
-    filled = ops.arange(chunks * size) < count
+    filled = ops.arange(chunks * size, dtype="int32")
+    places, filled = ops.minimum(filled, count - 1), filled < count
     weights = ops.where(filled, ops.take(weights, places), 0.0)
     student, teacher = ops.take(student, places, axis=0), ops.take(teacher, places, axis=0)
 

@@ -112,7 +112,7 @@ def reduce_rows(hidden, labels, weights, head, formula, top_k, training, soft_ca
     if training:
         sums += [ops.zeros_like(hidden), *(ops.zeros_like(x, dtype=dtype) for x in head)]
     counted = ops.sum(ops.cast(weights != 0, "int32"))
-    chunks = -(-counted // ops.maximum(rows, 1))
+    chunks = -(-counted // ops.cast(ops.maximum(rows, 1), "int32"))
     statistics, *rest = chunk_loop(chunks, add_chunk, sums)
     # The nll, and the gradient of the hidden vectors.
     of_rows = [ops.take(x, places, axis=0) for x in rest[:2]]
@@ -130,7 +130,7 @@ def in_chunks(hidden, labels, weights, vocab_size):
     chunks = count // chunk_rows(vocab_size, device_type()) + 1
     rows = -(-count // chunks)
     order = ops.argsort(ops.cast(weights == 0, "int32"))
-    filled = ops.arange(chunks * rows)
+    filled = ops.arange(chunks * rows, dtype="int32")
     taken = ops.take(order, ops.minimum(filled, count - 1))
     weights = ops.where(filled < count, ops.take(weights, taken), 0.0)
     # What does not count may hold anything, and 0 times infinity is not 0.

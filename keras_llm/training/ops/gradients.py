@@ -65,6 +65,18 @@ def when_taken(data):
     return tf.control_dependencies([t for t in keras.tree.flatten(data) if tf.is_tensor(t)])
 
 
+def variables_allowed():
+    """Context manager for what may create variables inside of `when_taken`.
+
+    XLA takes the initial value of a variable only if it depends on nothing in the graph.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies(None)
+
+
 def apply_if(condition, update, variables):
     """Calls `update`, which assigns to `variables`, where a condition of the graph holds.
 
@@ -155,7 +167,7 @@ def for_each_piece(size, data, function):
     """Calls a function with a few rows of a batch after the other.
 
     Args:
-        size: Rows of a piece, of which the last may have fewer; None for the whole batch. Where the
+        size: Rows of a piece, of which one may have fewer; None for the whole batch. Where the
             batch is spread over devices, each piece has as many rows of each.
         data: Tensors with the batch as their first dimension, however nested.
         function: What a piece is given to; it assigns to variables and returns nothing.
@@ -174,12 +186,20 @@ def for_each_piece(size, data, function):
 
     import tensorflow as tf
 
-    # TensorFlow makes one graph of batches of several sizes.
+    # TensorFlow makes one graph of batches of several sizes. XLA compiles a loop only if all its
+    # pieces have one size, so that the short one is the first.
+    count = tf.shape(first)[0]
+    short = (count - 1) % size + 1
+    function(rows(data, 0, short))
+
     def one_more(start):
-        function(rows(data, start, start + size))
+        places = start + tf.range(size)
+        function(
+            keras.tree.map_structure(lambda t: None if t is None else tf.gather(t, places), data)
+        )
         return (start + size,)
 
-    tf.while_loop(lambda start: start < tf.shape(first)[0], one_more, (tf.constant(0),))
+    tf.while_loop(lambda start: start < count, one_more, (short,))
 
 
 def rows(data, start, stop, devices=1):

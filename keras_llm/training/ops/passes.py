@@ -25,6 +25,7 @@ from keras_llm.training.ops.gradients import (
     eagerly,
     for_each_piece,
     value_and_gradients,
+    variables_allowed,
     when_taken,
     zeros,
     zeros_like,
@@ -196,7 +197,7 @@ class CompiledPasses(Step):
             if gradient is not None:
                 total.assign(total + ops.cast(gradient, "float32"))
         if self.sums_gradients:
-            added = ops.stack([0.0, ops.cast(tokens / self.unit, "float32")])
+            added = ops.stack([ops.zeros((), "float32"), ops.cast(tokens / self.unit, "float32")])
             self.window.assign(self.window + added)
         return None
 
@@ -225,7 +226,9 @@ class CompiledPasses(Step):
                 return
             data = keras.tree.map_structure(lambda t: None if t is None else t[kept], data)
         y, y_pred, sample_weight = data
-        self.model.compute_metrics(None, y, y_pred, sample_weight=sample_weight)
+        # Keras creates its metrics with their first batch.
+        with variables_allowed():
+            self.model.compute_metrics(None, y, y_pred, sample_weight=sample_weight)
 
     # Updates
 
@@ -242,7 +245,8 @@ class CompiledPasses(Step):
     def apply(self, variables, gradients):
         """Notes the norm of the gradients and hands them to the optimizer, if they are finite."""
         known = [ops.cast(gradient, "float32") for gradient in gradients if gradient is not None]
-        norm = ops.sqrt(sum([ops.sum(ops.square(gradient)) for gradient in known], ops.zeros(())))
+        squares = [ops.sum(ops.square(gradient)) for gradient in known]
+        norm = ops.sqrt(sum(squares, ops.zeros((), "float32")))
         scale = getattr(self.optimizer, "dynamic_scale", None)
         skip = self.guard.decide(norm, overflows=scale is not None)
         if known:
@@ -269,5 +273,5 @@ class CompiledPasses(Step):
             left_out = ops.logical_or(left_out, ops.logical_not(ops.isfinite(norm)))
             norm = norm / ops.convert_to_tensor(scale)
         counts = ops.cast(ops.logical_not(left_out), "float32")
-        norm = ops.where(left_out, 0.0, norm)
+        norm = ops.where(left_out, ops.zeros_like(norm), norm)
         self.norms.assign(self.norms + ops.stack([norm, counts]))
