@@ -21,6 +21,7 @@ LOADERS = {"data/data_loader.py", "data/loader.py"}
 ORDER = [
     {"arguments", "backend", "checkpoints", "distribution", "folder_lock", "html_template"}
     | {
+        "counted_tokens",
         "json_files",
         "names_elsewhere",
         "registration",

@@ -23,9 +23,9 @@ from keras_llm.checks.compile_checks import (
 )
 from keras_llm.checks.sanity_warning import warn
 from keras_llm.checks.schedule_checks import schedule_message
+from keras_llm.counted_tokens import is_counted, skipped_weights, token_weights
 from keras_llm.losses import MaskedLoss, TokenLoss
 from keras_llm.losses.uniform_loss import uniform_loss
-from keras_llm.token_statistics import is_counted, skipped_weights, token_weights
 
 # The rows and positions of the predictions that are looked at: all of them may be large.
 LOOKED_AT = (slice(1), slice(8))

@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_llm.backend.keras_private import loss_setting
+from keras_llm.counted_tokens import countable
 from keras_llm.losses import MaskedLoss, TokenLoss
-from keras_llm.token_statistics import countable
 from keras_llm.training.arrays import as_arrays
 
 WANTED = "batch must be what fit gets at once, (x, y) or (x, y, sample_weight)"

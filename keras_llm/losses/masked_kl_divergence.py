@@ -7,16 +7,16 @@ from keras import ops
 
 from keras_llm.arguments import check_number
 from keras_llm.backend.keras_private import keras_mask
-from keras_llm.losses.masked_loss import MaskedLoss
-from keras_llm.registration import register
-from keras_llm.token_statistics import (
+from keras_llm.counted_tokens import (
     integer_labels,
     is_counted,
-    log_probabilities,
     nan_where,
     or_misshaped,
     token_weights,
 )
+from keras_llm.losses.masked_loss import MaskedLoss
+from keras_llm.registration import register
+from keras_llm.token_statistics import log_probabilities
 from keras_llm.usual_range import Source, UsualRange
 from keras_llm.value_text import value_text
 

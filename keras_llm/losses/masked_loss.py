@@ -8,8 +8,9 @@ from keras import ops
 
 from keras_llm.arguments import check_bool, check_integer
 from keras_llm.backend.ops.logits_pass import weighted
+from keras_llm.counted_tokens import IGNORE_INDEX
 from keras_llm.names_elsewhere import NamesElsewhere
-from keras_llm.token_statistics import IGNORE_INDEX, divide
+from keras_llm.token_statistics import divide
 from keras_llm.usual_range import UsualRange
 
 REDUCTIONS = ("mean", "sum", "none")

@@ -8,9 +8,10 @@ from keras import ops
 from keras_llm.arguments import check_bool, check_integer
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.ops.logits_pass import weighted
+from keras_llm.counted_tokens import IGNORE_INDEX
 from keras_llm.metrics.exact_sums import ExactSums
 from keras_llm.names_elsewhere import NamesElsewhere
-from keras_llm.token_statistics import IGNORE_INDEX, divide, reduce_batch, token_statistics
+from keras_llm.token_statistics import divide, reduce_batch, token_statistics
 
 
 class TokenMetric(NamesElsewhere, keras.metrics.Metric):

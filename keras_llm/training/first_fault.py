@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_llm.backend.host import to_numpy
-from keras_llm.token_statistics import countable
+from keras_llm.counted_tokens import countable
 from keras_llm.training.step import Step
 
 

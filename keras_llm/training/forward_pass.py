@@ -9,7 +9,8 @@ from keras_llm.backend import vocabulary_pass
 from keras_llm.backend.ids import check_dense
 from keras_llm.backend.keras_private import keras_mask
 from keras_llm.backend.ops.logits_pass import upcast_dtype
-from keras_llm.token_statistics import TokenStatistics, countable, divide, nan_where
+from keras_llm.counted_tokens import countable, nan_where
+from keras_llm.token_statistics import TokenStatistics, divide
 from keras_llm.training.shared_sums import SharedSums
 
 

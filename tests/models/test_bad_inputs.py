@@ -204,7 +204,7 @@ def test_a_tokenizer_of_more_ids_than_the_model(model):
 @pytest.mark.torch_only
 def test_a_weight_that_cannot_be_seen_spares_the_weights(monkeypatch):
     """As on a GPU, where to look at a value is to wait for it: the update is skipped."""
-    monkeypatch.setattr("keras_llm.token_statistics.host_values", lambda tensor: None)
+    monkeypatch.setattr("keras_llm.counted_tokens.host_values", lambda tensor: None)
     monkeypatch.setattr("keras_llm.backend.ids.host_values", lambda tensor: None)
     monkeypatch.setattr("keras_llm.training.arrays.host_values", lambda tensor: None)
     for bad in (0.0, NAN, INF, -1.0):

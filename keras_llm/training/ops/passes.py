@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_llm.backend.keras_private import batches_through
 from keras_llm.backend.ops.device_rows import devices_of_rows
-from keras_llm.token_statistics import skipped_weights
+from keras_llm.counted_tokens import skipped_weights
 from keras_llm.training.arrays import has_rows
 from keras_llm.training.forward_pass import unit_of
 from keras_llm.training.ops.empty_batches import without_empty

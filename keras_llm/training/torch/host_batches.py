@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import torch
 
-from keras_llm.token_statistics import is_counted
+from keras_llm.counted_tokens import is_counted
 
 
 def copied(leaf):

@@ -6,8 +6,8 @@ import keras
 import torch
 
 from keras_llm.backend.torch.gradient_clipping import global_norm
+from keras_llm.counted_tokens import skipped_weights
 from keras_llm.optimizers.optimizer import Optimizer
-from keras_llm.token_statistics import skipped_weights
 from keras_llm.training.forward_pass import unit_of
 from keras_llm.training.step_facts import GuardSettings, SkippedUpdates, StepDescription
 from keras_llm.training.torch.device_checks import check_processes
