@@ -146,9 +146,9 @@ def quantised_message(model) -> str | None:
         return None
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return (
-        f"Quantised weights are not trained: only {trained:,} of {model.count_params():,} "
-        "parameters are. Train adapters beside them: layer.enable_lora(rank) of Keras, "
-        "peft.get_peft_model(model, peft.LoraConfig(...)) for a model of transformers."
+        f"Quantised weights are not trained: fit changes only {trained:,} of "
+        f"{model.count_params():,} parameters. Train adapters beside them: "
+        "layer.enable_lora(rank) of Keras, peft.get_peft_model(model, peft.LoraConfig(...)) for a model of transformers."
     )
 
 

@@ -145,9 +145,16 @@ class Transformer(NamesElsewhere, LanguageModel):
         input_signature: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Keras's `export`, without `input_signature` for ids of any length.
+        """Keras's `export`, by default for ids of any number of rows and any length.
 
         Keras would take the lengths of the first call, and floats for ids.
+
+        Args:
+            filepath, format, verbose, **kwargs: As of `keras.Model.export`.
+            input_signature: What the exported function takes; by default int32 ids
+                `[batch, length]`, of an encoder-decoder a dictionary of `encoder_ids` and
+                `decoder_ids`. It returns the logits `[batch, length, vocab]`. On JAX the length
+                must be given: `[keras.InputSpec(shape=(None, 64), dtype="int32")]`.
         """
         signature = input_signature or [self.exported_inputs]
         super().export(filepath, format, verbose, signature, **kwargs)

@@ -107,7 +107,7 @@ def test_quantised_weights_are_counted_and_without_adapters_told(folder):
     model = compiled(hf)
     whole = transformers.AutoModelForCausalLM.from_pretrained(folder).num_parameters()
     assert model.count_params() == whole
-    with pytest.warns(SanityWarning, match=r"Quantised weights are not trained: only .* of "):
+    with pytest.warns(SanityWarning, match=r"are not trained: fit changes only .* of "):
         model.fit(BATCH, verbose=0)
     # The adapters' model has something to train in their place.
     compiled(adapted(folder, KINDS["4 bits"])).fit(BATCH, verbose=0)
