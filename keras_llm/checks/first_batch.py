@@ -148,7 +148,8 @@ def quantised_message(model) -> str | None:
     return (
         f"Quantised weights are not trained: fit changes only {trained:,} of "
         f"{model.count_params():,} parameters. Train adapters beside them: "
-        "layer.enable_lora(rank) of Keras, peft.get_peft_model(model, peft.LoraConfig(...)) for a model of transformers."
+        "layer.enable_lora(rank) of Keras, peft.get_peft_model(model, peft.LoraConfig(...)) for a "
+        "model of transformers."
     )
 
 
