@@ -75,6 +75,17 @@ def test_logits_with_the_cache_equal_those_of_a_whole_pass():
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.torch_only
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_a_model_that_is_compiled_generates_batches_of_any_size(rows):
+    model = MODELS.setdefault("wide", randomize(CausalTransformer(4096, 64, 1, 4, max_length=80)))
+    model.compile(jit_compile=True)
+    prompts = np.random.default_rng(rows).integers(0, 4096, (rows, 5))
+    got = model.generate(prompts, max_new_tokens=70)
+    expected = logits_of(model, got[:, :-1]).argmax(-1)
+    np.testing.assert_array_equal(got[:, 5:], expected[:, 4:])
+
+
 def test_prompts_of_different_lengths_go_on_as_if_alone():
     model = build()
     together = model.generate(PROMPTS, max_new_tokens=6)

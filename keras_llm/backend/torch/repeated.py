@@ -21,7 +21,7 @@ class Repeated:
     """As in `ops/`. Where there is no graph of the step, `reason` says why."""
 
     def __init__(self, step, layers, example, jit_compile):
-        self.step, self.example, self.arguments = step, example, (step, layers, jit_compile)
+        self.step, self.layers, self.example = step, layers, example
         # By the shapes of the state, or the only one, which fits all; and the steps of each so far.
         self.graphs, self.steps = {}, collections.Counter()
         self.fits_any_size = True
@@ -50,7 +50,7 @@ class Repeated:
         if shapes not in self.graphs and self.steps[shapes] >= STEPS_BEFORE:
             try:
                 example = self.example if any_size else state
-                self.graphs[shapes] = StepGraph(*self.arguments, example)
+                self.graphs[shapes] = StepGraph(self.step, self.layers, example)
             except SizeError:
                 self.fits_any_size = False
                 return self.graph(state, steps)

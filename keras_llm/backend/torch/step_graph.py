@@ -4,7 +4,6 @@ import functools
 import inspect
 
 import keras
-import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -25,15 +24,15 @@ class StepGraph:
     weights are inputs, and what depends on them alone is computed once for many steps.
 
     Args:
-        step, layers, jit_compile: As of `Repeated`.
+        step, layers: As of `Repeated`.
         example: A state, for a graph of states of its shapes; or as of `Repeated`, for one of all.
 
     Raises:
         SizeError: one graph does not fit all.
     """
 
-    def __init__(self, step, layers, jit_compile, example):
-        self.variables, self.jit_compile = unique_variables(layers), jit_compile
+    def __init__(self, step, layers, example):
+        self.variables = unique_variables(layers)
         count, state, sizes = len(self.variables), example, []
         if callable(example):
             numbers = {size for variable in self.variables for size in variable.shape}
@@ -81,8 +80,6 @@ class StepGraph:
         ahead, rest = split(GraphModule(self.module, graph), count)
         call_directly(rest.graph)
         rest.recompile()
-        if self.jit_compile:
-            rest.forward = torch.compile(rest.forward, fullgraph=True)
         return ahead, rest
 
     def values(self):
