@@ -16,7 +16,7 @@ from keras_llm.training.step_facts import GuardSettings
 HELD = 16
 # The most skipped updates that are listed, and that are told one by one in an epoch.
 LISTED, TOLD = 100, 3
-UNKNOWN = "a number in a place that is not known"
+FIRST, UNKNOWN = "The first value that is not finite is", "unknown"
 if keras.backend.backend() == "tensorflow":
     UNKNOWN += " (compile with run_eagerly=True to see where)"
 
@@ -180,9 +180,9 @@ class FiniteGuard(keras.callbacks.Callback):
         if self.told > TOLD:
             return
         epoch, batch, cause = self.skipped[-1]
-        why = cause if is_outlier else f"not finite was first {cause or UNKNOWN}"
+        why = f": {cause}" if is_outlier else f". {FIRST} {cause or UNKNOWN}"
         more = " No more are told in this epoch." if self.told == TOLD else ""
-        warn(f"Epoch {epoch + 1}, batch {batch}: the update was skipped: {why}.{more}")
+        warn(f"Epoch {epoch + 1}, batch {batch}: the update was skipped{why}.{more}")
 
     def stop(self, in_a_row: int) -> None:
         """Ends training."""
@@ -190,7 +190,7 @@ class FiniteGuard(keras.callbacks.Callback):
         error = FloatingPointError(
             f"{in_a_row} updates in a row were skipped, the last one at epoch {self.epoch + 1}, "
             f"batch {self.skipped[-1].batch}, because their losses or gradients were not finite. "
-            f"Not finite was first {cause}. The weights are those of before. Try a smaller "
+            f"{FIRST} {cause}. The weights are those of before. Try a smaller "
             "learning rate, a warm-up or global_clipnorm=1.0, bfloat16 in place of float16, or "
             f"look at these batches. Received: patience={self.patience}"
         )
@@ -234,8 +234,8 @@ class FirstSkipped:
             return
         cause = of_all(first_cause(step, found.ages[-1]))
         warn(
-            f"train_on_batch has skipped an update: not finite was first {cause or UNKNOWN}. The "
-            "weights are those of before. Others that are skipped will not be told."
+            f"train_on_batch has skipped an update. {FIRST} {cause or UNKNOWN}. The weights are "
+            "those of before. Others that are skipped will not be told."
         )
         self.is_told = True
         step.hold(0)

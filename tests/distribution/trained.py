@@ -202,7 +202,7 @@ def by_hand_not_finite():
     told = [str(w.message) for w in caught if "skipped an update" in str(w.message)]
     is_first = keras_llm.distribution.world().is_first
     assert len(told) == is_first
-    assert all("not finite was first the loss." in message for message in told)
+    assert all("The first value that is not finite is the loss." in message for message in told)
     return numbers(model, updates=int(model.optimizer.iterations))
 
 
