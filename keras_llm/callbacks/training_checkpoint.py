@@ -162,7 +162,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._states.training_begins()
         left = self._continuation.on_train_begin(self._states)
         if left:
-            self._warn(f"The run had callbacks that it has no more: {', '.join(left)}.")
+            self._warn(f"The run that continues had more callbacks: {', '.join(left)}.")
         self._signals.install()
 
     def on_epoch_begin(self, epoch, logs=None):

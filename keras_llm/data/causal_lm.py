@@ -165,7 +165,8 @@ def _check_same_ids(sources):
         first = next(iter(encoded))
         if changes := differences(encoded[first].tokenizer, each.tokenizer):
             raise ValueError(
-                f"All sources must be of one tokenizer. Between {first!r} and {name!r}: {changes}"
+                "One tokenizer must have encoded all sources. "
+                f"Between {first!r} and {name!r}: {changes}"
             )
 
 

@@ -75,7 +75,7 @@ class Distillation(TokenModel):
         sizes = [model.head_matrix().kernel.shape[1] for model in (teacher, student)]
         if sizes[0] != sizes[1]:
             raise ValueError(
-                "Teacher and student must have one vocabulary. "
+                "Teacher and student must have the same vocabulary. "
                 f"Received: {sizes[0]:,} and {sizes[1]:,} ids"
             )
         super().__init__(**kwargs)

@@ -328,7 +328,7 @@ def test_another_version_is_told(tmp_path, monkeypatch):
 def test_a_callback_that_is_missing_is_told(tmp_path):
     with pytest.raises(Killed):
         fit(tmp_path, keras.callbacks.EarlyStopping("loss"), At(18, kill), epochs=2)
-    with pytest.warns(CheckpointWarning, match="has no more: .*EarlyStopping"):
+    with pytest.warns(CheckpointWarning, match="had more callbacks: .*EarlyStopping"):
         fit(tmp_path, epochs=2)
 
 

@@ -154,7 +154,7 @@ def test_only_the_student_is_trained_and_saved(tmp_path):
         ({"alpha": 1.5}, ValueError, r"alpha must be a number in \[0, 1\].*1.5"),
         ({"temperature": 0}, ValueError, "temperature must be a number in"),
         ({"teacher": 3}, TypeError, "teacher must be a LanguageModel.*int"),
-        ({"vocab": 31}, ValueError, "one vocabulary.*31 and 30"),
+        ({"vocab": 31}, ValueError, "the same vocabulary.*31 and 30"),
     ],
 )
 def test_wrong_calls(kwargs, error, message):

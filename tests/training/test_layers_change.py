@@ -234,7 +234,7 @@ def test_a_second_backward_pass_is_an_error_with_a_way_out():
     model = build()
     passed = model.step.forward(torch.tensor(X), torch.tensor(Y), None, training=True)
     passed.objective.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match=r"can be differentiated once.*model\(x\)"):
+    with pytest.raises(RuntimeError, match=r"can be differentiated only once.*model\(x\)"):
         passed.objective.backward()
 
 

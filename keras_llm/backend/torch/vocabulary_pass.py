@@ -119,9 +119,10 @@ class VocabularyPass(torch.autograd.Function):
         """
         if ctx.gradients is None:
             raise RuntimeError(
-                "This loss can be differentiated once: its gradients, as large as the head, were "
-                "made with it and are given away. For a second backward() or autograd.grad call "
-                "the model again, or compute the loss from the logits: loss(labels, model(x))."
+                "This loss can be differentiated only once: its gradients, which are as large as "
+                "the head, were computed with it and are not kept. Before a second backward() or "
+                "autograd.grad call the model again, or compute the loss from the logits: "
+                "loss(labels, model(x))."
             )
         gradients, ctx.gradients = ctx.gradients, None
         # Reading the number would make a GPU wait; there the product costs next to nothing.
