@@ -6,8 +6,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+import torch
 
+from keras_llm import losses, models
 from tests.programs import Program
 
 pytestmark = pytest.mark.slow
@@ -92,6 +96,47 @@ def test_distillation(tmp_path):
     )  # fmt: skip
     teacher, alone, taught = map(float, re.findall(r"perplexity ([\d.]+)\n", printed))
     assert teacher < taught < alone
+
+
+@pytest.mark.torch_only
+def test_preference(tmp_path):
+    printed = run(
+        "preference.py", "--d-model", 16, "--steps", 300, "--updates", 21, "--verbose", 0,
+        cwd=tmp_path,
+    )  # fmt: skip
+    first, *_, last = map(float, re.findall(r"loss ([\d.]+)", printed))
+    assert first == 0.693 and last < 0.65
+    assert re.search(r"update 20: .* preferred 100%", printed)
+
+
+@pytest.mark.torch_only
+def test_updates_of_preferences_are_those_of_the_loss_by_autograd():
+    example = runpy.run_path(str(EXAMPLES / "preference.py"))
+    model = models.CausalTransformer(12, 16, 1, 2, max_length=16)
+    summed = losses.MaskedSparseCategoricalCrossentropy(reduction="sum")
+    model.compile(keras.optimizers.SGD(0.5), summed)
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    prompts = np.random.default_rng(0).integers(0, 10, (6, 4))
+    x, y = example["rows"](np.repeat(prompts, 2, axis=0), upwards=np.arange(12) % 2 == 0)
+    # Of another model: rounding decides no sign.
+    other = models.CausalTransformer(12, 16, 1, 2, max_length=16)
+    reference = example["log_probabilities"](other, x, y)
+    target = torch.tensor(y).clamp(min=0)
+    for _ in range(4):
+        made = example["preference_step"](model, x, y, reference, beta=0.7)
+        each = torch.log_softmax(twin(x), -1).gather(-1, target[..., None])[..., 0]
+        p = (each * torch.tensor(y >= 0)).sum(-1) - torch.tensor(reference)
+        d = 0.7 * (p[::2] - p[1::2])
+        loss = -torch.nn.functional.logsigmoid(d).mean()
+        loss.backward()
+        assert made == pytest.approx((loss.item(), (d > 0).double().mean().item()), rel=1e-5)
+        with torch.no_grad():
+            for variable in twin.trainable_variables:
+                variable.value.sub_(0.5 * variable.value.grad)
+                variable.value.grad = None
+    for ours, theirs in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.torch_only
