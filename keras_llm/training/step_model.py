@@ -110,11 +110,13 @@ class StepModel(keras.Model):
 
         Where several processes train, those of all of them: each has to call it.
         """
-        if self.step is None:
+        metrics = self.metrics
+        if self.step is None or self.step.sums.mean not in metrics:
+            # A subclass keeps metrics of its own, as in Keras's guides.
             return super().get_metrics_result()
         others = {}
         with self.step.metrics_of_all():
-            for metric in self.metrics[len(self.step.sums.metrics) :]:
+            for metric in [m for m in metrics if m not in self.step.sums.metrics]:
                 if not getattr(metric, "built", True):
                     continue  # Keras's container of metrics, empty
                 result = metric.result()
