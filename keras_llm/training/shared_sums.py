@@ -17,8 +17,14 @@ class TokenMean(keras.metrics.Metric):
         super().__init__(name=name)
         self.sums = ExactSums(self, 2)
 
-    def update_state(self, total, tokens):
+    def update_state(self, total, tokens=None):
         """Adds the sum of a batch's losses and of its tokens."""
+        if tokens is None:
+            raise TypeError(
+                "compute_loss has counted this batch for the logged loss and the metrics: in place "
+                "of a loop over self.metrics write return self.compute_metrics(x, y, y_pred). "
+                "Received: a loss without its tokens"
+            )
         self.sums.add(ops.stop_gradient(total), ops.stop_gradient(tokens))
 
     def tokens(self):
