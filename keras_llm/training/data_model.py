@@ -121,6 +121,7 @@ class DataModel(StoredModel):
     ):
         """The arguments as arrays, the class weights as weights of tokens."""
         if self.reader is not None:
+            sample_weight = self.reader.weights(x, sample_weight)
             x, y = self.reader.data(x, y, ignored_label(self.loss), batch_size, shuffle)
         if inspect.isgenerator(x):
             x = (tuple(map(as_arrays, b)) if isinstance(b, tuple) else b for b in x)

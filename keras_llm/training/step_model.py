@@ -262,6 +262,7 @@ class StepModel(keras.Model):
         kind = RowsOfOneProcess if isinstance(data, RowsOfOneProcess) else tuple
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.reader is not None:
+            sample_weight = self.reader.weights(x, sample_weight)
             x, y = self.reader.read(x, y, ignored_label(self.loss))
         # In TensorFlow's graph a batch may have no shape.
         if self.step is not None and kind is tuple and BACKEND != "tensorflow":
