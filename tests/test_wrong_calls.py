@@ -256,6 +256,15 @@ def test_an_optimizer_by_its_class():
         causal().compile(optimizers.AdamW, "mse")
 
 
+# Keras tells of data whose length it did not know.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.torch_only
+def test_predictions_of_several_lengths():
+    batches = ((batch,) for batch in (X[:2], X[2:, :4]))
+    with pytest.raises(ValueError, match="must be of one length: pad all rows to it"):
+        compiled().predict(batches, verbose=0)
+
+
 @pytest.mark.parametrize("by", ["keras_llm", "Keras"])
 @pytest.mark.sampled(2)
 def test_layers_that_are_thawed_after_a_fit(by):
