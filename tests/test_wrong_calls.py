@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_llm import data, losses, metrics, models, schedules
+from keras_llm import data, losses, metrics, models, optimizers, schedules
 from tests.checks.setups import sanity
 
 V = 20
@@ -69,8 +69,11 @@ def test_what_belongs_to_a_pytorch_loop():
         compiled(torch.nn.CrossEntropyLoss(ignore_index=0))
     model = causal()
     optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(TypeError, match=r"optimizer must be .*torch.*AdamW"):
-        model.compile(optimizer, "mse")
+    for wrong in (optimizer, torch.optim.AdamW):
+        with pytest.raises(TypeError, match=r"optimizer must be .*docs/learn.md.*torch.*AdamW"):
+            model.compile(wrong, "mse")
+    with pytest.raises(TypeError, match=r"loss must be .*torch.*cross_entropy"):
+        compiled(torch.nn.functional.cross_entropy)
 
 
 def test_a_metric_by_its_class_is_one_of_the_losses_tokens():
@@ -143,11 +146,17 @@ def test_what_is_right_stays_so():
     [
         (losses.MaskedSparseCategoricalCrossentropy, "ignore_class", "ignore_index"),
         (losses.MaskedSparseCategoricalFocalCrossentropy, "weight", "alpha"),
+        (
+            losses.MaskedSparseCategoricalCrossentropy,
+            "class_weight",
+            "class_weight={id: weight} of",
+        ),
         (losses.MaskedKLDivergence, "axis", "nothing"),
         (metrics.Perplexity, "mask_token_id", "ignore_index"),
         (metrics.MaskedTokenAccuracy, "k", "top_k"),
         (schedules.WarmupLinearDecay, "num_training_steps", "total_steps"),
         (schedules.WarmupCosineDecay, "num_warmup_steps", "warmup_steps"),
+        (schedules.WarmupCosineDecay, "warmup_ratio", "warmup_steps"),
     ],
 )
 @pytest.mark.backend_free
@@ -206,6 +215,7 @@ FIT = [
     ({"validation_data": (X, Y), "validation_steps": 0}, "validation_steps must be a positive int"),
     ({"validation_data": (X, Y), "validation_freq": 0}, "validation_freq must be a positive int"),
     ({"validation_data": ()}, r"validation_data must be \(x, y\), .*a tuple of 0"),
+    ({"validation_data": {"a": (X, Y)}}, r"validation_data must be one data set.*\['a'\]"),
     ({"validation_data": (X, Y, None, X)}, r"validation_data must be \(x, y\), .*a tuple of 4"),
     ({"callbacks": "csv"}, "callbacks must be Keras callbacks. Received: 'csv'"),
     ({"callbacks": [None]}, "callbacks must be Keras callbacks. Received: None"),
@@ -234,10 +244,47 @@ def test_arguments_of_evaluate_and_predict_that_nobody_can_mean():
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("method", ["evaluate", "test_on_batch"])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "test_on_batch"])
 def test_a_model_that_is_not_compiled(method):
     with pytest.raises(ValueError, match=f"{method} needs a compiled model"):
         getattr(causal(), method)(X, Y)
+
+
+@pytest.mark.backend_free
+def test_an_optimizer_by_its_class():
+    with pytest.raises(ValueError, match=r"such as optimizers.AdamW\(1e-3\).*adamw.AdamW"):
+        causal().compile(optimizers.AdamW, "mse")
+
+
+# Keras tells of data whose length it did not know.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.torch_only
+def test_predictions_of_several_lengths():
+    batches = ((batch,) for batch in (X[:2], X[2:, :4]))
+    with pytest.raises(ValueError, match="must be of one length: pad all rows to it"):
+        compiled().predict(batches, verbose=0)
+
+
+@pytest.mark.parametrize("by", ["keras_llm", "Keras"])
+@pytest.mark.sampled(2)
+def test_layers_that_are_thawed_after_a_fit(by):
+    """Keras: an update of an unknown variable, with all of its values."""
+    own = losses.MaskedSparseCategoricalCrossentropy(0)
+    stock = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = causal()
+    frozen = model.backbone.layers[:-1]
+    for layer in frozen:
+        layer.trainable = False
+    model.compile("adam", own if by == "keras_llm" else stock)
+    model.fit(X, Y, verbose=0)
+    before = model.get_weights()
+    for layer in frozen:
+        layer.trainable = True
+    with pytest.raises(ValueError, match=r"call compile again.*Received: \d+ that were not, such"):
+        model.fit(X, Y, verbose=0)
+    assert all(map(np.array_equal, model.get_weights(), before))
+    model.compile("adam", model.loss)
+    model.fit(X, Y, verbose=0)
 
 
 @pytest.mark.parametrize("method", ["fit", "compile"])

@@ -28,6 +28,7 @@ class Evaluation(keras.callbacks.Callback):
         callbacks: Such as `keras.callbacks.EarlyStopping("val_loss", patience=3)` or a
             `keras.callbacks.ModelCheckpoint` that saves the best weights.
         batch_size: Rows of a batch, where `data` is arrays.
+        name: Of several evaluations each has its own: `"news"` makes `val_news_loss` of `val_loss`.
         **generate: What else `model.generate` is given, such as `max_new_tokens=40`.
 
     Raises:
@@ -58,10 +59,12 @@ class Evaluation(keras.callbacks.Callback):
         tokenizer=None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         batch_size: int | None = None,
+        name: str | None = None,
         **generate,
     ):
         super().__init__()
         self.data, self.batch_size, self.generate = data, batch_size, generate
+        self.prefix = "val_" if name is None else f"val_{name}_"
         self.every_steps = check_positive_int(every_steps, "every_steps")
         if isinstance(data, tuple):
             three_parts(data, "data")
@@ -115,7 +118,7 @@ class Evaluation(keras.callbacks.Callback):
         results = self.model.evaluate(
             *(x, y, self.batch_size), verbose=0, sample_weight=sample_weight, return_dict=True
         )
-        self.logs = {f"val_{name}": float(value) for name, value in results.items()}
+        self.logs = {f"{self.prefix}{name}": float(value) for name, value in results.items()}
         self.run.record(self.logs | ({"samples": self.samples()} if self.prompts else {}))
         # Keras's callbacks make names of files from logs, with an `epoch` of their own.
         point = self.run.history.steps[-1:] or [{}]

@@ -119,8 +119,7 @@ class FirstBatch(keras.callbacks.Callback):
     def messages(self, batch, logs):
         """The mistakes in a batch and in what the model made of it; some are None."""
         model, loss = self.trained, self.trained.loss
-        head = getattr(model, "head", None)
-        vocab_size = getattr(head, "vocab_size", getattr(head, "units", None))
+        vocab_size = vocabulary(model)
         batch = None if batch is None else read(model, batch)
         found = []
         if batch is not None:
@@ -137,6 +136,12 @@ class FirstBatch(keras.callbacks.Callback):
                 first = float(to_numpy(logs["loss"]))
                 found.append(large_first_loss(first, uniform_loss(loss, vocab_size), vocab_size))
         return found
+
+
+def vocabulary(model) -> int | None:
+    """How many scores the head makes of a position, where it tells."""
+    head = getattr(model, "head", None)
+    return getattr(head, "vocab_size", getattr(head, "units", None))
 
 
 def quantised_message(model) -> str | None:
@@ -174,8 +179,12 @@ def read(model, batch) -> Batch | None:
 
 def next_token_inputs(model, x, shape):
     """The ids after each of which a model predicts the next one; None where it does not."""
-    if not getattr(getattr(model, "backbone", None), "is_causal", False):
+    backbone = getattr(model, "backbone", None)
+    if not getattr(backbone, "is_causal", False):
         return None
+    size = getattr(getattr(backbone, "config", None), "vocab_size", None)
+    if size is not None and size != vocabulary(model):
+        return None  # It reads ids and predicts something else, such as tags.
     if isinstance(x, dict):
         names = ("decoder_ids", "input_ids", "token_ids")
         x = next((x[name] for name in names if name in x), None)

@@ -43,8 +43,11 @@ class MaskedLoss(NamesElsewhere, keras.losses.Loss):
     write_instead: ClassVar[dict[str, str]] = {
         "ignore_class": "ignore_index=...",
         "pad_token_id": "ignore_index=...",
+        "pad_id": "ignore_index=...",
         "smoothing": "label_smoothing=...",
-        "weight": "alpha=[one number a class] of the focal loss, or sample_weight of fit",
+        "weight": "alpha=[one number a class] of the focal loss, whose mean is over the tokens, or "
+        "class_weight={id: weight} of fit, whose mean is over the weights, as in PyTorch",
+        "class_weight": "class_weight={id: weight} of fit",
         "axis": "nothing: the classes are the last axis",
         "dtype": "nothing: logits are reduced in float32, or in float64 if they are",
     }

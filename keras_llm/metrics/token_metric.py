@@ -52,6 +52,7 @@ class TokenMetric(NamesElsewhere, keras.metrics.Metric):
         "ignore_class": "ignore_index=...",
         "mask_token_id": "ignore_index=...",
         "pad_token_id": "ignore_index=...",
+        "pad_id": "ignore_index=...",
         "k": "top_k=...",
         "dtype": "nothing: sums are kept so that long epochs lose nothing",
     }

@@ -18,6 +18,8 @@ def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity
     focal, with a penalty), dotted lines show the nll, which is what the scale on the right reads.
     It is drawn where the history has the perplexity.
 
+    A metric may be of validation alone, such as one that a callback puts into the logs.
+
     The training loss of an epoch is a mean over its steps, from worse weights to better ones; the
     validation loss is that of its last weights. Early on, validation is often the lower of the two.
     A list that is shorter than the others was measured in every k-th epoch (`validation_freq=k`).
@@ -43,7 +45,7 @@ def learning_curves(history, metric: str = "loss", perplexity: str = "perplexity
     ['training', 'validation']
     """
     epochs, curves = read(history)
-    if not len(curves.get(metric, ())):
+    if not any(len(curves.get(prefix + metric, ())) for prefix in ("", "val_")):
         raise ValueError(
             "history must hold at least one epoch of the metric. "
             f"Received: metric={metric!r}, a history of {sorted(curves)}"

@@ -51,6 +51,7 @@ class WarmupSchedule(NamesElsewhere, keras.optimizers.schedules.LearningRateSche
         "warmup_target": "learning_rate=..., the peak",
         "optimizer": "nothing: the schedule is the optimizer's learning_rate",
         "num_warmup_steps": "warmup_steps=...",
+        "warmup_ratio": "warmup_steps=..., a number of updates",
         "num_training_steps": "total_steps=..., warm-up included",
         "decay_steps": "total_steps=..., warm-up included",
     }

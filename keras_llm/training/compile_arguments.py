@@ -7,7 +7,7 @@ from keras_llm.arguments import (
     check_one_of,
     check_positive_int,
 )
-from keras_llm.backend.keras_private import known_names
+from keras_llm.backend.keras_private import built_with, inner_optimizer, known_names
 from keras_llm.metrics import TokenMetric
 
 # What other trainers call an argument, and what to write instead.
@@ -32,6 +32,7 @@ FIT_NAMES = {
     "per_device_train_batch_size": "batch_size=...",
     "gradient_accumulation_steps": "gradient_accumulation_steps=... of the optimizer",
     "learning_rate": "learning_rate=... of the optimizer",
+    "max_grad_norm": "global_clipnorm=... of the optimizer",
 }
 
 
@@ -86,9 +87,10 @@ SIZES = ("steps_per_epoch", "validation_batch_size", "validation_steps", "valida
 
 def check_execution(optimizer, run_eagerly, steps_per_execution, jit_compile):
     """Raises an error for what `compile` cannot run by; arguments as there."""
-    if optimizer is None:
+    if optimizer is None or isinstance(optimizer, type):
         raise ValueError(
-            "optimizer must be one of keras_llm or Keras, or its name. Received: optimizer=None"
+            "optimizer must be one of keras_llm or Keras, such as optimizers.AdamW(1e-3), or its "
+            f"name. Received: optimizer={optimizer}"
         )
     check_bool(run_eagerly, "run_eagerly")
     check_positive_int(steps_per_execution, "steps_per_execution")
@@ -98,10 +100,13 @@ def check_execution(optimizer, run_eagerly, steps_per_execution, jit_compile):
 def check_not_of_torch(**arguments):
     """Raises `TypeError` for what a PyTorch loop would use in place of an argument of `compile`."""
     for name, value in arguments.items():
-        if type(value).__module__.startswith("torch."):
+        # That of an object is its class's.
+        module = getattr(value, "__module__", None) or ""
+        if module.startswith("torch."):
+            what = getattr(value, "__name__", type(value).__name__)
             raise TypeError(
-                f"{name} must be one of keras_llm or Keras; README lists what PyTorch calls it and "
-                f"what it is here. Received: {name}={type(value).__module__}.{type(value).__name__}"
+                f"{name} must be one of keras_llm or Keras; docs/learn.md lists what PyTorch calls "
+                f"it and what it is here. Received: {name}={module}.{what}"
             )
 
 
@@ -124,6 +129,20 @@ def check_compiled(model, method: str):
         raise ValueError(
             f"{method} needs a compiled model: call model.compile(optimizer=..., loss=...) "
             f"first. Received: {type(model).__name__} {model.name!r}, not compiled"
+        )
+
+
+def check_thawed(model):
+    """Raises `ValueError` where the optimizer has no state of variables that were thawed since."""
+    if model.step is not None and model.step.divided:
+        return  # The optimizer of this process has state of a part of them.
+    known = {id(variable) for variable in built_with(inner_optimizer(model.optimizer))}
+    thawed = [v.path for v in model.trainable_variables if id(v) not in known]
+    if known and thawed:
+        raise ValueError(
+            "Variables that fit trains must be trainable when compile is called: call compile "
+            "again, so that the optimizer has state of them. "
+            f"Received: {len(thawed)} that were not, such as {thawed[0]!r}"
         )
 
 

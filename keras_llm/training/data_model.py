@@ -85,9 +85,19 @@ class DataModel(StoredModel):
         options = {"batch_size": batch_size, "verbose": verbose, "steps": steps}
         call = functools.partial(super().predict, **options)
         with self.modes_kept(), whole_epoch(x):
-            if devices_of_rows() == 1:
+            if devices_of_rows() > 1:
+                return predicted_by_devices(call, x, batch_size, steps, callbacks)
+            try:
                 return call(x, callbacks=callbacks)
-            return predicted_by_devices(call, x, batch_size, steps, callbacks)
+            except ValueError as error:
+                # What NumPy says, after everything has been computed.
+                if "concatenation axis" not in str(error):
+                    raise
+                raise ValueError(
+                    "predict joins its batches, which must be of one length: pad all rows to it, "
+                    "as padding='max_length' of a tokenizer does, or call predict_on_batch with "
+                    f"each batch. Received: {error}"
+                ) from None
 
     @by_all_processes
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
@@ -121,6 +131,7 @@ class DataModel(StoredModel):
     ):
         """The arguments as arrays, the class weights as weights of tokens."""
         if self.reader is not None:
+            sample_weight = self.reader.weights(x, sample_weight)
             x, y = self.reader.data(x, y, ignored_label(self.loss), batch_size, shuffle)
         if inspect.isgenerator(x):
             x = (tuple(map(as_arrays, b)) if isinstance(b, tuple) else b for b in x)

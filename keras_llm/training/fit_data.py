@@ -1,5 +1,6 @@
 """What `fit` reads, in the form in which Keras is to take it."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +14,16 @@ from keras_llm.training.arrays import (
     token_weights,
 )
 from keras_llm.training.fit_length import batches_in
+
+
+def check_one_set(validation_data):
+    """Raises `TypeError` for several sets by name, as Hugging Face's Trainer takes them."""
+    if isinstance(validation_data, Mapping):
+        raise TypeError(
+            "validation_data must be one data set: (x, y), or a loader. Several are evaluated by "
+            "callbacks.Evaluation(data, every_steps=..., name=...), one callback each. "
+            f"Received: a dict with {list(validation_data)}"
+        )
 
 
 class FitData(NamedTuple):
@@ -65,6 +76,7 @@ def fit_data(
             validation_data = tuple(validation_data)
         elif not isinstance(validation_data, tuple):
             if model.reader is None:
+                check_one_set(validation_data)
                 check_kind(validation_data, "validation_data")
             if is_read:
                 validation_data = (validation_data,)

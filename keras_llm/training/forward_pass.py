@@ -62,7 +62,8 @@ class ForwardPass:
         self.model, self.sums, self.loss = model, sums, sums.loss
         # Positions of a row of the last batch.
         self.length = None
-        self._counted_tokens = None
+        # The loss, its sum and the tokens of a pass, empty before they are known; None outside one.
+        self._counted = None
 
     def why_logits(self, sample_weight=None) -> str:
         """Why the logits of a batch have to be held; empty where one pass can do without them."""
@@ -92,22 +93,48 @@ class ForwardPass:
                 f"{self.why_logits(sample_weight)}"
             )
         y_pred = self.predict(x, training)
-        self._counted_tokens = None
+        self._counted = ()
         objective = self.model.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
         )
-        # A user's compute_loss may not report its tokens; then all passes weigh the same.
-        tokens = 1.0 if self._counted_tokens is None else self._counted_tokens
+        tokens = self.log_objective(objective, y, y_pred, sample_weight)
         if self.sums_gradients:
             objective = objective * (tokens / unit)
         return Pass(objective, tokens, y_pred)
 
     def loss_of_logits(self, y, y_pred, sample_weight):
-        """The loss of a batch of logits; the logged loss and the metrics are updated on the way."""
+        """The loss of a batch of logits; the metrics are updated on the way.
+
+        So is the logged loss, which a pass updates when `compute_loss` has returned. A user's own
+        may ask for the loss twice, as R-Drop does; the batch is counted once.
+        """
         penalty = self.model.penalty()
-        total, tokens = self.sums.count(y, y_pred, sample_weight, penalty)
-        self._counted_tokens = ops.stop_gradient(tokens)
-        return (total if self.loss.reduction == "sum" else divide(total, tokens)) + penalty
+        if self._counted:
+            return self.loss(y, y_pred, sample_weight) + penalty
+        total, tokens = self.sums.count(y, y_pred, sample_weight)
+        loss = (total if self.loss.reduction == "sum" else divide(total, tokens)) + penalty
+        total, tokens = total + penalty * tokens, ops.stop_gradient(tokens)
+        if self._counted is None:
+            self.sums.mean.update_state(total, tokens)
+        else:
+            self._counted = loss, total, tokens
+        return loss
+
+    def log_objective(self, objective, y, y_pred, sample_weight):
+        """Updates the logged loss with what `compute_loss` returned, which may be a user's own.
+
+        Returns:
+            What the pass weighs: its tokens, or 1 where `compute_loss` did not count them.
+        """
+        has_counted = bool(self._counted)
+        if not has_counted:
+            # The metrics are of the labels all the same.
+            self.loss_of_logits(y, y_pred, sample_weight)
+        (loss, total, tokens), self._counted = self._counted, None
+        if objective is not loss:
+            total = objective if self.loss.reduction == "sum" else objective * tokens
+        self.sums.mean.update_state(total, tokens)
+        return tokens if has_counted else 1.0
 
     def one_pass(self, x, y, sample_weight, training, unit, counts) -> Pass:
         """A forward pass without logits: straight from the hidden vectors."""
@@ -163,7 +190,10 @@ class ForwardPass:
             statistics = TokenStatistics(*(total + wrong for total in sums), count)
             objective, weights = objective + wrong, weights + wrong
         each = tokens.labels, nll, weights, tokens.vocab_size
-        self.sums.add(statistics, penalty, sample_weight is not None, *each)
+        self.sums.add(statistics, sample_weight is not None, *each)
+        self.sums.mean.update_state(
+            statistics.loss + penalty * statistics.tokens, statistics.tokens
+        )
         total = ops.stop_gradient(statistics.tokens)
         if not isinstance(penalty, float):
             objective = objective + penalty * (total / unit if self.sums_gradients else 1.0)

@@ -17,8 +17,14 @@ class TokenMean(keras.metrics.Metric):
         super().__init__(name=name)
         self.sums = ExactSums(self, 2)
 
-    def update_state(self, total, tokens):
+    def update_state(self, total, tokens=None):
         """Adds the sum of a batch's losses and of its tokens."""
+        if tokens is None:
+            raise TypeError(
+                "compute_loss has counted this batch for the logged loss and the metrics: in place "
+                "of a loop over self.metrics write return self.compute_metrics(x, y, y_pred). "
+                "Received: a loss without its tokens"
+            )
         self.sums.add(ops.stop_gradient(total), ops.stop_gradient(tokens))
 
     def tokens(self):
@@ -116,41 +122,36 @@ class SharedSums:
                 named = {name: m for name, m in self.named({}).items() if id(m) in summed}
                 return tokens, {name: to_float(m.result()) for name, m in named.items()}
 
-    def count(self, y_true, y_pred, sample_weight, penalty):
-        """Adds a batch of logits to the logged loss and the metrics.
+    def count(self, y_true, y_pred, sample_weight):
+        """Adds a batch of logits to the metrics.
 
         Args:
             y_true, y_pred, sample_weight: The batch.
-            penalty: What the layers add to the loss of every token (regularisation), or 0.
 
         Returns:
             The sum of the losses, and the tokens that its mean is taken over.
         """
         if not isinstance(self.loss, TokenLoss):
-            total, tokens = self.loss.sums(y_true, y_pred, sample_weight)
-            self.mean.update_state(total + penalty * tokens, tokens)
-            return total, tokens
+            return self.loss.sums(y_true, y_pred, sample_weight)
         statistics, batch = self.loss.statistics(y_true, y_pred, sample_weight, self.top_k)
         each = batch.labels, batch.nll, batch.weights, batch.vocab_size
-        self.add(statistics, penalty, sample_weight is not None, *each)
+        self.add(statistics, sample_weight is not None, *each)
         if sample_weight is not None:
             for metric in self.shared:
                 metric.update_state(y_true, y_pred)
         return statistics.loss, statistics.tokens
 
-    def add(self, statistics, penalty, are_weighted, labels, nll, weights, vocab_size):
-        """Adds a batch to the logged loss and the metrics.
+    def add(self, statistics, are_weighted, labels, nll, weights, vocab_size):
+        """Adds a batch to the metrics.
 
         Args:
             statistics: The batch's `TokenStatistics`.
-            penalty: What the layers add to the loss of every token.
             are_weighted: Whether the statistics are of weighted tokens; then they are only for the
                 metrics that Keras weighs.
             labels, nll, weights, vocab_size: Of each token, for the metrics of each token.
         """
         statistics = TokenStatistics(*(ops.stop_gradient(field) for field in statistics))
         nll = ops.stop_gradient(nll)
-        self.mean.update_state(statistics.loss + penalty * statistics.tokens, statistics.tokens)
         for metric in self.shared_weighted if are_weighted else self.shared + self.shared_weighted:
             metric.update_from_statistics(statistics, labels, nll, weights, vocab_size)
 

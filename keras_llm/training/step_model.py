@@ -110,11 +110,13 @@ class StepModel(keras.Model):
 
         Where several processes train, those of all of them: each has to call it.
         """
-        if self.step is None:
+        metrics = self.metrics
+        if self.step is None or self.step.sums.mean not in metrics:
+            # A subclass keeps metrics of its own, as in Keras's guides.
             return super().get_metrics_result()
         others = {}
         with self.step.metrics_of_all():
-            for metric in self.metrics[len(self.step.sums.metrics) :]:
+            for metric in [m for m in metrics if m not in self.step.sums.metrics]:
                 if not getattr(metric, "built", True):
                     continue  # Keras's container of metrics, empty
                 result = metric.result()
@@ -260,6 +262,7 @@ class StepModel(keras.Model):
         kind = RowsOfOneProcess if isinstance(data, RowsOfOneProcess) else tuple
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.reader is not None:
+            sample_weight = self.reader.weights(x, sample_weight)
             x, y = self.reader.read(x, y, ignored_label(self.loss))
         # In TensorFlow's graph a batch may have no shape.
         if self.step is not None and kind is tuple and BACKEND != "tensorflow":

@@ -13,10 +13,12 @@ from keras_llm.training.compile_arguments import (
     FIT_NAMES,
     SIZES,
     check_arguments,
+    check_compiled,
     check_execution,
     check_no_fit,
     check_not_of_torch,
     check_sizes,
+    check_thawed,
     resolve,
 )
 from keras_llm.training.data_model import DataModel
@@ -163,7 +165,9 @@ class TokenModel(DataModel):
             RuntimeError: a callback of `fit` calls this.
         """
         check_names(keras.Model.fit, kwargs, FIT_NAMES)
+        check_compiled(self, "fit")
         check_no_fit(self, "fit")
+        check_thawed(self)
         check_length(epochs, steps, tokens, self.step)
         sizes = {name: kwargs.get(name) for name in SIZES}
         initial_epoch = kwargs.pop("initial_epoch", 0)

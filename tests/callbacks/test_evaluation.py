@@ -44,6 +44,24 @@ def test_the_model_is_evaluated_as_if_training_had_ended_there():
 
 
 @pytest.mark.torch_only
+def test_each_of_several_data_sets_has_numbers_of_its_own(tmp_path):
+    sets = {"news": VALID, "web": (X[9:30], Y[9:30])}
+    evaluations = [callbacks.Evaluation(each, 6, name=name) for name, each in sets.items()]
+    report = callbacks.TrainingReport(tmp_path / "report.html")
+    model = build()
+    run = [*evaluations, report]
+    history = model.fit(X, Y, batch_size=4, verbose=0, callbacks=run)
+    for name, (ids, labels) in sets.items():
+        logits = keras.ops.convert_to_numpy(model(ids)).astype("float64")
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        nll = -np.take_along_axis(log_p, labels[..., None], -1)[labels != PAD].mean()
+        for last in (history.steps[-1], {k: v[-1] for k, v in history.history.items()}):
+            assert last[f"val_{name}_loss"] == pytest.approx(nll, rel=1e-6)
+            assert last[f"val_{name}_perplexity"] == pytest.approx(np.exp(nll), rel=1e-6)
+    assert "val_loss" not in history.history
+
+
+@pytest.mark.torch_only
 def test_an_evaluation_between_log_points_is_a_point_with_all_numbers():
     """Of what was trained since the point before; else its callbacks had no loss to monitor."""
     seen = []

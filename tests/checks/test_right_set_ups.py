@@ -98,6 +98,12 @@ def an_autoencoder():
     return compiled(model), FULL[:, :LENGTH], FULL[:, :LENGTH]
 
 
+def tags():
+    rows = padded(DOCUMENTS)[:, :LENGTH]
+    model = models.LanguageModel(causal().backbone, keras.layers.Dense(5))
+    return compiled(model, losses.MaskedSparseCategoricalCrossentropy()), rows, rows % 5
+
+
 def keras_masked():
     rows = padded(DOCUMENTS)
     backbone = keras.layers.Embedding(VOCAB, 8, mask_zero=True)
@@ -157,6 +163,7 @@ SETUPS = {
     "one token": one_token_over_and_over,
     "runs": runs,
     "autoencoder": an_autoencoder,
+    "tags": tags,
     "mask_zero": keras_masked,
     "weights": weighted,
     "one row": lambda: (compiled(causal()), FULL[:1, :LENGTH], FULL[:1, 1:-1]),

@@ -108,6 +108,49 @@ def test_labels_that_nothing_shifts_can_be_said():
     assert loss == pytest.approx(own_loss("llama"), rel=1e-6)
 
 
+# Keras tells of data whose length it did not know.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("name", ["llama", "t5", "bart decoder"])
+@pytest.mark.parametrize("kind", ["tensors", "lists", "generator", "loader", "with Keras's loss"])
+@pytest.mark.quick(4)
+def test_weights_lie_where_the_labels_do(kind, name):
+    """Those of tokens in a batch with labels inside, whether or not the model shifts these."""
+    batch = zoo.batch(name)
+    weights = torch.rand(batch["labels"].shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = zoo.make(name).double()(**batch).logits
+    shifts = name == "llama"
+    labels = batch["labels"][:, 1:] if shifts else batch["labels"]
+    of_labels = weights[:, 1:] if shifts else weights
+    nll = torch.nn.functional.cross_entropy(
+        logits[:, : labels.shape[1]].mT, labels, reduction="none"
+    )
+    counts = of_labels.double() * (labels != -100)
+    want = (nll * counts).sum() / counts.sum()
+
+    model = make(name)
+    if kind == "with Keras's loss":
+        stock = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, ignore_class=-100, reduction="sum"
+        )
+        model.compile(keras.optimizers.SGD(0.0), stock)
+        found = model.evaluate(batch, sample_weight=weights, verbose=0)
+        assert found == pytest.approx((nll * counts).sum().item(), rel=1e-5)
+        return
+    rows = [({k: v[i] for k, v in batch.items()}, weights[i]) for i in range(4)]
+    data = {"x": batch, "sample_weight": weights}
+    if kind == "lists":
+        data = {"x": {k: v.tolist() for k, v in batch.items()}, "sample_weight": weights.tolist()}
+    elif kind in ("generator", "loader"):
+        halves = [torch.utils.data.default_collate(rows[i : i + 2]) for i in (0, 2)]
+        parts = [(x, None, weights) for x, weights in halves]
+        data = {"x": torch.utils.data.DataLoader(parts, batch_size=None, collate_fn=lambda b: b)}
+        if kind == "generator":
+            data = {"x": (part for part in parts)}
+    history = model.fit(**data, verbose=0).history
+    assert history["loss"] == pytest.approx([want.item()], rel=1e-6)
+
+
 def test_what_the_loss_ignores_takes_the_place_of_minus_100():
     loss = make(ignore_index=0).evaluate(zoo.batch("llama"), verbose=0)
     assert loss == pytest.approx(own_loss("llama"), rel=1e-6)

@@ -97,6 +97,12 @@ def test_learning_curves_draw_the_history(wrap):
     np.testing.assert_array_equal(drawn["validation"], ([1, 2, 3], val_loss))
 
 
+def test_a_metric_of_validation_alone_is_drawn():
+    drawn = lines(plots.learning_curves({"loss": [3.0, 2.0], "val_f1": [0.5, 0.75]}, "f1"))
+    assert list(drawn) == ["validation"]
+    np.testing.assert_array_equal(drawn["validation"], [[1, 2], [0.5, 0.75]])
+
+
 def test_the_second_scale_is_the_perplexity():
     loss = np.array([6.0, 4.0, 3.0])
     ax = plots.learning_curves({"loss": loss, "perplexity": np.exp(loss)})

@@ -115,6 +115,34 @@ def test_metrics_of_ones_own(weighted):
     assert not model.step.why_logits()
 
 
+class OwnStep(models.LanguageModel):
+    """A step and metrics of one's own, as in Keras's guides."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.tracker = keras.metrics.Mean(name="loss")
+
+    @property
+    def metrics(self):
+        return [self.tracker]
+
+    def test_step(self, data):
+        ids, labels = data
+        loss = torch.nn.functional.cross_entropy(self(ids).mT, labels, ignore_index=0)
+        self.tracker.update_state(loss)
+        return {"loss": self.tracker.result()}
+
+
+@pytest.mark.torch_only
+def test_what_a_step_of_ones_own_tracks_is_logged():
+    model = OwnStep(keras.layers.Embedding(VOCAB, 4), keras.layers.Dense(VOCAB))
+    model(X)
+    model.compile("sgd", losses.MaskedSparseCategoricalCrossentropy(0))
+    nll, _ = nll_and_logits(model)
+    batches = [nll[i : i + 4][Y[i : i + 4] != 0].mean() for i in (0, 4)]
+    assert evaluate(model, batch_size=4) == pytest.approx({"loss": np.mean(batches)}, rel=1e-6)
+
+
 @pytest.mark.backend_free
 def test_a_metric_that_defines_nothing_or_the_wrong_thing_is_told():
     with pytest.raises(TypeError, match=r"must define numerator_and_denominator.*per_token"):

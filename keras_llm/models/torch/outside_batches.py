@@ -95,11 +95,17 @@ class BatchReader:
             inputs["decoder_input_ids"] = self.decoder_inputs(of_theirs.long())
         return inputs, y
 
+    def weights(self, x, sample_weight):
+        """The weight of each position's label, of weights that lie where the labels in `x` lie."""
+        is_of_tokens = np.ndim(sample_weight) == 2 and np.shape(sample_weight)[1] > 1
+        if not is_of_tokens or not isinstance(x, Mapping) or x.get("labels") is None:
+            return sample_weight
+        return shifted_left(as_tensor(sample_weight), 0) if self.shifts_labels else sample_weight
+
     def read_parts(self, batch, ignore_index: int | None) -> tuple:
         """A generator's batch: the tuple of `(inputs, labels, sample_weight)` that it has of it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        inputs, y = self.read(x, y, ignore_index)
-        parts = inputs, y, sample_weight
+        parts = *self.read(x, y, ignore_index), self.weights(x, sample_weight)
         return parts[: max(i for i, part in enumerate(parts) if part is not None) + 1]
 
     def of_seq2seq(self, inputs: dict, y) -> dict:
