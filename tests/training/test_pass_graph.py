@@ -12,6 +12,7 @@ import torch
 
 from keras_llm import losses, models, optimizers
 from keras_llm.training.torch import compile_policy, pass_graph
+from tests import reference
 
 pytestmark = pytest.mark.torch_only
 
@@ -69,6 +70,17 @@ def test_none_where_there_are_many_logits(monkeypatch):
     assert graphs_after(build()) == [None]
     monkeypatch.setattr(pass_graph, "MAX_LOGITS", X.size * VOCAB)
     assert all(graphs_after(build()))
+
+
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.3, 0.0), (0.0, 0.1)])
+def test_settings_of_the_loss_may_change_between_batches(smoothing, z_loss):
+    model = build()
+    assert all(graphs_after(model))
+    model.loss.label_smoothing, model.loss.z_loss = smoothing, z_loss
+    logits = torch.tensor(model.predict(X, verbose=0), dtype=torch.float64).reshape(-1, VOCAB)
+    truth = reference.crossentropy(logits, torch.tensor(Y).reshape(-1), smoothing, z_loss).mean()
+    model.reset_metrics()
+    assert model.train_on_batch(X, Y) == pytest.approx(float(truth), rel=1e-5)
 
 
 @pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
