@@ -70,6 +70,15 @@ class CapturedLayer:
         key = shape_key(inputs, keras.tree.flatten(inputs), training)
         return not self.reason and key in self.graphs
 
+    def drop_compiled(self):
+        """Has the compiled graphs made again, after weights were frozen or thawed.
+
+        `torch.compile` compiles one graph for few choices of trained weights, then it fails.
+        """
+        for key, graph in self.graphs.items():
+            if graph is not None and graph.in_use.is_compiled:
+                self.graphs[key] = None
+
     def trace(self, inputs, training):
         """The graph of one shape; None, and a reason, where there is none."""
         try:

@@ -44,6 +44,8 @@ class Graphs:
         """The variables that are trainable now."""
         if self._trained is None or not self._trained.is_still_true():
             self._trained, self.passes = TrainedVariables(self.model), None
+            if self.captured is not None:
+                self.captured.drop_compiled()
         return self._trained
 
     def last_trained(self) -> TrainedVariables:
