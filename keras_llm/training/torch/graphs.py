@@ -77,7 +77,7 @@ class Graphs:
     def why_none(self) -> str:
         """Why the layers run one by one; empty where they run as a graph, as far as is known."""
         if self.captured is not None:
-            reason = self.captured.reason
+            reason = self.captured.reason or self.captured.why_not_trained
         else:
             known = getattr(getattr(self.model, "backbone", None), "why_no_graph", None)
             reason = known() if known else ""
