@@ -35,7 +35,7 @@ class LayerSettings:
 
 
 class Attributes:
-    """The attributes of one layer. They are compared without a Python loop, which would be slow."""
+    """The attributes of a layer or a loss, compared without a Python loop, which would be slow."""
 
     def __init__(self, layer):
         self.now = vars(layer)

@@ -5,8 +5,10 @@ import gc
 import keras
 import numpy as np
 import pytest
+import torch
 from keras import ops
 
+from keras_llm import losses
 from keras_llm.models import CausalTransformer, Seq2SeqTransformer
 from tests.models.weights import randomize
 
@@ -64,3 +66,23 @@ def test_generation_sees_low_rank_adapters():
     assert np.abs(after - before).max() > 0.1
     new = model.generate(IDS, max_new_tokens=1)[:, -1]
     np.testing.assert_array_equal(new, after[:, -1].argmax(axis=-1))
+
+
+@pytest.mark.torch_only
+@pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
+@pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
+def test_what_is_below_a_quantized_layer_has_the_gradient_that_keras_defines():
+    model = randomize(CausalTransformer(**SIZES), scale=0.2)
+    model.quantize("int8")
+    model.compile(keras.optimizers.SGD(0.5), losses.MaskedSparseCategoricalCrossentropy())
+    tensors = [variable.value for variable in model.trainable_variables]
+    labels = torch.tensor(IDS[:, ::-1].copy())
+    for _ in range(3):
+        # By Keras, layer by layer.
+        loss = torch.nn.functional.cross_entropy(model(IDS).flatten(0, 1), labels.ravel())
+        gradients = torch.autograd.grad(loss, tensors)
+        wanted = [t.detach() - 0.5 * g for t, g in zip(tensors, gradients, strict=True)]
+        model.train_on_batch(IDS, labels.numpy())
+        for tensor, want in zip(tensors, wanted, strict=True):
+            torch.testing.assert_close(tensor.detach(), want, rtol=1e-5, atol=1e-6)
+    assert "is quantised" in model.step.describe().why_layers

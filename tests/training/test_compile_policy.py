@@ -142,6 +142,35 @@ def test_without_a_compiler_the_graph_stays_and_says_why(clock, monkeypatch):
     assert all(torch.equal(hidden, torch.ones(2)) for hidden, _ in outputs)
 
 
+def test_an_error_of_a_compiled_graph_says_who_wanted_it(clock, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(compile_policy, "compiled", lambda module: fails)
+    with pytest.raises(RuntimeError, match="no compiler") as raised:
+        call(CompilePolicy(True), graph(clock, 1.0))
+    (note,) = raised.value.__notes__
+    assert note.startswith("compile was given jit_compile=True") and "C++ compiler" in note
+
+
+def test_a_run_that_continues_where_no_compiler_is_goes_on_without(clock, monkeypatch):
+    before, policy, one = CompilePolicy("auto"), CompilePolicy("auto"), graph(clock, 1.0)
+    before.begin_epoch(10_000)
+    call(before, graph(clock, 1.0), 20)
+    policy.load_state_dict(before.state_dict())
+    assert policy.ratio == pytest.approx(0.7)
+
+    def fails(*arguments):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(compile_policy, "compiled", lambda module: fails)
+    policy.begin_epoch(10_000)
+    outputs = call(policy, one, 30)
+    assert not one.is_compiled
+    assert policy.describe() == "not compiled: torch.compile failed with RuntimeError: no compiler"
+    assert all(torch.equal(hidden, torch.ones(2)) for hidden, _ in outputs)
+
+
 def test_the_decision_is_kept_and_told(clock):
     policy = CompilePolicy("auto")
     assert policy.describe().startswith("not compiled so far")

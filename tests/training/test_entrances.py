@@ -374,6 +374,16 @@ def test_a_later_batch_of_a_wrong_length_is_no_number(ids, labels):
             model.evaluate(batches, steps=3, verbose=0)
 
 
+@pytest.mark.torch_only
+def test_evaluate_answers_in_inference_mode_too():
+    model = build()
+    x, y = RNG.integers(0, VOCAB, (2, 4, 3))
+    truth, _ = in_float64(model.get_weights(), x, y, np.ones(y.shape, bool))
+    with torch.inference_mode():
+        for _ in range(3):
+            assert model.evaluate(x, y, verbose=0)[0] == pytest.approx(truth, rel=1e-5)
+
+
 @pytest.mark.backend_free
 def test_names_of_other_trainers_are_answered():
     model = models.LanguageModel(keras.layers.Embedding(9, 4), keras.layers.Dense(9))

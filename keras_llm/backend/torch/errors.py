@@ -10,7 +10,9 @@ def reason_of(error: Exception) -> str:
     ('ValueError: no room', 'KeyError: it says no more')
     """
     # Keras's errors are coloured.
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    # How to see more, which torch.compile adds.
+    text = " ".join(text.partition("Set TORCHDYNAMO_VERBOSE=1")[0].split())
     if not text and error.__cause__ is not None:
         return reason_of(error.__cause__)
     text = text or ", ".join(f"{name} = {value}" for name, value in vars(error).items())

@@ -52,13 +52,18 @@ class HiddenVectors:
         """Whether the configuration asks for the loss of a mixture of experts' router."""
         return bool(getattr(self.model.config, "output_router_logits", False))
 
-    def __call__(self, inputs: dict):
-        """The hidden vectors, and the penalty of `penalty_of`."""
+    def __call__(self, inputs: dict, in_use=lambda module: module):
+        """The hidden vectors, and the penalty of `penalty_of`.
+
+        Args:
+            inputs: What the model is given.
+            in_use: From a module to what is called, such as what `torch.compile` made of it.
+        """
         if self.by_base_model:
-            outputs = self.model.base_model(**inputs, use_cache=False)
+            outputs = in_use(self.model.base_model)(**inputs, use_cache=False)
             return outputs.last_hidden_state, 0.0
         with replaced(self.head, lambda hidden: hidden):
-            outputs = self.model(**inputs, use_cache=False)
+            outputs = in_use(self.model)(**inputs, use_cache=False)
         return outputs.logits, self.penalty_of(outputs)
 
     def penalty_of(self, outputs):

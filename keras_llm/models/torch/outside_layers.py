@@ -81,7 +81,7 @@ class OutsideBackbone(OfParameters):
         self.set_mode(bool(training))
         inputs, outside = self.inside(inputs)
         with self.in_mixed_precision():
-            hidden, penalty = self.in_use(self.hidden_vectors)(inputs)
+            hidden, penalty = self.hidden_vectors(inputs, self.in_use)
         if self.factor != 1.0:
             hidden = hidden * self.factor
         self.add_penalty(penalty)
@@ -131,13 +131,13 @@ class OutsideBackbone(OfParameters):
         if not isinstance(penalty, float):
             self.add_loss(penalty)
 
-    def in_use(self, function):
-        """A function of the module, or what `torch.compile` made of it."""
+    def in_use(self, module):
+        """A part of the model, or what `torch.compile` made of it."""
         if not self.is_compiled:
-            return function
-        if function not in self.compiled:
-            self.compiled[function] = torch.compile(function)
-        return self.compiled[function]
+            return module
+        if module not in self.compiled:
+            self.compiled[module] = torch.compile(module)
+        return self.compiled[module]
 
     def set_mode(self, training: bool):
         """Puts all of the model into training or evaluation mode."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_llm.backend.keras_private import keras_mask
+from keras_llm.backend.keras_private import all_layers, keras_mask
 from keras_llm.backend.layer_settings import unknown_layers
 from keras_llm.backend.torch.errors import reason_of
 from keras_llm.training.torch.captured_graph import CapturedGraph, check_seeds
@@ -28,6 +28,10 @@ class CapturedLayer:
     Args:
         layer: The layer, built.
         policy: Decides which graphs are compiled.
+
+    Attributes:
+        reason: Why the layer is called directly.
+        why_not_trained: Why it is in training mode.
     """
 
     def __init__(self, layer, policy: CompilePolicy):
@@ -36,6 +40,7 @@ class CapturedLayer:
         self.graphs = {}
         own_reason = getattr(layer, "why_no_graph", None)
         self.reason = own_reason() if own_reason else unknown_layers(layer)
+        self.why_not_trained = quantised_layers(layer)
         # Whether the last call was answered by a graph.
         self.replayed = False
 
@@ -52,7 +57,7 @@ class CapturedLayer:
             return self.layer(inputs, training=training)
         tensors = keras.tree.flatten(inputs)
         key = shape_key(inputs, tensors, training)
-        if key in self.graphs:
+        if key in self.graphs and not (training and self.why_not_trained):
             graph = self.graphs[key] = self.graphs[key] or self.trace(inputs, training)
             if graph is not None:
                 self.replayed = True
@@ -70,6 +75,15 @@ class CapturedLayer:
         key = shape_key(inputs, keras.tree.flatten(inputs), training)
         return not self.reason and key in self.graphs
 
+    def drop_compiled(self):
+        """Has the compiled graphs made again, after weights were frozen or thawed.
+
+        `torch.compile` compiles one graph for few choices of trained weights, then it fails.
+        """
+        for key, graph in self.graphs.items():
+            if graph is not None and graph.in_use.is_compiled:
+                self.graphs[key] = None
+
     def trace(self, inputs, training):
         """The graph of one shape; None, and a reason, where there is none."""
         try:
@@ -83,6 +97,17 @@ class CapturedLayer:
                 stacklevel=2,
             )
             return None
+
+
+def quantised_layers(layer) -> str:
+    """Why a graph of the forward pass has not the layer's gradient; empty where it has.
+
+    Keras defines the gradient through a quantised product, which rounds; autograd would find 0.
+    """
+    for part in all_layers(layer):
+        if getattr(part, "quantization_mode", None) is not None:
+            return f"{part.name} is quantised, and has a gradient of its own"
+    return ""
 
 
 def shape_key(inputs, tensors, training: bool) -> tuple:

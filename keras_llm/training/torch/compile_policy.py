@@ -15,6 +15,11 @@ SECONDS_PER_OPERATION = 0.1
 CALLS_BEFORE = 10
 # Calls of `time_ratio`: two to warm up, then five of each graph.
 TIMED_CALLS = 12
+# For an error of a compiled graph, which speaks of PyTorch's own settings only.
+WHO_COMPILES = (
+    "compile was given jit_compile={!r}: torch.compile makes kernels of the layers, for which it "
+    "needs a C++ compiler on a CPU and Triton on a GPU. jit_compile=False trains without it."
+)
 # A pause of more than this many times the shortest step is not counted as a step.
 LONGEST_PAUSE = 10
 
@@ -47,7 +52,7 @@ class CompilePolicy:
     for which the graph will still be used. `fit` knows how many batches remain. If the number is
     unknown, the remaining time is assumed to equal the time so far. So a rare shape is never
     compiled, and a run takes at most a tenth longer. The first graph is timed with and without
-    compiling, and the faster way is used for all graphs.
+    compiling, and the faster way is used for all graphs, as long as compiling does not fail.
 
     Args:
         jit_compile: True for every graph, False for none, `"auto"` where it pays.
@@ -76,7 +81,12 @@ class CompilePolicy:
             self._count(graph)
         if not graph.is_compiled and self._pays(graph):
             self._compile(graph, arguments)
-        return graph.module(*arguments)
+        try:
+            return graph.module(*arguments)
+        except Exception as error:
+            if graph.is_compiled:
+                error.add_note(WHO_COMPILES.format(self.jit_compile))
+            raise
 
     def _count(self, graph):
         now = time.monotonic()
@@ -105,10 +115,12 @@ class CompilePolicy:
 
     def _compile(self, graph, arguments):
         module = compiled(graph.module)
-        if self.jit_compile == "auto" and self.ratio is None:
+        if self.jit_compile == "auto":
             began = time.monotonic()
-            self.ratio, self.problem = time_ratio(module, graph.module, arguments)
-            self.seconds_per_operation = (time.monotonic() - began) / graph.operations
+            ratio, problem = time_ratio(module, graph.module, arguments)
+            if self.ratio is None or problem:
+                self.ratio, self.problem = ratio, problem
+                self.seconds_per_operation = (time.monotonic() - began) / graph.operations
             self.pause()
             if self.ratio >= 1.0:
                 return

@@ -44,6 +44,8 @@ class Graphs:
         """The variables that are trainable now."""
         if self._trained is None or not self._trained.is_still_true():
             self._trained, self.passes = TrainedVariables(self.model), None
+            if self.captured is not None:
+                self.captured.drop_compiled()
         return self._trained
 
     def last_trained(self) -> TrainedVariables:
@@ -75,7 +77,7 @@ class Graphs:
     def why_none(self) -> str:
         """Why the layers run one by one; empty where they run as a graph, as far as is known."""
         if self.captured is not None:
-            reason = self.captured.reason
+            reason = self.captured.reason or self.captured.why_not_trained
         else:
             known = getattr(getattr(self.model, "backbone", None), "why_no_graph", None)
             reason = known() if known else ""

@@ -14,6 +14,7 @@ import torch
 from keras import ops
 
 from keras_llm.backend.head_matrix import logits_of
+from keras_llm.backend.layer_settings import Attributes
 from keras_llm.backend.ops import logits_pass
 from keras_llm.backend.torch import tensors as facts
 from keras_llm.training.torch.captured_graph import CapturedGraph, check_seeds
@@ -36,6 +37,7 @@ class PassGraphs:
 
     def __init__(self, model, loss, top_k, trained, policy):
         self.arguments = model, loss, top_k, trained, policy
+        self.loss_settings = Attributes(loss)
         self.graphs = {}
 
     def graph_of(self, inputs) -> "PassGraph | None":
@@ -44,6 +46,9 @@ class PassGraphs:
         Args:
             inputs: Tensors, of shapes that the backbone has seen.
         """
+        if not self.loss_settings.unchanged():
+            # They are numbers of the graphs. Who changes them may do so at every batch.
+            return None
         key = shape_key(inputs, keras.tree.flatten(inputs), training=True)
         if key not in self.graphs:
             self.graphs[key] = self.trace(inputs) if len(self.graphs) < MAX_GRAPHS else None

@@ -68,6 +68,8 @@ class TorchStep(TorchPasses):
             self.apply_update()
         return self.logs() if logs is None else logs
 
+    # Some of a loss's numbers are found by its derivatives, which inference mode rules out.
+    @torch.inference_mode(mode=False)
     def test_batch(self, data):
         """One batch of evaluation; returns the logs."""
         self.check_devices()
