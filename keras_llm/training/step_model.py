@@ -117,9 +117,8 @@ class StepModel(keras.Model):
         others = {}
         with self.step.metrics_of_all():
             for metric in [m for m in metrics if m not in self.step.sums.metrics]:
-                if not getattr(metric, "built", True):
-                    continue  # Keras's container of metrics, empty
-                result = metric.result()
+                # Keras's container of metrics may be empty.
+                result = metric.result() if getattr(metric, "built", True) else {}
                 others |= result if isinstance(result, dict) else {metric.name: result}
             return self.step.sums.results(others)
 
