@@ -99,7 +99,7 @@ def an_autoencoder():
 
 
 def tags():
-    rows = padded(DOCUMENTS)[:, :LENGTH]
+    rows = FULL[:, :LENGTH]
     model = models.LanguageModel(causal().backbone, keras.layers.Dense(5))
     return compiled(model, losses.MaskedSparseCategoricalCrossentropy()), rows, rows % 5
 
