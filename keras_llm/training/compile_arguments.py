@@ -140,9 +140,9 @@ def check_thawed(model):
     thawed = [v.path for v in model.trainable_variables if id(v) not in known]
     if known and thawed:
         raise ValueError(
-            "Variables that fit trains must be trainable when compile is called: call compile "
-            "again, so that the optimizer has state of them. "
-            f"Received: {len(thawed)} that were not, such as {thawed[0]!r}"
+            "Variables that fit trains must be those that the optimizer has state of: call "
+            "compile again, with a new optimizer, after layers were thawed. "
+            f"Received: {len(thawed)} without, such as {thawed[0]!r}"
         )
 
 
