@@ -42,7 +42,8 @@ class MaskedKLDivergence(MaskedLoss):
         target_from_logits: The targets are the teacher's logits.
         ignore_index: Where a label array comes with the targets, labels of this value don't count.
         from_logits: Whether the student's predictions are logits; probabilities otherwise.
-        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`.
+        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`. What `fit` and
+            `evaluate` of a `LanguageModel` log is per token, also with `"sum"`.
         name: The loss's name.
 
     Call arguments:

@@ -30,7 +30,8 @@ class MaskedSparseCategoricalCrossentropy(TokenLoss):
         z_loss: Keeps the logits' scale from drifting; 1e-4 in PaLM (Chowdhery et al. 2022,
             https://arxiv.org/abs/2204.02311, section 5).
         from_logits: Whether predictions are logits; probabilities otherwise.
-        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`.
+        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`. What `fit` and
+            `evaluate` of a `LanguageModel` log is per token, also with `"sum"`.
         name: The loss's name.
 
     Call arguments:

@@ -34,7 +34,8 @@ class TokenLoss(MaskedLoss):
     Args:
         ignore_index: Labels of this value do not count.
         from_logits: Whether predictions are logits; probabilities otherwise.
-        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`.
+        reduction: `"mean"` (over the tokens that count), `"sum"` or `"none"`. What `fit` and
+            `evaluate` of a `LanguageModel` log is per token, also with `"sum"`.
         name: The loss's name.
     """
 
