@@ -218,6 +218,23 @@ def class_weights(labels, class_weight: dict) -> np.ndarray:
     return weights
 
 
+def check_row_classes(labels) -> None:
+    """Raises `ValueError` for labels of tokens, of which Keras would weigh rows by an argmax."""
+    values = host_values(labels) if np.ndim(labels) == 2 else None
+    # A row of zeros and a one is a class, which Keras reads.
+    if (
+        values is not None
+        and values.dtype.kind in "iu"
+        and values.shape[1] > 1
+        and values.max() > 1
+    ):
+        raise ValueError(
+            "class_weight of labels [batch, length] needs a loss of keras_llm, such as "
+            "losses.MaskedSparseCategoricalCrossentropy(); with one of Keras use sample_weight. "
+            f"Received: labels of shape {values.shape}"
+        )
+
+
 def token_weights(loss, y, sample_weight, class_weight):
     """The weights of rows or tokens: those that were given, checked, or those of classes.
 

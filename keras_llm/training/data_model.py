@@ -10,7 +10,13 @@ from keras_llm.backend.ops.device_rows import devices_of_rows
 from keras_llm.checks.compile_checks import ignored_label
 from keras_llm.data.data_loader import DataLoader
 from keras_llm.distribution import by_all_processes, world
-from keras_llm.training.arrays import as_arrays, check_kind, check_rows, token_weights
+from keras_llm.training.arrays import (
+    as_arrays,
+    check_kind,
+    check_row_classes,
+    check_rows,
+    token_weights,
+)
 from keras_llm.training.compile_arguments import check_compiled, check_sizes
 from keras_llm.training.fit_length import batches_in
 from keras_llm.training.stored_model import StoredModel
@@ -145,6 +151,8 @@ class DataModel(StoredModel):
         if batches_in((x,), batch_size, None, 0.0) == 0:
             raise ValueError("x must have at least one batch. Received: a loader of 0 batches")
         if self.step is None:
+            if class_weight is not None:
+                check_row_classes(y)
             return x, y, sample_weight
         return x, y, token_weights(self.step.loss, y, sample_weight, class_weight)
 

@@ -288,6 +288,11 @@ def test_class_weights_are_of_each_tokens_label():
         else:
             logs = model.train_on_batch(x, y, class_weight=weight, return_dict=True)
             assert logs["loss"] == pytest.approx(want, rel=1e-5)
+    stock = build()
+    stock.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for call in (stock.fit, stock.train_on_batch):
+        with pytest.raises(ValueError, match=r"needs a loss of keras_llm.*sample_weight"):
+            call(x, y, class_weight=weight)
     with pytest.raises(ValueError, match=r"class_weight needs the labels as an array.*alpha="):
         model.fit(Batches((x, y)), class_weight=weight, verbose=0)
     with pytest.raises(TypeError, match=r"class_weight must have integers as keys. .*'1'"):
