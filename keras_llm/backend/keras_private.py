@@ -32,6 +32,11 @@ def all_layers(layer) -> list:
     return [layer, object()] if flatten is None else list(flatten())
 
 
+def recomputes(layer) -> bool:
+    """Whether a layer was made in a `RematScope`, to compute again in the backward pass."""
+    return getattr(getattr(layer, "_remat_mode", None), "mode", None) is not None
+
+
 def is_cast_for(variable, layer) -> bool:
     """Whether a layer casts a variable of its own to its `compute_dtype` whenever it reads it."""
     casts = layer.autocast and keras.backend.is_float_dtype(layer.compute_dtype)

@@ -1,5 +1,6 @@
 """A captured layer gives what the layer gives: numbers, gradients, noise, state and errors."""
 
+import contextlib
 import re
 
 import keras
@@ -129,3 +130,29 @@ def test_fit_captures_and_run_eagerly_does_not():
     model.compile(optimizer="sgd", loss=loss, run_eagerly=True)
     model.fit(IDS, IDS, batch_size=1, verbose=0)
     assert model.step.graphs.captured is None
+
+
+def bytes_kept_for_backward(scope, **arguments):
+    """What a batch keeps, from the third on, while loss and head are in one pass."""
+    with scope:
+        model = models.CausalTransformer(23, 16, 4, 2, max_length=8)
+        model(IDS)
+    loss, sizes = losses.MaskedSparseCategoricalCrossentropy(0), {}
+    model.compile("sgd", loss, **arguments)
+
+    def keep(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for _ in range(2):
+        model.train_on_batch(IDS, IDS)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train_on_batch(IDS, IDS)
+    return sum(sizes.values())
+
+
+@pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
+def test_what_is_computed_again_in_the_backward_pass_is_not_kept():
+    kept = bytes_kept_for_backward(keras.RematScope(mode="full"))
+    assert kept == bytes_kept_for_backward(keras.RematScope(mode="full"), run_eagerly=True)
+    assert kept < bytes_kept_for_backward(contextlib.nullcontext()) / 10

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_llm.backend.keras_private import all_layers, keras_mask
+from keras_llm.backend.keras_private import all_layers, keras_mask, recomputes
 from keras_llm.backend.layer_settings import unknown_layers
 from keras_llm.backend.torch.errors import reason_of
 from keras_llm.training.torch.captured_graph import CapturedGraph, check_seeds
@@ -40,7 +40,7 @@ class CapturedLayer:
         self.graphs = {}
         own_reason = getattr(layer, "why_no_graph", None)
         self.reason = own_reason() if own_reason else unknown_layers(layer)
-        self.why_not_trained = quantised_layers(layer)
+        self.why_not_trained = why_not_trained(layer)
         # Whether the last call was answered by a graph.
         self.replayed = False
 
@@ -99,14 +99,17 @@ class CapturedLayer:
             return None
 
 
-def quantised_layers(layer) -> str:
-    """Why a graph of the forward pass has not the layer's gradient; empty where it has.
+def why_not_trained(layer) -> str:
+    """Why a graph of the forward pass is not trained; empty where it is.
 
-    Keras defines the gradient through a quantised product, which rounds; autograd would find 0.
+    Keras defines the gradient through a quantised product, which rounds: autograd would find 0. And
+    a graph would keep for the backward pass what a layer in a `RematScope` computes again.
     """
     for part in all_layers(layer):
         if getattr(part, "quantization_mode", None) is not None:
             return f"{part.name} is quantised, and has a gradient of its own"
+        if recomputes(part):
+            return f"{part.name} was made in a RematScope, and computes again in the backward pass"
     return ""
 
 
