@@ -71,18 +71,24 @@ def test_generation_sees_low_rank_adapters():
 @pytest.mark.torch_only
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 @pytest.mark.filterwarnings("ignore::keras_llm.checks.sanity_warning.SanityWarning")
-def test_what_is_below_a_quantized_layer_has_the_gradient_that_keras_defines():
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_what_is_below_a_quantized_layer_has_the_gradient_that_keras_defines(
+    jit_compile, monkeypatch
+):
+    monkeypatch.setattr("keras_llm.training.torch.compile_policy.compiled", lambda module: module)
     model = randomize(CausalTransformer(**SIZES), scale=0.2)
     model.quantize("int8")
-    model.compile(keras.optimizers.SGD(0.5), losses.MaskedSparseCategoricalCrossentropy())
+    loss = losses.MaskedSparseCategoricalCrossentropy()
+    model.compile(keras.optimizers.SGD(0.5), loss, jit_compile=jit_compile)
     tensors = [variable.value for variable in model.trainable_variables]
     labels = torch.tensor(IDS[:, ::-1].copy())
     for _ in range(3):
         # By Keras, layer by layer.
-        loss = torch.nn.functional.cross_entropy(model(IDS).flatten(0, 1), labels.ravel())
-        gradients = torch.autograd.grad(loss, tensors)
+        truth = torch.nn.functional.cross_entropy(model(IDS).flatten(0, 1), labels.ravel())
+        gradients = torch.autograd.grad(truth, tensors)
         wanted = [t.detach() - 0.5 * g for t, g in zip(tensors, gradients, strict=True)]
         model.train_on_batch(IDS, labels.numpy())
         for tensor, want in zip(tensors, wanted, strict=True):
             torch.testing.assert_close(tensor.detach(), want, rtol=1e-5, atol=1e-6)
-    assert "is quantised" in model.step.describe().why_layers
+    # A compiled pass has the gradient in it.
+    assert ("is quantised" in model.step.describe().why_layers) != jit_compile

@@ -76,6 +76,8 @@ class Graphs:
 
     def why_none(self) -> str:
         """Why the layers run one by one; empty where they run as a graph, as far as is known."""
+        if self.passes is not None and any(self.passes.graphs.values()):
+            return ""
         if self.captured is not None:
             reason = self.captured.reason or self.captured.why_not_trained
         else:
