@@ -100,6 +100,10 @@ class Distillation(TokenModel):
                 "Distillation must be compiled with a loss of keras_llm for the labels, such as "
                 f"losses.MaskedSparseCategoricalCrossentropy(). Received: loss={self.loss!r}"
             )
+        # A student of transformers has no graph: its own code is compiled.
+        run_compiled = getattr(self.backbone, "run_compiled", None)
+        if run_compiled is not None:
+            run_compiled(self.step.jit_compile is True)
 
     explain = LanguageModel.explain
 

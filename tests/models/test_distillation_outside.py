@@ -1,5 +1,7 @@
 """A student of transformers takes Hugging Face's batches, also where a teacher is beside it."""
 
+import functools
+
 import keras
 import pytest
 import torch
@@ -112,6 +114,22 @@ def logits(model, kind, ids, mask):
     else:
         z = model.hf(ids, attention_mask=mask).logits
     return z.detach().double()
+
+
+@pytest.mark.slow
+def test_a_student_is_compiled_if_that_is_asked_for(monkeypatch):
+    traced = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", traced)
+    teacher, student = teacher_and_student()
+    wanted, _ = plain_losses(teacher, student)
+    model = models.Distillation(
+        models.from_transformers(teacher), models.from_transformers(student), ALPHA, TEMPERATURE
+    )
+    loss = losses.MaskedSparseCategoricalCrossentropy()
+    model.compile(keras.optimizers.SGD(0.0), loss, jit_compile=True)
+    assert model.train_on_batch(zoo.batch("llama")) == pytest.approx(wanted, rel=1e-5)
+    assert model.student.backbone.compiled
+    assert "torch.compile runs the model" in model.step.describe().why_layers
 
 
 @pytest.mark.parametrize(
