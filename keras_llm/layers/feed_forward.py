@@ -60,7 +60,7 @@ class GatedFeedForward(keras.layers.Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """The equation above."""
-        return self.down(ops.silu(self.gate(x)) * self.up(x))
+        return self.down(silu(self.gate(x)) * self.up(x))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -70,6 +70,15 @@ class GatedFeedForward(keras.layers.Layer):
             "d_ff": self.d_ff,
             "output_stddev": self.output_stddev,
         }
+
+
+def silu(x: Tensor) -> Tensor:
+    """`x * sigmoid(x)`.
+
+    TensorFlow's own has a custom gradient, with which it keeps a model's graph for ever, and the
+    variables of that.
+    """
+    return x * ops.sigmoid(x) if keras.backend.backend() == "tensorflow" else ops.silu(x)
 
 
 def default_d_ff(d_model: int) -> int:

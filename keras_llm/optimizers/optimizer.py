@@ -294,4 +294,6 @@ class Optimizer(NamesElsewhere, keras.optimizers.Optimizer):
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if not self.update_together(grads, trainable_variables, learning_rate):
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            # Keras's sums them over replicas first, by a function that TensorFlow never forgets.
+            for gradient, variable in zip(grads, trainable_variables, strict=True):
+                self.update_step(gradient, variable, learning_rate)

@@ -31,21 +31,19 @@ def with_derivatives(function, *numbers):
 def with_gradients(total, gradients, inputs):
     """A number as a function of some arrays, whose gradients are known.
 
+        total + f(inputs) - f(inputs)        f(inputs) = sum over all of input * gradient
+
+    with the second f a constant. TensorFlow would keep an `ops.custom_gradient` for ever, with the
+    graph that it stands in, and the variables of that.
+
     Args:
         total: The number.
         gradients: One for each of `inputs`.
         inputs: What it is differentiated with respect to, once.
     """
 
-    @ops.custom_gradient
-    def known(*inputs):
-        def backward(upstream):
-            # Scaled first: a loss scale is there because float16 would round small gradients to 0.
-            return tuple(
-                ops.cast(upstream * ops.cast(gradient, total.dtype), x.dtype)
-                for gradient, x in zip(gradients, inputs, strict=True)
-            )
+    def product(x, gradient):
+        return ops.sum(ops.cast(x, total.dtype) * ops.cast(gradient, total.dtype))
 
-        return total, backward
-
-    return known(*inputs)
+    linear = sum(map(product, inputs, gradients))
+    return total + (linear - ops.stop_gradient(linear))
