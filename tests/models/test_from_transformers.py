@@ -146,7 +146,7 @@ def test_requires_grad_decides_also_when_it_is_set_later():
     assert kept == {f"model.layers.0.{n}" for n, _ in frozen.named_parameters()}
 
     frozen.requires_grad_(True)
-    with pytest.raises(ValueError, match="recreate a new optimizer"):
+    with pytest.raises(ValueError, match="call compile again, with a new optimizer"):
         model.fit(batch, verbose=0)
     model.compile(keras.optimizers.SGD(1.0), losses.MaskedSparseCategoricalCrossentropy())
     model.fit(batch, verbose=0)

@@ -23,6 +23,8 @@ def divergence_pass(hidden, head, teacher_hidden, teacher_head, weights, tempera
     Returns:
         The sum, which can be differentiated if `training`.
     """
+    # What does not count may hold anything, and 0 times infinity is not 0.
+    hidden = ops.where(weights[:, None] != 0, hidden, 0.0)
     inputs = (hidden, head.kernel) if head.bias is None else (hidden, head.kernel, head.bias)
     rows = [*map(ops.stop_gradient, (hidden, teacher_hidden)), weights]
     matrices = [*head[:2], *teacher_head[:2]]

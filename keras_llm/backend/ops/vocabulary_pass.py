@@ -55,6 +55,8 @@ def vocabulary_pass(
         The number to minimise, which can be differentiated if `training`; the four sums of
         `TokenStatistics`; and the `nll` of each token, `[tokens]`, undefined where the weight is 0.
     """
+    # What does not count may hold anything, and 0 times infinity is not 0.
+    hidden = ops.where(weights[:, None] != 0, hidden, 0.0)
     inputs = (hidden, kernel) if bias is None else (hidden, kernel, bias)
     # Gradients are made here: what is inside the loop is not to be differentiated again.
     hidden, *head = (ops.stop_gradient(x) for x in inputs)
@@ -133,8 +135,7 @@ def in_chunks(hidden, labels, weights, vocab_size):
     filled = ops.arange(chunks * rows, dtype="int32")
     taken = ops.take(order, ops.minimum(filled, count - 1))
     weights = ops.where(filled < count, ops.take(weights, taken), 0.0)
-    # What does not count may hold anything, and 0 times infinity is not 0.
-    hidden = ops.where(weights[:, None] != 0, ops.take(hidden, taken, axis=0), 0.0)
+    hidden = ops.take(hidden, taken, axis=0)
     return hidden, ops.cast(ops.take(labels, taken), "int32"), weights, rows, ops.argsort(order)
 
 
