@@ -218,3 +218,7 @@ class TokenModel(DataModel):
             if self.step is not None:
                 self.step.end_fit()
             run.end()
+
+    def how_to_train(self) -> str:
+        """What to write where no weight is trainable and some should be; empty by default."""
+        return ""

@@ -90,6 +90,19 @@ def test_adapters_learn_as_by_hand_and_the_base_keeps_its_bits(case, tmp_path):
         torch.testing.assert_close(logits(merged, name), logits(read, name), rtol=1e-4, atol=1e-5)
 
 
+def test_adapters_that_were_loaded_to_be_used_say_how_they_are_trained(tmp_path):
+    adapted()[0].save_pretrained(tmp_path)
+
+    def read(**options):
+        return peft.PeftModel.from_pretrained(zoo.make("llama"), tmp_path, **options)
+
+    with pytest.warns(UserWarning, match=r"trainable weights\. .*is_trainable=True"):
+        fitted(read(), 1)
+    model = read(is_trainable=True)
+    fitted(model)
+    assert_same(model, by_hand(read(is_trainable=True)))
+
+
 def test_an_adapter_on_the_head_needs_its_logits_and_explain_says_so():
     model, _ = adapted(targets=("q_proj", "lm_head"))
     assert "not a torch.nn.Linear" in fitted(model, 1).step.why_logits()

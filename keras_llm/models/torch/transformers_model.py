@@ -79,6 +79,13 @@ class TransformersModel(NamesInside, LanguageModel):
         is_quantised = getattr(self.backbone.model, "is_quantized", False)
         return is_quantised and not hasattr(self.hf, "peft_config")
 
+    def how_to_train(self) -> str:
+        """What to write where no weight is trainable and adapters should be."""
+        adapters = getattr(self.hf, "peft_config", {}).values()
+        if not any(adapter.inference_mode for adapter in adapters):
+            return ""
+        return "Adapters are trained after PeftModel.from_pretrained(..., is_trainable=True)."
+
     def compute_output_spec(self, inputs, training=None):
         """Of ids: `[batch, length, vocab]`."""
         ids = inputs

@@ -51,7 +51,8 @@ class TorchStep(TorchPasses):
         trained = self.prepare(x)
         positions = self.note_shape(y)
         if not trained.variables:
-            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+            text = f"The model does not have any trainable weights. {self.model.how_to_train()}"
+            warnings.warn(text.strip(), stacklevel=2)
             return self.forward_only(data, training=True)
         if self.accumulator.batches == 0:
             self.accumulator.start(trained.every_tensor, self.unit(trained, positions))
