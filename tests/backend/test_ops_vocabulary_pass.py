@@ -6,8 +6,11 @@ import pytest
 from keras import ops
 
 from keras_llm import losses
+from keras_llm.backend import divergence_pass
+from keras_llm.backend.head_matrix import HeadMatrix
 from keras_llm.backend.ops import vocabulary_pass as module
 from keras_llm.token_statistics import TokenStatistics
+from keras_llm.training.ops.gradients import value_and_gradients
 
 pytestmark = pytest.mark.not_torch
 
@@ -184,6 +187,28 @@ def test_ignored_rows_may_hold_anything():
     assert_close(ops.stack(statistics), whole(formula, HIDDEN, KERNEL, BIAS), rtol=1e-5)
     assert all(np.isfinite(np.asarray(g)).all() for g in gradients)
     assert not np.asarray(gradients[0])[WEIGHTS == 0].any()
+
+
+def test_ignored_rows_of_student_and_teacher_may_hold_anything():
+    taught = RNG.normal(size=(TOKENS, WIDTH))
+    p, q = (np.exp(h @ KERNEL / 2) for h in (HIDDEN, taught))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    expected = HIDDEN.T @ (2 * WEIGHTS[:, None] * (p - q))
+    student, teacher = (
+        ops.convert_to_tensor(np.where(WEIGHTS[:, None] == 0, np.nan, h), "float32")
+        for h in (HIDDEN, taught)
+    )
+    kernel = keras.Variable(KERNEL, dtype="float32")
+
+    def objective():
+        mine, its = HeadMatrix(kernel.value, None, None), HeadMatrix(kernel.value + 0.0, None, None)
+        weights = ops.convert_to_tensor(WEIGHTS, "float32")
+        return divergence_pass(student, mine, teacher, its, weights, 2.0, True), None
+
+    (total, _), (gradient,) = value_and_gradients(objective, [kernel], [])
+    each = 4 * (q * np.log(q / p)).sum(1)
+    assert float(total) == pytest.approx((WEIGHTS * each).sum(), rel=1e-5)
+    assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_to_count():
