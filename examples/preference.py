@@ -1,4 +1,4 @@
-"""Preference tuning (DPO) by the same step: weights of either sign, one pair of answers at a time.
+"""Preference tuning (DPO) by the same step: weights of either sign, by pairs of answers.
 
 A model learns to sort four digits, half of the answers upwards and half of them downwards. Then it
 is told which of two answers is preferred. Direct preference optimisation (Rafailov et al. 2023,

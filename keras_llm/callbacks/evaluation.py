@@ -28,13 +28,14 @@ class Evaluation(keras.callbacks.Callback):
         callbacks: Such as `keras.callbacks.EarlyStopping("val_loss", patience=3)` or a
             `keras.callbacks.ModelCheckpoint` that saves the best weights.
         batch_size: Rows of a batch, where `data` is arrays.
-        name: Of several evaluations each has its own: `"news"` makes `val_news_loss` of `val_loss`.
+        name: Where there are several evaluations, each has one: with `"news"` the logs have
+            `val_news_loss`. The callbacks inside see `val_loss`.
         **generate: What else `model.generate` is given, such as `max_new_tokens=40`.
 
     Raises:
         TypeError: a callback, a prompt or the tokenizer is none.
-        ValueError: `every_steps` or `batch_size` is not a positive integer, there is no data, or
-            prompts come without a tokenizer.
+        ValueError: `every_steps` or `batch_size` is not a positive integer, `name` is no string or
+            empty, there is no data, or prompts come without a tokenizer.
 
     Example:
     >>> import numpy as np
@@ -64,6 +65,8 @@ class Evaluation(keras.callbacks.Callback):
     ):
         super().__init__()
         self.data, self.batch_size, self.generate = data, batch_size, generate
+        if name is not None and not (name and isinstance(name, str)):
+            raise ValueError(f"name must be a string that is not empty. Received: name={name!r}")
         self.prefix = "val_" if name is None else f"val_{name}_"
         self.every_steps = check_positive_int(every_steps, "every_steps")
         if isinstance(data, tuple):
@@ -118,12 +121,13 @@ class Evaluation(keras.callbacks.Callback):
         results = self.model.evaluate(
             *(x, y, self.batch_size), verbose=0, sample_weight=sample_weight, return_dict=True
         )
-        self.logs = {f"{self.prefix}{name}": float(value) for name, value in results.items()}
+        results = {name: float(value) for name, value in results.items()}
+        self.logs = {f"{self.prefix}{name}": value for name, value in results.items()}
         self.run.record(self.logs | ({"samples": self.samples()} if self.prompts else {}))
         # Keras's callbacks make names of files from logs, with an `epoch` of their own.
         point = self.run.history.steps[-1:] or [{}]
         logs = {k: v for k, v in point[0].items() if k not in ("step", "epoch", "samples")}
-        logs |= self.logs
+        logs |= {f"val_{name}": value for name, value in results.items()}
         for callback in self.callbacks:
             callback.on_epoch_begin(self.count)
             callback.on_epoch_end(self.count, logs)

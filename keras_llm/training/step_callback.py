@@ -25,13 +25,18 @@ class StepCallback(keras.callbacks.Callback):
         """Drops what an interrupted `fit` left."""
         self.step.begin_fit(self.callbacks)
         directions = {m.name: getattr(m, "_direction", None) for m in self.step.sums.metrics}
+        directions["loss"] = "down"
         every = callback_list(self.callbacks)
+        # An `Evaluation` may have a name, which is in those of its numbers.
+        prefixes = ["val_", *(getattr(one, "prefix", "") for one in every)]
         # An `Evaluation` has callbacks of its own.
         for callback in [
             *every,
             *(inner for one in every for inner in getattr(one, "callbacks", [])),
         ]:
-            direction = directions.get(str(getattr(callback, "monitor", "")).removeprefix("val_"))
+            monitor = str(getattr(callback, "monitor", ""))
+            names = [monitor.removeprefix(prefix) for prefix in prefixes]
+            direction = next(filter(None, map(directions.get, names)), None)
             if direction is not None and getattr(callback, "mode", None) == "auto":
                 callback.mode = {"up": "max", "down": "min"}[direction]
 

@@ -62,6 +62,31 @@ def test_each_of_several_data_sets_has_numbers_of_its_own(tmp_path):
 
 
 @pytest.mark.torch_only
+@pytest.mark.parametrize("metric", ["loss", "perplexity", "masked_token_accuracy"])
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_a_callback_stops_by_the_numbers_of_a_named_evaluation(metric, is_inside):
+    """Nothing is learnt, so the second evaluation is not better than the first."""
+    monitor = f"val_{metric}" if is_inside else f"val_news_{metric}"
+    stop = keras.callbacks.EarlyStopping(monitor, patience=1)
+    inside = [stop] if is_inside else []
+    evaluation = callbacks.Evaluation(VALID, 6, callbacks=inside, name="news")
+    model = build()
+    every = [metrics.Perplexity(), metrics.MaskedTokenAccuracy()]
+    model.compile(keras.optimizers.SGD(0.0), model.loss, metrics=every)
+    run = [evaluation] if is_inside else [evaluation, stop]
+    history = model.fit(X, Y, batch_size=4, epochs=5, verbose=0, callbacks=run)
+    assert len(history.epoch) == (1 if is_inside else 2)
+    assert bool(stop.monitor_op(2.0, 1.0)) == (metric == "masked_token_accuracy")
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("name", ["", 3])
+def test_a_name_is_a_string(name):
+    with pytest.raises(ValueError, match="name must be a string that is not empty"):
+        callbacks.Evaluation(VALID, 6, name=name)
+
+
+@pytest.mark.torch_only
 def test_an_evaluation_between_log_points_is_a_point_with_all_numbers():
     """Of what was trained since the point before; else its callbacks had no loss to monitor."""
     seen = []

@@ -24,8 +24,8 @@ class Repeated:
         layers: All layers that it calls, built.
         example: A function from sizes (of the batch, then of other dimensions that may differ from
             call to call) to a state of these sizes. Only PyTorch needs it.
-        jit_compile: Whether TensorFlow compiles by XLA. JAX always does. PyTorch never does: one
-            compilation takes as long as a thousand steps, and few shapes share it.
+        jit_compile: Whether TensorFlow compiles by XLA. JAX always compiles. PyTorch never does:
+            few shapes of states would share a compilation.
     """
 
     def __init__(self, step, layers, example, jit_compile):

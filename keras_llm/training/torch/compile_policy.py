@@ -117,6 +117,7 @@ class CompilePolicy:
         module = compiled(graph.module)
         if self.jit_compile == "auto":
             began = time.monotonic()
+            # Of a later graph too: to compile it may fail where the first one did not.
             ratio, problem = time_ratio(module, graph.module, arguments)
             if self.ratio is None or problem:
                 self.ratio, self.problem = ratio, problem
